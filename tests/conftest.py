@@ -1,0 +1,47 @@
+"""Strict numerics, eight simulated devices and fresh keys for every test."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+# Both must stand before jax is imported anywhere: the device count is read once, and compiled
+# programs are kept between runs of the suite so that only the first one pays for them.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+REPOSITORY = Path(__file__).resolve().parent.parent
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(REPOSITORY / ".cache" / "jax"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("MPLBACKEND", "agg")
+
+import jax
+import numpy as np
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def key() -> Callable[[], jax.Array]:
+    """A function that returns a fresh jax key at each call, the same ones in every run."""
+    state = {"key": jax.random.key(2015)}
+
+    def fresh() -> jax.Array:
+        state["key"], new = jax.random.split(state["key"])
+        return new
+
+    return fresh
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """A seeded NumPy generator."""
+    return np.random.default_rng(2016)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of prepared tensorflow-datasets; the test is skipped where it is absent."""
+    folder = Path(os.environ.get("JAXHASH_TEST_DATA", REPOSITORY.parent / "shared" / "tfds"))
+    if not folder.is_dir():
+        pytest.skip("no prepared datasets: set JAXHASH_TEST_DATA to their folder")
+    return folder
