@@ -1,0 +1,169 @@
+"""The methods: what goes on top of a network, what it is trained to do, and how.
+
+A method is one row of `METHODS`. To add one: a file in `losses/`, a row here.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+
+from jaxhash.losses import Loss, Terms, dlbhc, dsh
+from jaxhash.networks import Outputs
+from jaxhash.recipes import Recipe
+
+__all__ = ["METHODS", "Method", "Recipe"]
+
+_READS = ("latent", "logits", "features", "labels", "kernel", "classes", "progress")
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of the table.
+
+    activation: of the latent layer: "sigmoid", "tanh" or "linear".
+    threshold: a bit is 1 where the latent is above it.
+    classifier: on top of the latent layer: "bias", "plain" (without one) or "none".
+    objective: a loss of `jaxhash.losses`, see there for how it is called.
+    recipe: as published, for the published network.
+    network: the published one, a row of `NETWORKS`.
+    batches: "shuffled", or "class-pair", see `jaxhash.sampling.class_pair_batch`.
+    defaults: options of the objective that make this row differ from its neighbours.
+    reading: what the paper leaves open and how it is read here.
+    """
+
+    name: str
+    activation: str
+    threshold: float
+    classifier: str
+    objective: Callable[..., Loss]
+    recipe: Recipe
+    network: str
+    source: str
+    batches: str = "shuffled"
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    reading: str = ""
+
+    def loss(
+        self,
+        outputs: Outputs,
+        labels: jax.Array,
+        kernel: jax.Array | None = None,
+        *,
+        classes: int | None = None,
+        progress: jax.Array | float = 1.0,
+        **options: Any,
+    ) -> tuple[jax.Array, Terms]:
+        """The loss of a batch: float32 scalar, and the weighted terms it is the sum of.
+
+        labels: int (n,) or bool (n, classes). kernel: the class weights (bits, classes), see
+        `networks.classifier_kernel`. progress: share of the training that is done, in [0, 1],
+        for losses that change as they go.
+
+        Raises:
+            ValueError: an option this loss does not take, or an input it needs is missing.
+
+        Example:
+            >>> outputs = Outputs(None, jax.numpy.ones((2, 8)), None)
+            >>> loss, terms = METHODS["dsh"].loss(outputs, jax.numpy.array([0, 1]), alpha=0.1)
+        """
+        given = outputs._asdict() | {
+            "labels": labels,
+            "kernel": kernel,
+            "classes": classes,
+            "progress": progress,
+        }
+        reads = {name: given[name] for name in self._parameters() if name in _READS}
+        for name, value in reads.items():
+            if value is None:
+                raise ValueError(f"method {self.name!r} needs {name}, and got none")
+        return self.objective(**reads, **{**self.defaults, **self._known(options)})
+
+    def options(self, recipe: Recipe | None = None, **chosen: Any) -> dict[str, Any]:
+        """The loss's options and their values; `chosen` ones over the recipe's over the defaults.
+
+        Raises:
+            ValueError: an option this loss does not take.
+
+        Example:
+            >>> METHODS["dsh"].options(alpha=0.1)
+            {'margin': None, 'alpha': 0.1}
+        """
+        values = {
+            name: parameter.default
+            for name, parameter in self._parameters().items()
+            if name not in _READS
+        } | dict(self.defaults)
+        if recipe is not None and recipe.label_smoothing and "label_smoothing" in values:
+            values["label_smoothing"] = recipe.label_smoothing
+        return values | self._known(chosen)
+
+    def _parameters(self) -> Mapping[str, inspect.Parameter]:
+        return inspect.signature(self.objective).parameters
+
+    def _known(self, options: dict[str, Any]) -> dict[str, Any]:
+        takes = [name for name in self._parameters() if name not in _READS]
+        for name in options:
+            if name not in takes:
+                raise ValueError(
+                    f"unknown option {name!r} for method {self.name!r}: this loss takes "
+                    f"{', '.join(takes) or 'no options'}"
+                )
+        return options
+
+
+_DLBHC_RECIPE = Recipe(
+    learning_rate=1e-3,
+    schedule="step",
+    drops=(0.5,),
+    weight_decay=5e-4,
+    head_rate=10,
+    bias_rate=2,
+    batch_size=32,
+    steps=50_000,
+    augment="crop-flip",
+    start="gaussian",
+)
+
+METHODS: dict[str, Method] = {
+    row.name: row
+    for row in (
+        Method(
+            name="dlbhc",
+            activation="sigmoid",
+            threshold=0.5,
+            classifier="bias",
+            objective=dlbhc.dlbhc,
+            # The released solver for CIFAR-10, from weights pretrained on ImageNet.
+            recipe=_DLBHC_RECIPE,
+            network="alexnet",
+            source="Lin et al., Deep learning of binary hash codes for fast image retrieval, "
+            "CVPRW 2015",
+        ),
+        Method(
+            name="dsh",
+            activation="linear",
+            threshold=0.0,
+            classifier="none",
+            objective=dsh.dsh,
+            # The released solver (rate 1e-3, decay 0.004), whose layer computes half the gradient
+            # of our loss: half its rate and twice its decay take the same steps.
+            recipe=Recipe(
+                learning_rate=5e-4,
+                schedule="step",
+                drops=(60 / 70, 65 / 70),
+                weight_decay=8e-3,
+                bias_rate=2,
+                batch_size=200,
+                steps=70_000,
+                augment="flip",
+                start="xavier",
+            ),
+            network="dsh",
+            source="Liu et al., Deep supervised hashing for fast image retrieval, CVPR 2016; "
+            "schedule of the IJCV 2019 version",
+        ),
+    )
+}

@@ -1,0 +1,117 @@
+"""How a method is trained: the numbers of its optimiser, schedule and batches."""
+
+from dataclasses import dataclass
+
+OPTIMIZERS = ("sgd", "adam", "adamw")
+SCHEDULES = ("constant", "step", "cosine", "one-cycle")
+
+
+def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ValueError(f"{name} is {value!r}: choose one of {', '.join(known)}")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything about an optimisation but the loss; `jaxhash.optimisation` carries it out.
+
+    Points in time are fractions of the run, so that a recipe keeps its shape when it is made
+    longer or shorter.
+    """
+
+    optimizer: str = "sgd"
+    """sgd, adam or adamw."""
+    learning_rate: float = 1e-3
+    """The trunk's, at its highest."""
+    schedule: str = "constant"
+    """constant, step, cosine or one-cycle."""
+    drops: tuple[float, ...] = ()
+    """step: fractions of the run, in (0, 1), at which the rate is multiplied by drop_factor."""
+    drop_factor: float = 0.1
+    warmup: float = 0.0
+    """cosine, one-cycle: fraction of the run over which the rate rises in a straight line."""
+    final_rate: float = 0.0
+    """cosine, one-cycle: the last rate as a fraction of the highest."""
+    momentum: float = 0.9
+    """Of SGD; the first beta of Adam."""
+    beta2: float = 0.999
+    """The second beta of Adam."""
+    nesterov: bool = False
+    weight_decay: float = 0.0
+    """Spares biases and the scales of normalisations. Added to the gradient; adamw decouples it."""
+    head_rate: float = 1.0
+    """Learning rate of the latent layer and the classifier, in multiples of the trunk's."""
+    bias_rate: float = 1.0
+    """Learning rate of biases, in multiples of their kernel's."""
+    clip_norm: float | None = None
+    """Gradients with a larger global norm are scaled down to it."""
+    batch_size: int = 128
+    steps: int | None = None
+    """Length of the run in batches; give either steps or epochs."""
+    epochs: float | None = None
+    """Length of the run in passes over the training images."""
+    augment: str = "none"
+    """A row of `jaxhash.augment.POLICIES`."""
+    label_smoothing: float = 0.0
+    """Handed to losses that take it."""
+    start: str = "fan-in"
+    """How the head starts: a row of `networks.head.INITS`."""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that cannot be meant.
+
+        Raises:
+            ValueError: the message names the field.
+        """
+        _one_of("optimizer", self.optimizer, OPTIMIZERS)
+        _one_of("schedule", self.schedule, SCHEDULES)
+        for name in ("learning_rate", "batch_size", "drop_factor", "head_rate", "bias_rate"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}: give a number above 0")
+        for name in ("momentum", "beta2", "label_smoothing"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: give a number in [0, 1)")
+        for name in ("warmup", "final_rate"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: give a number in [0, 1]")
+        if not self.weight_decay >= 0:
+            raise ValueError(f"weight_decay is {self.weight_decay}: give 0 or more")
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise ValueError(f"clip_norm is {self.clip_norm}: give a number above 0, or none")
+        if any(not 0 < drop < 1 for drop in self.drops) or list(self.drops) != sorted(self.drops):
+            raise ValueError(f"drops is {self.drops}: give rising fractions of the run, in (0, 1)")
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give the length of the run as either steps or epochs")
+        for name in ("steps", "epochs"):
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}: give a number above 0")
+
+    def total_steps(self, images: int) -> int:
+        """Batches in the run over this many training images, at least 1.
+
+        An epoch is `images / batch_size` batches, rounded down, as the last part of a batch is
+        left to the next shuffle.
+
+        Example:
+            >>> Recipe(batch_size=100, epochs=2).total_steps(50_000)
+            1000
+        """
+        if self.steps is not None:
+            return self.steps
+        assert self.epochs is not None
+        return max(round(self.epochs * max(images // self.batch_size, 1)), 1)
+
+
+FROM_SCRATCH = Recipe(
+    optimizer="sgd",
+    learning_rate=0.1,
+    schedule="one-cycle",
+    warmup=0.2,
+    nesterov=True,
+    weight_decay=5e-4,
+    clip_norm=5.0,
+    batch_size=256,
+    epochs=10,
+    augment="crop-flip",
+)
+"""A short run from random weights for a trunk with batch normalisation; not from any paper."""
