@@ -3,6 +3,7 @@
 A method is one row of `METHODS`. To add one: a file in `losses/`, a row here.
 """
 
+import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from typing import Any
 
 import jax
 
-from jaxhash.losses import Loss, Terms, dlbhc, dsh
+from jaxhash.losses import Loss, Terms, dhih, dlbhc, dsh, mhcln
 from jaxhash.networks import Outputs
 from jaxhash.recipes import Recipe
 
@@ -114,6 +115,7 @@ class Method:
         return options
 
 
+# The released solver for CIFAR-10, from weights pretrained on ImageNet.
 _DLBHC_RECIPE = Recipe(
     learning_rate=1e-3,
     schedule="step",
@@ -127,20 +129,62 @@ _DLBHC_RECIPE = Recipe(
     start="gaussian",
 )
 
+_DLBHC = Method(
+    name="dlbhc",
+    activation="sigmoid",
+    threshold=0.5,
+    classifier="bias",
+    objective=dlbhc.dlbhc,
+    recipe=_DLBHC_RECIPE,
+    network="alexnet",
+    source="Lin et al., Deep learning of binary hash codes for fast image retrieval, CVPRW 2015",
+)
+
+_DHIH = Method(
+    name="dhih",
+    activation="tanh",
+    threshold=0.0,
+    classifier="plain",
+    objective=dhih.dhih,
+    # None is known: DLBHC's, the nearest published method.
+    recipe=_DLBHC_RECIPE,
+    network="alexnet",
+    source="He, Feng, Liu and Huang, DHIH, 2020: the abstract",
+    reading="R1: the right class's logit is scaled down. A reading of the abstract, see "
+    "jaxhash.losses.dhih; the paper's own formula and numbers are not known here.",
+)
+
+_MHCLN = Method(
+    name="mhcln",
+    activation="sigmoid",
+    threshold=0.5,
+    classifier="none",
+    objective=mhcln.mhcln,
+    recipe=Recipe(
+        optimizer="adam",
+        learning_rate=1e-4,
+        momentum=0.5,
+        beta2=0.9,
+        batch_size=90,
+        steps=10_000,
+    ),
+    network="mhcln",
+    source="Roy et al., Deep metric and hash-code learning for content-based retrieval of remote "
+    "sensing images, IGARSS 2018",
+    reading="Triplets: every one of a shuffled batch, where the released code draws 30 from one "
+    "pair of classes (mhcln-paper).",
+)
+
 METHODS: dict[str, Method] = {
     row.name: row
     for row in (
-        Method(
-            name="dlbhc",
-            activation="sigmoid",
-            threshold=0.5,
-            classifier="bias",
-            objective=dlbhc.dlbhc,
-            # The released solver for CIFAR-10, from weights pretrained on ImageNet.
-            recipe=_DLBHC_RECIPE,
-            network="alexnet",
-            source="Lin et al., Deep learning of binary hash codes for fast image retrieval, "
-            "CVPRW 2015",
+        _DLBHC,
+        dataclasses.replace(
+            _DLBHC,
+            name="ssdh",
+            objective=dlbhc.ssdh,
+            source="Yang, Lin and Chen, Supervised learning of semantics-preserving hash via deep "
+            "convolutional neural networks, TPAMI 2018",
         ),
         Method(
             name="dsh",
@@ -164,6 +208,39 @@ METHODS: dict[str, Method] = {
             network="dsh",
             source="Liu et al., Deep supervised hashing for fast image retrieval, CVPR 2016; "
             "schedule of the IJCV 2019 version",
+        ),
+        _DHIH,
+        dataclasses.replace(
+            _DHIH,
+            name="dhih-r2",
+            defaults={"reading": "angular"},
+            reading="R2: the angle to the right class's weights is multiplied (L-Softmax).",
+        ),
+        dataclasses.replace(
+            _DHIH,
+            name="dhih-r3",
+            defaults={"reading": "cosine"},
+            reading="R3: a margin is taken off the cosine to the right class's weights.",
+        ),
+        dataclasses.replace(
+            _DHIH,
+            name="dhih-r4",
+            defaults={"reading": "temperature"},
+            reading="R4: only the softmax's temperature changes.",
+        ),
+        _MHCLN,
+        dataclasses.replace(
+            _MHCLN,
+            name="mhcln-semihard",
+            defaults={"triplets": "semi-hard"},
+            reading="Triplets: each positive pair with its nearest negative farther away.",
+        ),
+        dataclasses.replace(
+            _MHCLN,
+            name="mhcln-paper",
+            defaults={"triplets": "rows"},
+            batches="class-pair",
+            reading="Triplets: 30 from one pair of classes at each step, as released.",
         ),
     )
 }

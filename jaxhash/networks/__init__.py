@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxhash.networks import dsh
+from jaxhash.networks import alexnet, dsh, mhcln
 from jaxhash.networks.head import ACTIVATIONS, CLASSIFIERS, INITS, HashNetwork, Head, one_of
 from jaxhash.networks.outputs import Outputs
 
@@ -78,12 +78,39 @@ NETWORKS: dict[str, Network] = {
     row.name: row
     for row in (
         Network(
+            name="alexnet",
+            trunk=alexnet.Trunk,
+            takes="images",
+            image_size=224,
+            min_size=alexnet.MIN_SIZE,
+            source="Krizhevsky, One weird trick for parallelizing convolutional neural networks, "
+            "2014: the layers of torchvision's pretrained weights",
+        ),
+        Network(
+            name="caffenet",
+            trunk=alexnet.caffenet,
+            takes="images",
+            image_size=227,
+            min_size=alexnet.MIN_SIZE,
+            source="Krizhevsky et al., ImageNet classification with deep convolutional neural "
+            "networks, NIPS 2012, in the order of the Caffe reference model",
+        ),
+        Network(
             name="dsh",
             trunk=dsh.Trunk,
             takes="images",
             image_size=32,
             min_size=dsh.MIN_SIZE,
             source="Liu et al., Deep supervised hashing for fast image retrieval, CVPR 2016",
+        ),
+        Network(
+            name="mhcln",
+            trunk=mhcln.Trunk,
+            takes="features",
+            image_size=None,
+            min_size=1,
+            source="Roy et al., Deep metric and hash-code learning for content-based retrieval of "
+            "remote sensing images, IGARSS 2018",
         ),
     )
 }
