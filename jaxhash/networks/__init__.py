@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxhash.networks import alexnet, dsh, mhcln
+from jaxhash.networks import alexnet, dsh, mhcln, resnet
 from jaxhash.networks.head import ACTIVATIONS, CLASSIFIERS, INITS, HashNetwork, Head, one_of
 from jaxhash.networks.outputs import Outputs
 
@@ -111,6 +111,22 @@ NETWORKS: dict[str, Network] = {
             min_size=1,
             source="Roy et al., Deep metric and hash-code learning for content-based retrieval of "
             "remote sensing images, IGARSS 2018",
+        ),
+        Network(
+            name="resnet",
+            trunk=resnet.Trunk,
+            takes="images",
+            image_size=None,
+            min_size=resnet.MIN_SIZE,
+            source="this project's, after Jordan, 94% on CIFAR-10 in 3.29 seconds, 2024",
+        ),
+        Network(
+            name="resnet-small",
+            trunk=resnet.small,
+            takes="images",
+            image_size=None,
+            min_size=resnet.MIN_SIZE,
+            source="`resnet` with a quarter of the products, for digits and first tries",
         ),
     )
 }
