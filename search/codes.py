@@ -1,0 +1,146 @@
+"""What a code is: bits packed into bytes, the first one highest, the last byte zero-padded."""
+
+import operator
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+MAX_BITS = 4096
+
+
+def pack(bits: ArrayLike) -> NDArray[np.uint8]:
+    """Pack rows of bits into codes.
+
+    Args:
+        bits: (n, b) of bool, or of numbers that are all 0 or 1; 1 <= b <= 4096.
+
+    Returns:
+        uint8 (n, ceil(b / 8)), most significant bit first, pad bits zero.
+
+    Raises:
+        ValueError: the shape is not (n, b), or a value is neither 0 nor 1.
+
+    Example:
+        >>> pack([[1, 0, 0, 0, 0, 0, 0, 1, 1]])
+        array([[129, 128]], dtype=uint8)
+    """
+    array = np.asarray(bits)
+    if array.ndim != 2:
+        raise ValueError(f"bits must have the shape (n, b), not {array.shape}")
+    check_bits(array.shape[1])
+    if array.dtype != np.bool_:
+        truth = array == 1
+        if not np.all(truth | (array == 0)):
+            raise ValueError("bits must be 0 or 1; threshold real values first")
+        array = truth
+    return np.packbits(array, axis=1)
+
+
+def unpack(codes: NDArray[np.uint8], bits: int | None = None) -> NDArray[np.uint8]:
+    """Unpack codes into rows of bits: the inverse of `pack`.
+
+    Args:
+        codes: uint8 (n, ceil(bits / 8)).
+        bits: number of bits in a code; all of them when left out.
+
+    Returns:
+        uint8 (n, bits) of 0 and 1.
+
+    Raises:
+        TypeError, ValueError: as `validate`.
+
+    Example:
+        >>> unpack(np.array([[129, 128]], np.uint8), 9)
+        array([[1, 0, 0, 0, 0, 0, 0, 1, 1]], dtype=uint8)
+    """
+    codes, bits = validate(codes, bits)
+    return np.unpackbits(codes, axis=1, count=bits)
+
+
+def check_bits(bits: int) -> int:
+    """`bits` as an int within 1 to 4096.
+
+    Raises:
+        TypeError: `bits` is not a whole number.
+        ValueError: `bits` is outside 1 to 4096.
+    """
+    try:
+        number = operator.index(bits)
+    except TypeError:
+        raise TypeError(f"bits must be a whole number, not {bits!r}") from None
+    if isinstance(bits, bool):
+        raise TypeError(f"bits must be a whole number, not {bits!r}")
+    if not 1 <= number <= MAX_BITS:
+        raise ValueError(f"bits must be between 1 and {MAX_BITS}, not {number}")
+    return number
+
+
+def check_count(value: int, name: str) -> int:
+    """`value` as an int of at least zero; `name` is the argument that an error speaks of.
+
+    Raises:
+        TypeError: `value` is not a whole number.
+        ValueError: `value` is negative.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be a whole number, not {value!r}") from None
+    if isinstance(value, bool):
+        raise TypeError(f"{name} must be a whole number, not {value!r}")
+    if number < 0:
+        raise ValueError(f"{name} must not be negative, but is {number}")
+    return number
+
+
+def width(bits: int) -> int:
+    """Bytes in a code of `bits` bits."""
+    return (bits + 7) // 8
+
+
+def validate(
+    codes: NDArray[np.uint8], bits: int | None = None, name: str = "codes"
+) -> tuple[NDArray[np.uint8], int]:
+    """Check an array of codes and settle its number of bits; the array itself is not copied.
+
+    Args:
+        codes: uint8 (n, ceil(bits / 8)), any strides.
+        bits: number of bits in a code; eight a byte when left out.
+        name: what an error calls the array.
+
+    Returns:
+        (codes, bits).
+
+    Raises:
+        TypeError: not an array of uint8, or `bits` not a whole number.
+        ValueError: wrong shape, or `bits` does not fit the width.
+
+    Example:
+        >>> validate(np.zeros((3, 6), np.uint8))[1]
+        48
+    """
+    if not isinstance(codes, np.ndarray) or codes.dtype != np.uint8:
+        kind = getattr(codes, "dtype", type(codes).__name__)
+        raise TypeError(f"{name} must be a NumPy array of uint8, not {kind}; see search.pack")
+    if codes.ndim != 2:
+        raise ValueError(f"{name} must have the shape (n, bytes), not {codes.shape}")
+    if bits is None:
+        if codes.shape[1] == 0:
+            raise ValueError(f"{name} must have at least one byte in a row, not {codes.shape}")
+        return codes, check_bits(8 * codes.shape[1])
+    bits = check_bits(bits)
+    if codes.shape[1] != width(bits):
+        raise ValueError(
+            f"{name} must have {width(bits)} bytes in a row for bits={bits}, not {codes.shape[1]}"
+        )
+    return codes, bits
+
+
+def pad_mask(bits: int) -> int:
+    """The bits of the last byte of a code that are in use.
+
+    Example:
+        >>> bin(pad_mask(11))
+        '0b11100000'
+    """
+    return 0xFF & (0xFF << (-bits % 8))

@@ -1,0 +1,481 @@
+"""Kernels of the exact Hamming search: scanning blocks of codes, and ordering what was found.
+
+The layout they read: 256 codes make a block, and a block holds first byte 0 of all its codes,
+then byte 1, and so on. A vector register then holds the same byte of 64 different codes, so
+`xor`, `popcount of each byte` and `add` are the whole work, no register is ever summed across,
+any number of bytes costs only itself, and the distances come out as bytes that one comparison
+turns into a 64-bit mask. The vectors are explicit LLVM types (`<64 x i8>`): LLVM lowers them to
+one AVX-512 register, two AVX2 or four NEON registers, whose native popcount is also of bytes.
+
+Found codes are kept as keys: `distance << 48 | row`, so that the order of keys is the order of
+results. No kernel checks its arguments.
+"""
+
+from typing import Any
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from search.kernels.compiling import compiled
+
+LANES = 64  # codes in a vector
+BLOCK = 256  # codes in a block
+ROW_BITS = 48
+ROW_MASK = (1 << ROW_BITS) - 1
+MISSING = np.iinfo(np.int64).max  # the key that fills a row of too few results
+STRETCH = 24576  # bytes of codes that stay in the first-level cache while queries walk them
+NARROW_BYTES = 32  # up to here a distance plus one fits a saturating byte
+
+
+def _vectors(context: Any, builder: Any, kind: Any, array: Any) -> Any:
+    """The data pointer of an array argument, as a pointer to bytes."""
+    data = context.make_array(kind)(context, builder, array).data
+    return builder.bitcast(data, ir.IntType(8).as_pointer())
+
+
+def _call(builder: Any, name: str, kind: Any, *arguments: Any) -> Any:
+    """A call of the LLVM intrinsic `name` on vectors of one kind."""
+    suffix = f".v{kind.count}i{kind.element.width}"
+    function = cgutils.get_or_insert_function(
+        builder.module, ir.FunctionType(kind, [kind] * len(arguments)), name + suffix
+    )
+    return builder.call(function, arguments)
+
+
+def _splat(builder: Any, pointer: Any, index: Any, kind: Any) -> Any:
+    """The 64-bit word at `index`, repeated to fill a vector of `kind`.
+
+    Words that already repeat a byte (or two) are loaded by a plain broadcast, which is free.
+    """
+    word = ir.IntType(64)
+    address = builder.gep(builder.bitcast(pointer, word.as_pointer()), [index])
+    words = ir.VectorType(word, kind.count * kind.element.width // 64)
+    one = builder.insert_element(
+        ir.Constant(words, ir.Undefined), builder.load(address), ir.Constant(ir.IntType(32), 0)
+    )
+    zeros = ir.Constant(ir.VectorType(ir.IntType(32), words.count), [0] * words.count)
+    return builder.bitcast(
+        builder.shuffle_vector(one, ir.Constant(words, ir.Undefined), zeros), kind
+    )
+
+
+@intrinsic
+def _tile_compiled(
+    typingctx: Any,
+    planes: Any,
+    offset: Any,
+    width: Any,
+    words: Any,
+    word: Any,
+    limits: Any,
+    limit: Any,
+    shape: Any,
+    masks: Any,
+    sums: Any,
+) -> Any:
+    """LLVM for `tile`; `shape` gives the numbers by its length, `sums` the type by its own."""
+    queries, groups = len(shape) // 8, len(shape) % 8
+    wide = sums.dtype == types.uint16
+    signature = types.int64(planes, offset, width, words, word, limits, limit, shape, masks, sums)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kinds = signature.args
+        planes, offset, width, words, word, limits, limit, _, masks, sums = arguments
+        planes = _vectors(context, builder, kinds[0], planes)
+        words = _vectors(context, builder, kinds[3], words)
+        limits = _vectors(context, builder, kinds[5], limits)
+        masks = _vectors(context, builder, kinds[8], masks)
+        sums = _vectors(context, builder, kinds[9], sums)
+        long = ir.IntType(64)
+        byte = ir.VectorType(ir.IntType(8), LANES)
+        total = ir.VectorType(ir.IntType(16), LANES) if wide else byte
+        tile = [(q, g) for q in range(queries) for g in range(groups)]
+
+        def number(value: int) -> Any:
+            return ir.Constant(long, value)
+
+        def scan(start: Any, stop: Any, places: list[Any]) -> None:
+            """Add the distances of the bytes from `start` to `stop` to `places`."""
+            with cgutils.for_range_slice(builder, start, stop, number(1)) as (plane, _):
+                base = builder.add(offset, builder.mul(plane, number(BLOCK)))
+                codes = []
+                for g in range(groups):
+                    address = builder.gep(planes, [builder.add(base, number(g * LANES))])
+                    codes.append(builder.load(builder.bitcast(address, byte.as_pointer()), align=1))
+                at = builder.add(word, builder.mul(plane, number(queries)))
+                for q in range(queries):
+                    query = _splat(builder, words, builder.add(at, number(q)), byte)
+                    for g in range(groups):
+                        place = places[q * groups + g]
+                        bits = _call(builder, "llvm.ctpop", byte, builder.xor(codes[g], query))
+                        builder.store(
+                            _call(builder, "llvm.uadd.sat", byte, builder.load(place), bits),
+                            place,
+                        )
+
+        ones = ir.Constant(total, [1] * LANES)
+        if wide:
+            # Bytes hold the sum of 31 bytes' bits; then they are added to sums of 16 bits.
+            long_places = [cgutils.alloca_once_value(builder, ones) for _ in tile]
+            places = [cgutils.alloca_once(builder, byte) for _ in tile]
+            with cgutils.for_range_slice(builder, number(0), width, number(31)) as (start, _):
+                for place in places:
+                    builder.store(ir.Constant(byte, [0] * LANES), place)
+                end = builder.add(start, number(31))
+                end = builder.select(builder.icmp_signed("<", end, width), end, width)
+                scan(start, end, places)
+                for place, long_place in zip(places, long_places, strict=True):
+                    wider = builder.zext(builder.load(place), total)
+                    builder.store(builder.add(builder.load(long_place), wider), long_place)
+            places = long_places
+        else:
+            places = [cgutils.alloca_once(builder, byte) for _ in tile]
+            for place in places:
+                builder.store(ones, place)
+            scan(number(0), width, places)
+
+        # Whether any sum is within its limit, without leaving the vector registers: the
+        # saturating difference sum - limit is zero exactly where the sum is within the limit.
+        found = [builder.load(place) for place in places]
+        bounds = [
+            _splat(builder, limits, builder.add(limit, number(q)), total) for q in range(queries)
+        ]
+        least = None
+        for (q, _), value in zip(tile, found, strict=True):
+            rest = _call(builder, "llvm.usub.sat", total, value, bounds[q])
+            least = rest if least is None else _call(builder, "llvm.umin", total, least, rest)
+        flags = builder.icmp_unsigned("==", least, ir.Constant(total, [0] * LANES))
+        hit = builder.icmp_unsigned("!=", builder.bitcast(flags, long), number(0))
+        with builder.if_then(hit, likely=False):
+            for index, ((q, _), value) in enumerate(zip(tile, found, strict=True)):
+                address = builder.gep(sums, [number(index * LANES * (2 if wide else 1))])
+                builder.store(value, builder.bitcast(address, total.as_pointer()), align=1)
+                mask = builder.bitcast(builder.icmp_unsigned("<=", value, bounds[q]), long)
+                address = builder.gep(masks, [number(index * 8)])
+                builder.store(mask, builder.bitcast(address, long.as_pointer()), align=8)
+        return builder.zext(hit, long)
+
+    return signature, generate
+
+
+def _tile_python(
+    planes: Any,
+    offset: Any,
+    width: Any,
+    words: Any,
+    word: Any,
+    limits: Any,
+    limit: Any,
+    shape: Any,
+    masks: Any,
+    sums: Any,
+) -> int:
+    """What `_tile_compiled` computes, where numba's compiler is switched off."""
+    queries, groups = len(shape) // 8, len(shape) % 8
+    hit = 0
+    for q in range(queries):
+        for g in range(groups):
+            total = np.ones(LANES, np.int64)
+            for plane in range(width):
+                start = offset + plane * BLOCK + g * LANES
+                byte = int(words[word + plane * queries + q]) & 0xFF
+                total += np.bitwise_count(planes[start : start + LANES] ^ np.uint8(byte))
+            if sums.dtype == np.uint8:
+                total = np.minimum(total, 255)
+                bound = int(limits[limit + q]) & 0xFF
+            else:
+                bound = int(limits[limit + q]) & 0xFFFF
+            index = q * groups + g
+            sums[index * LANES : (index + 1) * LANES] = total
+            within = np.packbits(total <= bound, bitorder="little").view(np.uint64)[0]
+            masks[index] = within
+            hit |= int(within != 0)
+    return hit
+
+
+@intrinsic
+def _lowest_compiled(typingctx: Any, mask: Any) -> Any:
+    """LLVM for `lowest`."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.int64(types.uint64), generate
+
+
+def _lowest_python(mask: int) -> int:
+    """The position of the lowest bit set in a mask that is not zero."""
+    mask = int(mask)
+    return (mask & -mask).bit_length() - 1
+
+
+@intrinsic
+def _count_compiled(typingctx: Any, value: Any) -> Any:
+    """LLVM for `count`."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.ctpop(arguments[0])
+
+    return types.int64(types.uint64), generate
+
+
+def _count_python(value: int) -> int:
+    """The number of bits set in a 64-bit word."""
+    return int(value).bit_count()
+
+
+# tile(planes, offset, width, words, word, limits, limit, shape, masks, sums) -> 0 or 1
+#   compares `len(shape) // 8` queries with `len(shape) % 8` vectors of 64 codes, the first of
+#   them at planes[offset]. words[word + plane * queries + q] repeats byte `plane` of query q;
+#   limits[limit + q] repeats its limit, one or two bytes wide as `sums`. Returns whether any
+#   `distance + 1 <= limit`; only then are `masks` (a bit for every code within the limit) and
+#   `sums` (distance + 1, bytes saturate at 255) written, query by query.
+# `tile` and `lowest`, `count` are plain Python when numba is told not to compile.
+tile = _tile_python if numba.config.DISABLE_JIT else _tile_compiled
+lowest = _lowest_python if numba.config.DISABLE_JIT else _lowest_compiled
+count = _count_python if numba.config.DISABLE_JIT else _count_compiled
+
+
+@compiled
+def _distance(planes, width, row, words, first, step):  # type: ignore[no-untyped-def]
+    """Hamming distance of one code from the query whose words start at words[first]."""
+    at = (row // BLOCK) * width * BLOCK + row % BLOCK
+    total = 0
+    for plane in range(width):
+        byte = np.uint64(planes[at + plane * BLOCK])
+        total += count(byte ^ (words[first + plane * step] & np.uint64(255)))
+    return total
+
+
+@compiled
+def _limit(bound, wide):  # type: ignore[no-untyped-def]
+    """The limit that lets distances below `bound` pass, repeated to fill a word."""
+    if wide:
+        return np.uint64(bound) * np.uint64(0x0001000100010001)
+    return np.uint64(min(bound, 255)) * np.uint64(0x0101010101010101)
+
+
+@compiled
+def _keep(keys, filled, bound, spare):  # type: ignore[no-untyped-def]
+    """Drop, in place and in order, the keys that can no longer be results.
+
+    Those below `bound` stay, and the first `spare` of those at it. Returns how many stay.
+    """
+    kept = 0
+    for position in range(filled):
+        distance = keys[position] >> ROW_BITS
+        if distance < bound or (distance == bound and spare > 0):
+            if distance == bound:
+                spare -= 1
+            keys[kept] = keys[position]
+            kept += 1
+    return kept
+
+
+@compiled
+def nearest(  # type: ignore[no-untyped-def]
+    planes, size, width, bits, first, last, words, queries, shape, allowed, k, masks, sums, out
+):
+    """The k nearest codes, among blocks [first, last), of each of a tile of queries.
+
+    planes: uint8, flat; size: codes in it; words: uint64 (tiles * width * len(shape) // 8), see
+    `tile`; allowed: uint64, a bit for every code, or empty for all; out: int64 (queries, k) keys
+    in ascending order, filled up with MISSING.
+    """
+    abreast, groups = len(shape) // 8, len(shape) % 8
+    wide = sums.itemsize == 2
+    room = 2 * k + 256
+    keys = np.empty((queries, room), np.int64)
+    filled = np.zeros(queries, np.int64)
+    # counts[q, d]: keys found at distance d; below[q]: keys found nearer than bounds[q]. The
+    # bound is where the k-th nearest lies: what comes later, in row order, must be nearer.
+    counts = np.zeros((queries, bits + 2), np.int32)
+    below = np.zeros(queries, np.int64)
+    bounds = np.full(queries, bits + 1, np.int64)
+    tiles = (queries + abreast - 1) // abreast
+    limits = np.zeros(tiles * abreast, np.uint64)
+    for query in range(queries):
+        limits[query] = _limit(bits + 1, wide)
+    # A stretch of blocks stays in the first-level cache while all the queries walk it.
+    stretch = max(1, STRETCH // (width * BLOCK))
+    for start in range(first, last, stretch):
+        stop = min(start + stretch, last)
+        for quad in range(tiles):
+            for vector in range(start * (BLOCK // LANES), stop * (BLOCK // LANES), groups):
+                block = vector // (BLOCK // LANES)
+                offset = block * width * BLOCK + vector % (BLOCK // LANES) * LANES
+                if not tile(
+                    planes, offset, width, words, quad * width * abreast,
+                    limits, quad * abreast, shape, masks, sums,
+                ):  # fmt: skip
+                    continue
+                for index in range(abreast * groups):
+                    mask = masks[index]
+                    if mask == 0:
+                        continue
+                    query = quad * abreast + index // groups
+                    part = vector + index % groups
+                    if len(allowed):
+                        mask &= allowed[part]
+                    bound = bounds[query]
+                    fill = filled[query]
+                    near = below[query]
+                    while mask != 0:
+                        lane = lowest(mask)
+                        mask &= mask - np.uint64(1)
+                        row = part * LANES + lane
+                        distance = np.int64(sums[index * LANES + lane]) - 1
+                        if distance == 254 and not wide:
+                            word = quad * width * abreast + index // groups
+                            distance = _distance(planes, width, row, words, word, abreast)
+                        if distance >= bound or row >= size:
+                            continue
+                        keys[query, fill] = distance << ROW_BITS | row
+                        fill += 1
+                        counts[query, distance] += 1
+                        near += 1
+                        while near >= k:
+                            bound -= 1
+                            near -= counts[query, bound]
+                        if fill == room:
+                            fill = _keep(keys[query], fill, bound, k - near)
+                    filled[query] = fill
+                    if bound != bounds[query]:
+                        bounds[query] = bound
+                        limits[query] = _limit(bound, wide)
+                    below[query] = near
+    places = np.empty(bits + 2, np.int64)
+    for query in range(queries):
+        bound = bounds[query]
+        fill = _keep(keys[query], filled[query], bound, k - below[query])
+        _order(keys[query], fill, counts[query], places, out[query])
+        for position in range(fill, k):
+            out[query, position] = MISSING
+
+
+@compiled
+def _order(keys, filled, counts, places, out):  # type: ignore[no-untyped-def]
+    """Sort keys that are in row order by distance, into `out`, stably."""
+    counts[:] = 0
+    for position in range(filled):
+        counts[keys[position] >> ROW_BITS] += 1
+    place = 0
+    for distance in range(len(counts)):
+        places[distance] = place
+        place += counts[distance]
+    for position in range(filled):
+        distance = keys[position] >> ROW_BITS
+        out[places[distance]] = keys[position]
+        places[distance] += 1
+
+
+@compiled
+def within(  # type: ignore[no-untyped-def]
+    planes, size, width, first, last, words, queries, radii, shape, allowed, masks, sums,
+    found, owners,
+):  # fmt: skip
+    """The codes of blocks [first, last) within radii[query] of each of a tile of queries.
+
+    Appends keys to `found` and query numbers to `owners`, in row order for each query, until
+    the next stretch of blocks might not fit. Returns (number found, block to go on from).
+    """
+    abreast, groups = len(shape) // 8, len(shape) % 8
+    wide = sums.itemsize == 2
+    tiles = (queries + abreast - 1) // abreast
+    limits = np.zeros(tiles * abreast, np.uint64)
+    for query in range(queries):
+        limits[query] = _limit(radii[query] + 1, wide)
+    stretch = max(1, STRETCH // (width * BLOCK))
+    filled = 0
+    for start in range(first, last, stretch):
+        stop = min(start + stretch, last)
+        if filled + (stop - start) * BLOCK * queries > len(found):
+            return filled, start
+        for quad in range(tiles):
+            for vector in range(start * (BLOCK // LANES), stop * (BLOCK // LANES), groups):
+                block = vector // (BLOCK // LANES)
+                offset = block * width * BLOCK + vector % (BLOCK // LANES) * LANES
+                if not tile(
+                    planes, offset, width, words, quad * width * abreast,
+                    limits, quad * abreast, shape, masks, sums,
+                ):  # fmt: skip
+                    continue
+                for index in range(abreast * groups):
+                    mask = masks[index]
+                    if mask == 0:
+                        continue
+                    query = quad * abreast + index // groups
+                    part = vector + index % groups
+                    if len(allowed):
+                        mask &= allowed[part]
+                    while mask != 0:
+                        lane = lowest(mask)
+                        mask &= mask - np.uint64(1)
+                        row = part * LANES + lane
+                        distance = np.int64(sums[index * LANES + lane]) - 1
+                        if distance == 254 and not wide:
+                            word = quad * width * abreast + index // groups
+                            distance = _distance(planes, width, row, words, word, abreast)
+                        if distance > radii[query] or row >= size:
+                            continue
+                        found[filled] = distance << ROW_BITS | row
+                        owners[filled] = query
+                        filled += 1
+    return filled, last
+
+
+@compiled
+def gather(found, owners, cursors, out):  # type: ignore[no-untyped-def]
+    """Scatter keys to their queries, in the order they come: to out[cursors[q]] and on."""
+    for position in range(len(found)):
+        query = owners[position]
+        out[cursors[query]] = found[position]
+        cursors[query] += 1
+
+
+@compiled
+def order_segments(keys, offsets, bits, distances, rows):  # type: ignore[no-untyped-def]
+    """Sort every query's keys, which are in row order, by distance; split distance and row."""
+    counts = np.empty(bits + 2, np.int64)
+    for query in range(len(offsets) - 1):
+        counts[:] = 0
+        for position in range(offsets[query], offsets[query + 1]):
+            counts[(keys[position] >> ROW_BITS) + 1] += 1
+        place = offsets[query]
+        for distance in range(bits + 1):
+            place += counts[distance]
+            counts[distance] = place
+        for position in range(offsets[query], offsets[query + 1]):
+            distance = keys[position] >> ROW_BITS
+            place = counts[distance]
+            counts[distance] += 1
+            distances[place] = distance
+            rows[place] = keys[position] & ROW_MASK
+
+
+@compiled
+def merge(parts, distances, rows):  # type: ignore[no-untyped-def]
+    """Merge ascending keys (parts, queries, k') into distances, rows (queries, k), k' <= k."""
+    count_parts, queries, length = parts.shape
+    k = distances.shape[1]
+    heads = np.empty(count_parts, np.int64)
+    for query in range(queries):
+        heads[:] = 0
+        for position in range(k):
+            best = MISSING
+            owner = 0
+            for part in range(count_parts):
+                if heads[part] < length and parts[part, query, heads[part]] < best:
+                    best = parts[part, query, heads[part]]
+                    owner = part
+            heads[owner] += 1
+            if best == MISSING:
+                distances[query, position] = np.iinfo(np.int32).max
+                rows[query, position] = -1
+            else:
+                distances[query, position] = best >> ROW_BITS
+                rows[query, position] = best & ROW_MASK

@@ -1,0 +1,422 @@
+"""Exact nearest-neighbour and radius search by scanning every code.
+
+The scan is what all the rest is measured against: its answers are the definition. It splits the
+queries over the threads when there are enough of them, and the database otherwise.
+"""
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from search import threads as pool
+from search.codes import check_count, pad_mask, validate, width
+from search.kernels import hamming
+
+BLOCK = hamming.BLOCK
+NO_ROW = -1
+NO_DISTANCE = np.iinfo(np.int32).max
+
+_ABREAST = 4  # queries a pass of the kernel compares with one vector of codes
+_ONE_QUERY = (0,) * (8 * 1 + 4)  # the kernel's two shapes: 1 query with 4 vectors of 64 codes,
+_FOUR_QUERIES = (0,) * (8 * _ABREAST + 1)  # and 4 queries with 1
+_ALL: NDArray[np.uint64] = np.empty(0, np.uint64)
+_STATE_BYTES = 1 << 19  # what a tile of queries may keep in the second-level cache
+_TILE = 64
+_SPARSE = 16  # gather the allowed codes first where fewer than one in so many is allowed
+_FOUND = 1 << 16  # radius results that one call of the kernel may return, at least
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Codes in the layout that the kernels scan; what files hold and memory maps show.
+
+    Attributes:
+        planes: uint8 (ceil(count / 256), ceil(bits / 8), 256), C-contiguous, read-only or not,
+            in memory or mapped: planes[b, i, j] is byte i of code 256 b + j. Pad bits and the
+            codes after the last are zero.
+        count: number of codes.
+        bits: bits in a code.
+
+    Example:
+        >>> arrange(np.array([[1, 2], [3, 4]], np.uint8)).planes[0, :, :2]
+        array([[1, 3],
+               [2, 4]], dtype=uint8)
+    """
+
+    planes: NDArray[np.uint8]
+    count: int
+    bits: int
+
+    def __post_init__(self) -> None:
+        blocks = -(-self.count // BLOCK)
+        shape = (blocks, width(self.bits), BLOCK)
+        planes = self.planes
+        if planes.dtype != np.uint8 or planes.shape != shape or not planes.flags.c_contiguous:
+            raise ValueError(
+                f"planes must be uint8, C-contiguous and of shape {shape} for count={self.count} "
+                f"and bits={self.bits}, not {planes.dtype} {planes.shape}"
+            )
+        if planes.flags.writeable or type(planes) is not np.ndarray:
+            # One kind of array for the kernels, mapped or not: they are compiled once.
+            planes = planes.view(np.ndarray)
+            planes.flags.writeable = False
+            object.__setattr__(self, "planes", planes)
+
+    def __len__(self) -> int:
+        return self.count
+
+
+def arrange(
+    codes: NDArray[np.uint8],
+    bits: int | None = None,
+    *,
+    out: NDArray[np.uint8] | None = None,
+    threads: int | None = None,
+) -> Blocks:
+    """Lay codes out in blocks.
+
+    Args:
+        codes: uint8 (n, ceil(bits / 8)), any strides; pad bits are masked.
+        bits: number of bits in a code; eight a byte when left out.
+        out: where to write, uint8 (ceil(n / 256), ceil(bits / 8), 256), for instance a memory
+            map; a new array when left out.
+        threads: number of threads; all processors when left out.
+
+    Raises:
+        TypeError, ValueError: as `search.codes.validate`; or `out` has another shape.
+
+    Example:
+        >>> arrange(np.zeros((1000, 8), np.uint8)).planes.shape
+        (4, 8, 256)
+    """
+    codes, bits = validate(codes, bits)
+    count = len(codes)
+    shape = (-(-count // BLOCK), width(bits), BLOCK)
+    if out is None:
+        out = np.empty(shape, np.uint8)
+    elif out.shape != shape or out.dtype != np.uint8 or not out.flags.c_contiguous:
+        raise ValueError(f"out must be uint8, C-contiguous and of shape {shape}")
+    mask = pad_mask(bits)
+    step = BLOCK * 256
+
+    def write(start: int) -> None:
+        part = codes[start : start + step]
+        whole = len(part) // BLOCK
+        first = start // BLOCK
+        head = part[: whole * BLOCK].reshape(whole, BLOCK, shape[1])
+        out[first : first + whole] = head.transpose(0, 2, 1)
+        if len(part) % BLOCK:
+            out[first + whole] = 0
+            out[first + whole, :, : len(part) % BLOCK] = part[whole * BLOCK :].T
+        if mask != 0xFF:
+            out[first : first + -(-len(part) // BLOCK), -1] &= np.uint8(mask)
+
+    pool.run(write, [(start,) for start in range(0, count, step)], threads)
+    return Blocks(out, count, bits)
+
+
+def restore(blocks: Blocks, start: int = 0, stop: int | None = None) -> NDArray[np.uint8]:
+    """The codes that `arrange` was given, or those of rows [start, stop).
+
+    Returns:
+        uint8 (stop - start, ceil(bits / 8)), a copy.
+
+    Example:
+        >>> restore(arrange(np.array([[1, 2], [3, 4]], np.uint8)))
+        array([[1, 2],
+               [3, 4]], dtype=uint8)
+    """
+    start, stop, _ = slice(start, stop).indices(blocks.count)
+    stop = max(start, stop)
+    first, last = start // BLOCK, -(-stop // BLOCK)
+    part = blocks.planes[first:last].transpose(0, 2, 1).reshape(-1, width(blocks.bits))
+    return part[start - first * BLOCK : stop - first * BLOCK].copy()
+
+
+def take(blocks: Blocks, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """The codes of some rows: uint8 (len(rows), ceil(bits / 8)).
+
+    Example:
+        >>> take(arrange(np.array([[1, 2], [3, 4]], np.uint8)), np.array([1]))
+        array([[3, 4]], dtype=uint8)
+    """
+    return blocks.planes[rows // BLOCK, :, rows % BLOCK]
+
+
+def knn(
+    blocks: Blocks,
+    queries: NDArray[np.uint8],
+    k: int,
+    *,
+    allowed: NDArray[np.bool_] | None = None,
+    threads: int | None = None,
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """The k nearest codes of every query by Hamming distance, ties by row.
+
+    Args:
+        blocks: the database.
+        queries: uint8 (q, ceil(bits / 8)); pad bits are masked.
+        k: results for each query.
+        allowed: bool (n,), which codes may be results; all when left out.
+        threads: number of threads; all processors when left out.
+
+    Returns:
+        distances int32 (q, k) and rows int64 (q, k), in (distance, row) order. Where there are
+        fewer than k, the row is -1 and the distance the largest int32.
+
+    Raises:
+        TypeError, ValueError: an argument has a wrong type, shape or range.
+
+    Example:
+        >>> knn(arrange(np.array([[7], [1]], np.uint8)), np.array([[0]], np.uint8), 1)
+        (array([[1]], dtype=int32), array([[1]]))
+    """
+    queries = _queries(blocks, queries)
+    k = check_count(k, "k")
+    workers = pool.resolve(threads)
+    blocks, rows, mask = _restrict(blocks, allowed)
+    count = len(queries)
+    distances = np.empty((count, k), np.int32)
+    found = np.empty((count, k), np.int64)
+    reach = min(k, blocks.count)
+    if count == 0 or reach == 0:
+        distances[:], found[:] = NO_DISTANCE, NO_ROW
+        return distances, found
+
+    # A query keeps 2 k keys and a histogram; a tile of them should stay in cache.
+    state = 8 * (2 * reach + 256) + 4 * (blocks.bits + 2)
+    tile = max(_ABREAST, min(_TILE, _STATE_BYTES // state) // _ABREAST * _ABREAST)
+    tiles, ranges = _split(count, tile, len(blocks.planes), workers)
+    parts = np.empty((len(ranges) - 1, count, reach), np.int64)
+    planes = blocks.planes.reshape(-1)
+
+    def search(part: int, start: int, stop: int) -> None:
+        shape, words, masks, sums = _prepare(queries[start:stop])
+        hamming.nearest(
+            planes, blocks.count, width(blocks.bits), blocks.bits, ranges[part], ranges[part + 1],
+            words, stop - start, shape, mask, reach, masks, sums, parts[part, start:stop],
+        )  # fmt: skip
+
+    pool.run(
+        search,
+        [(part, *pair) for part in range(len(ranges) - 1) for pair in pairwise(tiles)],
+        workers,
+    )
+    hamming.merge(parts, distances, found)
+    if rows is not None:
+        found = np.where(found >= 0, rows[found], NO_ROW)
+    return distances, found
+
+
+def radius(
+    blocks: Blocks,
+    queries: NDArray[np.uint8],
+    radius: int | NDArray[np.integer],
+    *,
+    allowed: NDArray[np.bool_] | None = None,
+    threads: int | None = None,
+) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int64]]:
+    """All codes within a Hamming distance of every query, ties by row.
+
+    Args:
+        blocks: the database.
+        queries: uint8 (q, ceil(bits / 8)); pad bits are masked.
+        radius: the largest distance of a result; one number, or int (q,) one for each query,
+            where -1 asks for nothing.
+        allowed: bool (n,), which codes may be results; all when left out.
+        threads: number of threads; all processors when left out.
+
+    Returns:
+        offsets int64 (q + 1,), distances int32 and rows int64: query i has the results
+        offsets[i] to offsets[i + 1], in (distance, row) order.
+
+    Raises:
+        TypeError, ValueError: an argument has a wrong type, shape or range.
+
+    Example:
+        >>> radius(arrange(np.array([[7], [1]], np.uint8)), np.array([[0]], np.uint8), 2)
+        (array([0, 1]), array([1], dtype=int32), array([1]))
+    """
+    queries = _queries(blocks, queries)
+    radii = _radii(radius, len(queries), blocks.bits)
+    workers = pool.resolve(threads)
+    blocks, rows, mask = _restrict(blocks, allowed)
+    count = len(queries)
+    tiles, ranges = _split(count, _TILE, len(blocks.planes), workers)
+    planes = blocks.planes.reshape(-1)
+    stretch = max(BLOCK, hamming.STRETCH // width(blocks.bits))
+
+    def search(part: int, start: int, stop: int) -> list[tuple[NDArray, NDArray]]:
+        shape, words, masks, sums = _prepare(queries[start:stop])
+        room = max(_FOUND, stretch * (stop - start))
+        pieces, block = [], ranges[part]
+        while block < ranges[part + 1]:
+            keys, owners = np.empty(room, np.int64), np.empty(room, np.int32)
+            filled, block = hamming.within(
+                planes, blocks.count, width(blocks.bits), block, ranges[part + 1],
+                words, stop - start, radii[start:stop], shape, mask, masks, sums, keys, owners,
+            )  # fmt: skip
+            pieces.append((keys[:filled].copy(), owners[:filled] + np.int32(start)))
+        return pieces
+
+    tasks = [(part, *pair) for part in range(len(ranges) - 1) for pair in pairwise(tiles)]
+    pieces = [piece for task in pool.run(search, tasks, workers) for piece in task]
+    offsets = np.zeros(count + 1, np.int64)
+    for _, owners in pieces:
+        offsets[1:] += np.bincount(owners, minlength=count)
+    np.cumsum(offsets, out=offsets)
+    keys, cursors = np.empty(offsets[-1], np.int64), offsets[:-1].copy()
+    for found, owners in pieces:
+        hamming.gather(found, owners, cursors, keys)
+    distances, order = np.empty(len(keys), np.int32), np.empty(len(keys), np.int64)
+    hamming.order_segments(keys, offsets, blocks.bits, distances, order)
+    return offsets, distances, order if rows is None else rows[order]
+
+
+def hamming_knn(
+    queries: NDArray[np.uint8],
+    codes: NDArray[np.uint8],
+    k: int,
+    *,
+    bits: int | None = None,
+    threads: int | None = None,
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """The k nearest codes of every query by Hamming distance, ties by id.
+
+    For more than one search over the same codes, a `HashIndex` saves their rearrangement.
+
+    Args:
+        queries: uint8 (q, ceil(bits / 8)); pad bits are masked.
+        codes: uint8 (n, ceil(bits / 8)); the id of a code is its row.
+        k: results for each query.
+        bits: bits in a code; eight a byte when left out.
+        threads: number of threads; all processors when left out.
+
+    Returns:
+        distances int32 (q, k) and ids int64 (q, k), in (distance, id) order. Where there are
+        fewer than k, the id is -1 and the distance the largest int32.
+
+    Raises:
+        TypeError, ValueError: an argument has a wrong type, shape or range.
+
+    Example:
+        >>> codes = np.array([[0b1111], [0b0001], [0b0011]], np.uint8)
+        >>> hamming_knn(np.zeros((1, 1), np.uint8), codes, 2)
+        (array([[1, 2]], dtype=int32), array([[1, 2]]))
+    """
+    return knn(arrange(codes, bits, threads=threads), queries, k, threads=threads)
+
+
+def hamming_radius(
+    queries: NDArray[np.uint8],
+    codes: NDArray[np.uint8],
+    radius: int,
+    *,
+    bits: int | None = None,
+    threads: int | None = None,
+) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int64]]:
+    """All codes within a Hamming distance of every query, that distance included, ties by id.
+
+    Args:
+        queries: uint8 (q, ceil(bits / 8)); pad bits are masked.
+        codes: uint8 (n, ceil(bits / 8)); the id of a code is its row.
+        radius: the largest distance of a result.
+        bits: bits in a code; eight a byte when left out.
+        threads: number of threads; all processors when left out.
+
+    Returns:
+        offsets int64 (q + 1,), distances int32 and ids int64: query i has the results
+        offsets[i] to offsets[i + 1], in (distance, id) order.
+
+    Raises:
+        TypeError, ValueError: an argument has a wrong type, shape or range.
+
+    Example:
+        >>> codes = np.array([[0b1111], [0b0001], [0b0011]], np.uint8)
+        >>> hamming_radius(np.zeros((1, 1), np.uint8), codes, 2)
+        (array([0, 2]), array([1, 2], dtype=int32), array([1, 2]))
+    """
+    blocks = arrange(codes, bits, threads=threads)
+    return _radius(blocks, queries, check_count(radius, "radius"), threads=threads)
+
+
+_radius = radius  # `hamming_radius` has an argument of that name
+
+
+def _queries(blocks: Blocks, queries: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Queries that fit the blocks, contiguous and with their pad bits zero."""
+    queries, _ = validate(queries, blocks.bits, "queries")
+    mask = pad_mask(blocks.bits)
+    if mask == 0xFF:
+        return np.ascontiguousarray(queries)
+    queries = np.array(queries, order="C")
+    queries[:, -1] &= np.uint8(mask)
+    return queries
+
+
+def _radii(radius: int | NDArray[np.integer], queries: int, bits: int) -> NDArray[np.int64]:
+    """A radius for every query, none above the number of bits."""
+    if np.ndim(radius) == 0:
+        return np.full(queries, min(check_count(radius, "radius"), bits), np.int64)  # type: ignore[arg-type]
+    radii = np.asarray(radius)
+    if radii.shape != (queries,) or not np.issubdtype(radii.dtype, np.integer):
+        raise ValueError(
+            f"radius must be a whole number or one for each of the {queries} queries, not "
+            f"{radii.dtype} {radii.shape}"
+        )
+    if radii.size and radii.min() < -1:
+        raise ValueError(f"radius must not be negative, but holds {radii.min()}")
+    return np.minimum(radii, bits).astype(np.int64)
+
+
+def _restrict(
+    blocks: Blocks, allowed: NDArray[np.bool_] | None
+) -> tuple[Blocks, NDArray[np.int64] | None, NDArray[np.uint64]]:
+    """Blocks to scan, the rows they came from (None: their own), and the kernel's mask."""
+    if allowed is None:
+        return blocks, None, _ALL
+    if not isinstance(allowed, np.ndarray) or allowed.dtype != np.bool_:
+        kind = getattr(allowed, "dtype", type(allowed).__name__)
+        raise TypeError(f"allowed must be a NumPy array of bool, not {kind}")
+    if allowed.shape != (blocks.count,):
+        raise ValueError(f"allowed must have the shape ({blocks.count},), not {allowed.shape}")
+    if _SPARSE * np.count_nonzero(allowed) < blocks.count:
+        rows = np.flatnonzero(allowed)
+        return arrange(take(blocks, rows), blocks.bits), rows, _ALL
+    mask = np.zeros(len(blocks.planes) * (BLOCK // 8), np.uint8)
+    packed = np.packbits(allowed, bitorder="little")
+    mask[: len(packed)] = packed
+    return blocks, None, mask.view("<u8").astype(np.uint64, copy=False)
+
+
+def _split(queries: int, tile: int, blocks: int, workers: int) -> tuple[list[int], list[int]]:
+    """Edges of the tiles of queries and of the ranges of blocks that make up the tasks."""
+    if queries >= 2 * _ABREAST * workers or blocks < 8:
+        # Enough queries: no thread shares one, and there is nothing to merge.
+        tiles = max(1, -(-queries // tile))
+        tiles = -(-tiles // workers) * workers
+        step = -(-queries // tiles)
+        step = max(_ABREAST, -(-step // _ABREAST) * _ABREAST)
+        return _edges(queries, step), [0, blocks]
+    return _edges(queries, min(tile, max(queries, 1))), _edges(blocks, -(-blocks // workers))
+
+
+def _edges(total: int, step: int) -> list[int]:
+    """0, step, 2 step, ... and `total`."""
+    return [*range(0, total, step), total]
+
+
+def _prepare(queries: NDArray[np.uint8]) -> tuple[tuple, NDArray, NDArray, NDArray]:
+    """What the kernel needs for a tile of queries: its shape, their words, and scratch space."""
+    count, bytes_each = queries.shape
+    shape = _ONE_QUERY if count == 1 else _FOUR_QUERIES
+    abreast, groups = len(shape) // 8, len(shape) % 8
+    padded = np.zeros((-(-count // abreast) * abreast, bytes_each), np.uint64)
+    padded[:count] = queries
+    padded *= np.uint64(0x0101010101010101)
+    words = padded.reshape(-1, abreast, bytes_each).transpose(0, 2, 1).reshape(-1)
+    kind = np.uint8 if bytes_each <= hamming.NARROW_BYTES else np.uint16
+    masks = np.empty(abreast * groups, np.uint64)
+    return shape, words, masks, np.empty(abreast * groups * hamming.LANES, kind)

@@ -1,0 +1,111 @@
+"""One pool of threads for all the kernels: they release the GIL, so plain threads are enough.
+
+A pool of our own, rather than numba's `prange`, because numba's thread layers abort the process
+when several Python threads call them at once, or when a process forks after using them.
+"""
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
+
+Result = TypeVar("Result")
+
+_lock = threading.Lock()
+_pool: ThreadPoolExecutor | None = None
+_size = 0
+
+
+def available() -> int:
+    """The number of processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def resolve(threads: int | None) -> int:
+    """The number of threads to use: all processors when `None`.
+
+    Raises:
+        TypeError: `threads` is not a whole number.
+        ValueError: `threads` is below one.
+
+    Example:
+        >>> resolve(3)
+        3
+    """
+    if threads is None:
+        return available()
+    if isinstance(threads, bool) or not hasattr(threads, "__index__"):
+        raise TypeError(f"threads must be a whole number or None, not {threads!r}")
+    threads = threads.__index__()
+    if threads < 1:
+        raise ValueError(f"threads must be at least 1, not {threads}; leave it out to use all")
+    return threads
+
+
+def run(
+    function: Callable[..., Result],
+    tasks: Iterable[Sequence[Any]],
+    threads: int | None = None,
+) -> list[Result]:
+    """Call `function(*task)` for every task on up to `threads` threads; results in task order.
+
+    The calling thread works too and takes whatever the pool has not begun, so a search never
+    waits for another one to leave the pool. The first exception, in task order, is raised after
+    all the tasks have ended.
+
+    Example:
+        >>> run(pow, [(2, 3), (3, 2)], threads=2)
+        [8, 9]
+    """
+    tasks = list(tasks)
+    workers = min(resolve(threads), len(tasks))
+    if workers <= 1:
+        return [function(*task) for task in tasks]
+    results: list[Any] = [None] * len(tasks)
+    failures: dict[int, Exception] = {}
+    pending = iter(enumerate(tasks))  # `next` on a list iterator is atomic under the GIL
+
+    def work() -> None:
+        for position, task in pending:
+            try:
+                results[position] = function(*task)
+            except Exception as failure:  # raised again below, by the caller's thread
+                failures[position] = failure
+
+    helpers = [_submit(work, workers - 1) for _ in range(workers - 1)]
+    try:
+        work()
+    finally:  # an interrupt leaves tasks behind: nobody shall begin them
+        for _ in pending:
+            pass
+    for helper in helpers:
+        if not helper.cancel():
+            helper.result()
+    if failures:
+        raise failures[min(failures)]
+    return results
+
+
+def _submit(work: Callable[[], None], size: int) -> "Future[None]":
+    """Hand `work` to the pool, which grows to the largest `size` ever asked for."""
+    global _pool, _size
+    with _lock:
+        if _pool is None or _size < size:
+            retired, _size = _pool, max(size, available() - 1, 1)
+            _pool = ThreadPoolExecutor(_size, thread_name_prefix="search")
+            if retired is not None:
+                retired.shutdown(wait=False)
+        return _pool.submit(work)
+
+
+def _forget() -> None:
+    """A forked child has none of its parent's threads: start again without a pool."""
+    global _pool, _lock
+    _pool, _lock = None, threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)

@@ -1,0 +1,339 @@
+"""The scan against its NumPy twin: every width, every edge of the layout, every thread count."""
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import naive
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import search
+from search import scan, threads
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def draw_codes(rng, count, bits, kind="uniform"):
+    """Codes of one character: spread out, around few centres, or all the same."""
+    if kind == "uniform":
+        truth = rng.integers(0, 2, (count, bits))
+    elif kind == "equal":
+        truth = np.broadcast_to(rng.integers(0, 2, bits), (count, bits))
+    else:
+        centres = rng.integers(0, 2, (3, bits))
+        truth = centres[rng.integers(0, 3, count)] ^ (rng.random((count, bits)) < 0.03)
+    return search.pack(truth)
+
+
+def assert_same(found, expected):
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+cases = st.fixed_dictionaries(
+    {
+        "bits": st.one_of(
+            st.integers(1, 130), st.sampled_from([192, 247, 248, 249, 255, 256, 257, 511, 1025])
+        ),
+        "count": st.one_of(
+            st.integers(0, 70), st.sampled_from([255, 256, 257, 511, 513, 1500, 4097])
+        ),
+        "queries": st.integers(0, 11),
+        "kind": st.sampled_from(["uniform", "clustered", "equal"]),
+        "threads": st.sampled_from([1, 2, 7]),
+        "seed": st.integers(0, 2**32 - 1),
+    }
+)
+
+
+def draw_case(case):
+    rng = np.random.default_rng(case["seed"])
+    codes = draw_codes(rng, case["count"], case["bits"], case["kind"])
+    queries = draw_codes(rng, case["queries"], case["bits"])
+    if case["count"] and case["queries"]:
+        queries[0] = codes[-1]
+    if case["count"] and case["queries"] > 1:
+        # The complement of a code: distances as large as they get.
+        queries[1] = search.pack(1 - search.unpack(codes[:1], case["bits"]))
+    return rng, codes, queries
+
+
+@settings(max_examples=80, deadline=None)
+@given(cases, st.sampled_from([0, 1, 2, 10, 100, 700]))
+def test_knn_is_the_stable_sort(case, k):
+    _, codes, queries = draw_case(case)
+    found = search.hamming_knn(queries, codes, k, bits=case["bits"], threads=case["threads"])
+    assert [array.dtype for array in found] == [np.int32, np.int64]
+    assert_same(found, naive.hamming_knn(queries, codes, k))
+
+
+@settings(max_examples=50, deadline=None)
+@given(cases, st.floats(0, 1))
+def test_radius_is_every_code_within(case, share):
+    _, codes, queries = draw_case(case)
+    radius = round(share * case["bits"])
+    found = search.hamming_radius(
+        queries, codes, radius, bits=case["bits"], threads=case["threads"]
+    )
+    assert [array.dtype for array in found] == [np.int64, np.int32, np.int64]
+    assert_same(found, naive.hamming_radius(queries, codes, radius))
+
+
+@settings(max_examples=50, deadline=None)
+@given(cases, st.sampled_from([0.0, 0.01, 0.1, 0.9, 1.0]), st.sampled_from([1, 10, 300]))
+def test_filter_is_the_filtered_ranking(case, share, k):
+    rng, codes, queries = draw_case(case)
+    allowed = rng.random(len(codes)) < share
+    blocks = scan.arrange(codes, case["bits"])
+    options = {"allowed": allowed, "threads": case["threads"]}
+    assert_same(
+        scan.knn(blocks, queries, k, **options), naive.hamming_knn(queries, codes, k, allowed)
+    )
+    radius = case["bits"] // 2
+    assert_same(
+        scan.radius(blocks, queries, radius, **options),
+        naive.hamming_radius(queries, codes, radius, allowed),
+    )
+
+
+def test_many_ties_over_many_blocks_and_threads(rng):
+    """Enough codes to split, to fill the buffer of candidates again and again, and to tie."""
+    codes = draw_codes(rng, 30_000, 16)
+    queries = draw_codes(rng, 70, 16)
+    blocks = scan.arrange(codes)
+    for k in (1, 300, 3000):
+        expected = naive.hamming_knn(queries, codes, k)
+        for count in (1, 2, 7):
+            assert_same(scan.knn(blocks, queries, k, threads=count), expected)
+        one = scan.knn(blocks, queries[5:6], k, threads=3)
+        assert_same(one, [array[5:6] for array in expected])
+
+
+def test_distances_fall_with_the_rows(rng):
+    """The worst order: every code is nearer than all before it, so every one is a candidate."""
+    bits = 256
+    steps = np.sort(rng.integers(0, bits + 1, 5000))[::-1]
+    codes = search.pack(np.arange(bits) < steps[:, None])
+    queries = np.zeros((5, bits // 8), np.uint8)
+    for k in (1, 50):
+        assert_same(search.hamming_knn(queries, codes, k), naive.hamming_knn(queries, codes, k))
+
+
+def test_radius_of_every_query_its_own(rng):
+    codes, queries = draw_codes(rng, 3000, 24), draw_codes(rng, 5, 24)
+    radii = np.array([-1, 0, 6, 12, 24])
+    found = scan.radius(scan.arrange(codes), queries, radii)
+    assert_same(found, naive.hamming_radius(queries, codes, radii))
+
+
+def test_radius_with_more_results_than_a_call_returns(rng):
+    codes, queries = draw_codes(rng, 40_000, 8), draw_codes(rng, 6, 8)
+    found = search.hamming_radius(queries, codes, 8, threads=2)
+    assert_same(found, naive.hamming_radius(queries, codes, 8))
+
+
+@settings(max_examples=25, deadline=None)
+@given(cases)
+def test_xor_and_permutation_leave_distances(case):
+    rng, codes, queries = draw_case(case)
+    bits = case["bits"]
+    plain = search.hamming_knn(queries, codes, 20, bits=bits)
+    constant = draw_codes(rng, 1, bits)
+    assert_same(search.hamming_knn(queries ^ constant, codes ^ constant, 20, bits=bits), plain)
+    order = rng.permutation(bits)
+    shuffled = [search.pack(search.unpack(array, bits)[:, order]) for array in (queries, codes)]
+    assert_same(search.hamming_knn(*shuffled, 20, bits=bits), plain)
+
+
+def test_pad_bits_are_masked(rng):
+    codes, queries = draw_codes(rng, 500, 13), draw_codes(rng, 3, 13)
+    dirty = [array | np.array([0, 7], np.uint8) for array in (queries, codes)]
+    before = [array.copy() for array in dirty]
+    assert_same(search.hamming_knn(*dirty, 40, bits=13), naive.hamming_knn(queries, codes, 40))
+    assert_same(dirty, before)
+
+
+def test_strided_and_read_only_input(rng):
+    codes, queries = draw_codes(rng, 2000, 96), draw_codes(rng, 12, 96)
+    codes.flags.writeable = queries.flags.writeable = False
+    part, asked = codes[::-3, 2:8], queries[::2, 2:8]
+    expected = naive.hamming_knn(asked, part, 9)
+    assert_same(search.hamming_knn(asked, part, 9), expected)
+    fortran = np.asfortranarray(part)
+    assert_same(search.hamming_knn(np.asfortranarray(asked), fortran, 9), expected)
+
+
+def test_blocks_from_a_memory_map(rng, tmp_path):
+    codes, queries = draw_codes(rng, 1000, 40), draw_codes(rng, 6, 40)
+    blocks = scan.arrange(codes)
+    blocks.planes.tofile(tmp_path / "planes")
+    mapped = np.memmap(tmp_path / "planes", np.uint8, "r", shape=blocks.planes.shape)
+    opened = scan.Blocks(mapped, 1000, 40)
+    assert opened.planes.ctypes.data == mapped.ctypes.data
+    assert_same(scan.knn(opened, queries, 8), scan.knn(blocks, queries, 8))
+    np.testing.assert_array_equal(scan.restore(opened), codes)
+
+
+@settings(max_examples=25, deadline=None)
+@given(cases, st.data())
+def test_restore_and_take_invert_arrange(case, data):
+    _, codes, _ = draw_case(case)
+    blocks = scan.arrange(codes, case["bits"], threads=case["threads"])
+    np.testing.assert_array_equal(scan.restore(blocks), codes)
+    start, stop = data.draw(st.tuples(st.integers(0, len(codes)), st.integers(0, len(codes))))
+    np.testing.assert_array_equal(scan.restore(blocks, start, stop), codes[start:stop])
+    rows = np.arange(len(codes))[::-2]
+    np.testing.assert_array_equal(scan.take(blocks, rows), codes[rows])
+
+
+def test_arrange_writes_where_it_is_told(rng):
+    codes = draw_codes(rng, 700, 16)
+    out = np.full((3, 2, 256), 9, np.uint8)
+    assert scan.arrange(codes, out=out).planes.ctypes.data == out.ctypes.data
+    np.testing.assert_array_equal(out, scan.arrange(codes).planes)
+    assert not out[2, :, 700 - 512 :].any()
+    with pytest.raises(ValueError, match="out must be"):
+        scan.arrange(codes, out=out[:2])
+
+
+def test_blocks_refuse_what_does_not_fit():
+    with pytest.raises(ValueError, match="planes must be"):
+        scan.Blocks(np.zeros((1, 8, 256), np.uint8), 257, 64)
+    with pytest.raises(ValueError, match="planes must be"):
+        scan.Blocks(np.zeros((1, 8, 256), np.int8), 100, 64)
+
+
+def test_sixteen_callers_agree(rng):
+    codes, queries = draw_codes(rng, 20_000, 48), draw_codes(rng, 9, 48)
+    blocks = scan.arrange(codes)
+    expected = naive.hamming_knn(queries, codes, 30)
+    results = [None] * 16
+
+    def call(position):
+        for _ in range(5):
+            results[position] = scan.knn(blocks, queries, 30, threads=3)
+
+    callers = [threading.Thread(target=call, args=(position,)) for position in range(16)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    for result in results:
+        assert_same(result, expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "problem"),
+    [
+        ({"k": -1}, ValueError, "k must not be negative"),
+        ({"k": 1.5}, TypeError, "k must be a whole number"),
+        ({"threads": 0}, ValueError, "threads must be at least 1"),
+        ({"threads": 1.0}, TypeError, "threads must be"),
+        ({"bits": 9}, ValueError, "codes must have 2 bytes"),
+        ({"queries": np.zeros((2, 3), np.uint8)}, ValueError, "queries must have 1 bytes"),
+        ({"queries": np.zeros((2, 1), np.int64)}, TypeError, "queries must be a NumPy array"),
+        ({"codes": np.zeros((2, 1, 1), np.uint8)}, ValueError, "codes must have the shape"),
+    ],
+)
+def test_knn_refuses(change, kind, problem):
+    arguments = {
+        "queries": np.zeros((2, 1), np.uint8),
+        "codes": np.zeros((5, 1), np.uint8),
+        "k": 1,
+        **change,
+    }
+    with pytest.raises(kind, match=problem):
+        search.hamming_knn(**arguments)
+
+
+def test_radius_and_filter_refuse():
+    blocks = scan.arrange(np.zeros((5, 1), np.uint8))
+    queries = np.zeros((2, 1), np.uint8)
+    with pytest.raises(ValueError, match="radius must not be negative"):
+        scan.radius(blocks, queries, -1)
+    with pytest.raises(ValueError, match="radius must be a whole number or one for each"):
+        scan.radius(blocks, queries, np.zeros(3, np.int64))
+    with pytest.raises(ValueError, match="radius must not be negative"):
+        scan.radius(blocks, queries, np.array([0, -2]))
+    with pytest.raises(TypeError, match="allowed must be"):
+        scan.knn(blocks, queries, 1, allowed=np.ones(5, np.int8))
+    with pytest.raises(ValueError, match="allowed must have the shape"):
+        scan.knn(blocks, queries, 1, allowed=np.ones(4, bool))
+
+
+def test_pool_keeps_order_and_raises_the_first_failure():
+    assert threads.run(pow, [(2, n) for n in range(50)], 7) == [2**n for n in range(50)]
+    done = []
+
+    def fail(number):
+        done.append(number)
+        if number % 3 == 1:
+            raise ValueError(f"task {number}")
+
+    with pytest.raises(ValueError, match="task 1"):
+        threads.run(fail, [(n,) for n in range(10)], 3)
+    assert sorted(done) == list(range(10))
+
+
+def test_pool_may_be_used_by_its_own_tasks():
+    def nested(number):
+        return sum(threads.run(pow, [(number, 2)] * 4, 4))
+
+    assert threads.run(nested, [(n,) for n in range(8)], 4) == [4 * n * n for n in range(8)]
+
+
+IN_ANOTHER_PROCESS = """
+import sys
+sys.path[:0] = [{tests!r}, {root!r}]
+import naive, numpy as np, search
+from search import scan
+rng = np.random.default_rng(3)
+for bits in (5, 64, 256, 264):
+    codes = search.pack(rng.integers(0, 2, (300, bits)))
+    queries = search.pack(rng.integers(0, 2, (5, bits)))
+    queries[0] = codes[7] ^ search.pack(np.ones((1, bits)))[0]
+    for part in (queries, queries[:1]):
+        for k in (1, 290):
+            found = search.hamming_knn(part, codes, k, bits=bits, threads=2)
+            for one, other in zip(found, naive.hamming_knn(part, codes, k)):
+                np.testing.assert_array_equal(one, other)
+        found = search.hamming_radius(part, codes, bits // 2, bits=bits)
+        for one, other in zip(found, naive.hamming_radius(part, codes, bits // 2)):
+            np.testing.assert_array_equal(one, other)
+assert "jax" not in sys.modules
+"""
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"NUMBA_DISABLE_JIT": "1"},
+        {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""},
+    ],
+    ids=["plain-python", "generic-processor"],
+)
+def test_kernels_elsewhere(settings, tmp_path):
+    """Without the compiler, and compiled for the least processor of this kind."""
+    code = IN_ANOTHER_PROCESS.format(tests=str(REPOSITORY / "tests"), root=str(REPOSITORY))
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), **settings}
+    subprocess.run([sys.executable, "-W", "error", "-c", code], env=environment, check=True)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the platform does not fork")
+def test_a_forked_child_searches():
+    code = (
+        "import os, sys; sys.path.insert(0, sys.argv[1])\n"
+        "import numpy as np, search\n"
+        "codes = np.arange(100_000, dtype=np.uint32).view(np.uint8).reshape(-1, 4)\n"
+        "search.hamming_knn(codes[:1], codes, 3, threads=2)\n"
+        "child = os.fork()\n"
+        "_, ids = search.hamming_knn(codes[5:6], codes, 1, threads=2)\n"
+        "if child == 0: os._exit(int(ids[0, 0] != 5))\n"
+        "assert os.waitpid(child, 0)[1] == 0\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(REPOSITORY)], check=True, timeout=120)
