@@ -51,7 +51,7 @@ class Recipe:
     epochs: float | None = None
     """Length of the run in passes over the training images."""
     augment: str = "none"
-    """A row of `jaxhash.augment.POLICIES`."""
+    """none, or steps of `jaxhash.augment.STEPS` joined by dashes."""
     label_smoothing: float = 0.0
     """Handed to losses that take it."""
     start: str = "fan-in"

@@ -21,7 +21,7 @@ def classification(
         ValueError: `multilabel` is neither, or the labels do not fit the logits.
 
     Example:
-        >>> float(classification(jnp.zeros((2, 4)), jnp.array([0, 3])).round(4))  # log 4
+        >>> round(float(classification(jnp.zeros((2, 4)), jnp.array([0, 3]))), 4)  # log 4
         1.3863
     """
     n, classes = logits.shape

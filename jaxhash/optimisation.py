@@ -1,0 +1,125 @@
+"""A recipe made into an optax transformation."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxhash.recipes import Recipe
+
+
+def schedule(recipe: Recipe, total_steps: int) -> optax.Schedule:
+    """The trunk's learning rate at each step, counted from 0.
+
+    constant: the same throughout. step: multiplied by drop_factor at each of the drops. cosine:
+    up in a straight line over the warm-up, then down along half a cosine. one-cycle: up and down
+    in straight lines. The last two end at final_rate times the highest.
+
+    Raises:
+        ValueError: total_steps below 1.
+
+    Example:
+        >>> rate = schedule(Recipe(learning_rate=1.0, schedule="cosine", steps=4), 4)
+        >>> [round(float(rate(step)), 2) for step in range(4)]
+        [1.0, 0.85, 0.5, 0.15]
+    """
+    if total_steps < 1:
+        raise ValueError(f"total_steps is {total_steps}: a run has at least 1")
+    highest = recipe.learning_rate
+    if recipe.schedule == "constant":
+        return optax.constant_schedule(highest)
+    if recipe.schedule == "step":
+        drops = {math.ceil(drop * total_steps): recipe.drop_factor for drop in recipe.drops}
+
+        def steps(count: Any) -> jax.Array:
+            rate = jnp.float32(highest)
+            for at, factor in drops.items():
+                rate = jnp.where(count >= at, rate * factor, rate)
+            return rate
+
+        return steps
+
+    warmup = recipe.warmup * total_steps
+    final = recipe.final_rate
+
+    def rises_and_falls(count: Any) -> jax.Array:
+        count = jnp.asarray(count, jnp.float32)
+        # The first step of a warm-up already moves; counting from 1 gives it a rate above 0.
+        rise = jnp.minimum((count + 1) / max(warmup, 1), 1)
+        fallen = jnp.clip((count - warmup) / max(total_steps - warmup, 1), 0, 1)
+        if recipe.schedule == "cosine":
+            fallen = (1 - jnp.cos(jnp.pi * fallen)) / 2
+        return highest * rise * (1 - (1 - final) * fallen)
+
+    return rises_and_falls
+
+
+def decayed(params: Any) -> Any:
+    """Which parameters weight decay acts on: a tree of bools like params.
+
+    Those with two or more axes: kernels do, biases and the scales of normalisations do not.
+
+    Example:
+        >>> decayed({"conv": {"kernel": jnp.ones((3, 3, 1, 8)), "bias": jnp.ones(8)}})
+        {'conv': {'bias': False, 'kernel': True}}
+    """
+    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+
+
+def rates(recipe: Recipe, params: Any) -> Any:
+    """Learning rate of each parameter in multiples of the trunk's: a tree of floats like params.
+
+    head_rate below params["head"], times bias_rate for every leaf named "bias".
+
+    Example:
+        >>> recipe = Recipe(head_rate=10, bias_rate=2, steps=1)
+        >>> rates(recipe, {"head": {"bias": 0.0, "kernel": 0.0}, "trunk": {"kernel": 0.0}})
+        {'head': {'bias': 20, 'kernel': 10}, 'trunk': {'kernel': 1.0}}
+    """
+
+    def rate(path: tuple[Any, ...], _: Any) -> float:
+        names = [str(getattr(entry, "key", entry)) for entry in path]
+        head = recipe.head_rate if names[0] == "head" else 1.0
+        return head * recipe.bias_rate if names[-1] == "bias" else head
+
+    return jax.tree_util.tree_map_with_path(rate, params)
+
+
+def build(recipe: Recipe, total_steps: int) -> optax.GradientTransformation:
+    """The optimiser: clip, decay, accumulate, then scale by each parameter's rate and the schedule.
+
+    Weight decay is added to the gradient (sgd, adam) or to the step (adamw); either way it is
+    multiplied by the parameter's own rate.
+
+    Raises:
+        ValueError: total_steps below 1.
+
+    Example:
+        >>> optimiser = build(Recipe(learning_rate=0.1, steps=100), 100)
+        >>> state = optimiser.init({"trunk": {"kernel": jnp.ones((2, 2))}})
+    """
+    parts = []
+    if recipe.clip_norm is not None:
+        parts.append(optax.clip_by_global_norm(recipe.clip_norm))
+    decay = optax.add_decayed_weights(recipe.weight_decay, mask=decayed)
+    if recipe.weight_decay and recipe.optimizer != "adamw":
+        parts.append(decay)
+    if recipe.optimizer == "sgd":
+        if recipe.momentum:
+            parts.append(optax.trace(recipe.momentum, nesterov=recipe.nesterov))
+    else:
+        parts.append(optax.scale_by_adam(recipe.momentum, recipe.beta2, nesterov=recipe.nesterov))
+    if recipe.weight_decay and recipe.optimizer == "adamw":
+        parts.append(decay)
+    if recipe.head_rate != 1 or recipe.bias_rate != 1:
+        parts.append(
+            optax.stateless(
+                lambda updates, _: jax.tree.map(
+                    lambda update, rate: update * rate, updates, rates(recipe, updates)
+                )
+            )
+        )
+    parts.append(optax.scale_by_learning_rate(schedule(recipe, total_steps)))
+    return optax.chain(*parts)

@@ -1,0 +1,83 @@
+"""Which images go into a batch, where a plain shuffle is not what a method asks for.
+
+Pure functions of a NumPy generator: seeded by (seed, step), a resumed run draws what the unbroken
+one would have.
+"""
+
+import numpy as np
+
+
+def _check(labels: np.ndarray) -> np.ndarray:
+    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(
+            f"labels are {labels.dtype} of shape {labels.shape}: drawing batches by class needs "
+            "one int label each; use shuffled batches for several labels an image"
+        )
+    return labels
+
+
+def class_pair_batch(
+    rng: np.random.Generator, labels: np.ndarray, triplets: int = 30
+) -> np.ndarray:
+    """Indices int64 (3 triplets,) of anchors, positives and negatives, a third each.
+
+    Draws one class for anchors and positives and another one for the negatives, as MHCLN's
+    released code does at every iteration. Within a triplet the anchor is never its own positive;
+    across triplets images repeat. Feed it to the loss with `triplets="rows"`.
+
+    Raises:
+        ValueError: labels that are not int (n,), no class with two images, or only one class.
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> batch = class_pair_batch(rng, np.array([0, 0, 0, 1, 1, 1]), triplets=2)
+        >>> len(batch)
+        6
+    """
+    if triplets < 1:
+        raise ValueError(f"triplets is {triplets}: a batch needs at least 1")
+    classes, sizes = np.unique(_check(labels), return_counts=True)
+    if len(classes) < 2 or sizes.max() < 2:
+        raise ValueError("class-pair batches need two classes, one of them with two images")
+    positive = rng.choice(classes[sizes > 1])
+    negative = rng.choice(classes[classes != positive])
+    same = np.flatnonzero(labels == positive)
+    other = np.flatnonzero(labels == negative)
+    anchors = rng.integers(len(same), size=triplets)
+    # A step of 1 .. len - 1 round the class never comes back to the anchor.
+    positives = (anchors + rng.integers(1, len(same), size=triplets)) % len(same)
+    return np.concatenate([same[anchors], same[positives], rng.choice(other, triplets)])
+
+
+def balanced_batch(
+    rng: np.random.Generator, labels: np.ndarray, per_class: int = 20, classes: int | None = None
+) -> np.ndarray:
+    """Indices int64 of a shuffled batch with `per_class` images of each of `classes` classes.
+
+    All classes unless fewer are asked for, which are then drawn anew for each batch. A class
+    with fewer images than `per_class` repeats some.
+
+    Source: DSH trains on SVHN with 20 images of each class a batch (Liu et al., IJCV 2019,
+    section 5.1).
+
+    Raises:
+        ValueError: labels that are not int (n,), or more classes asked for than there are.
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> batch = balanced_batch(rng, np.array([0, 0, 0, 0, 1, 1]), per_class=2)
+        >>> np.sort(np.array([0, 0, 0, 0, 1, 1])[batch]).tolist()
+        [0, 0, 1, 1]
+    """
+    if per_class < 1:
+        raise ValueError(f"per_class is {per_class}: a batch needs at least 1")
+    known = np.unique(_check(labels))
+    wanted = len(known) if classes is None else classes
+    if not 1 <= wanted <= len(known):
+        raise ValueError(f"classes is {classes}: the labels hold {len(known)} classes")
+    drawn = known if wanted == len(known) else rng.choice(known, wanted, replace=False)
+    batch = []
+    for label in drawn:
+        members = np.flatnonzero(labels == label)
+        batch.append(rng.choice(members, per_class, replace=len(members) < per_class))
+    return rng.permutation(np.concatenate(batch))
