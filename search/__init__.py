@@ -1,7 +1,9 @@
 """Exact search among binary codes: NumPy and numba, nothing else."""
 
 from search.codes import pack, unpack
+from search.index import HashIndex
 from search.listed import ranked_measure
+from search.merge import merge
 from search.ranking import (
     Measures,
     average_precision,
@@ -10,18 +12,27 @@ from search.ranking import (
     precision_recall,
     within_radius,
 )
+from search.rerank import asymmetric, rerank
 from search.scan import hamming_knn, hamming_radius
+from search.storage import DamagedFile
+from search.writing import Writer
 
 __all__ = [
+    "DamagedFile",
+    "HashIndex",
     "Measures",
+    "Writer",
+    "asymmetric",
     "average_precision",
     "hamming_knn",
     "hamming_radius",
     "measure",
+    "merge",
     "pack",
     "precision_at",
     "precision_recall",
     "ranked_measure",
+    "rerank",
     "unpack",
     "within_radius",
 ]

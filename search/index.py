@@ -1,0 +1,379 @@
+"""A searchable, changeable, storable collection of codes: composes the rooms around it."""
+
+import dataclasses
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from search import codes as _codes
+from search import storage, writing
+from search.scan import Blocks
+from search.segments import Segment, combine, in_id_order, nearest
+from search.state import (
+    State,
+    Where,
+    all_within,
+    candidates,
+    check_alike,
+    check_query_features,
+    finest,
+    id_list,
+    new_segment,
+    next_ids,
+    only_within,
+    some,
+    views_of,
+)
+
+# A new segment takes in an older one that is less than this many times as long: the number of
+# segments stays logarithmic, and so does the number of times that a code is copied.
+GROWTH = 2
+# Bytes of codes and features that pass through memory at a time when segments are saved as one.
+BATCH_BYTES = 1 << 25
+
+
+class HashIndex:
+    """Binary codes under ids, with features beside them if one likes.
+
+    Searches may run in any number of threads while another one adds and removes: a change is
+    made beside what is there and appears all at once, and a search works on what it found when
+    it began. Results are in (distance, id) order whatever the history of the index.
+
+    Args:
+        codes: uint8 (n, ceil(bits / 8)), n may be 0; rearranged for the scan, hence copied.
+        bits: number of bits in a code, 1 to 4096; eight a byte when left out.
+        features: float16 or float32 (n, d), finite, in memory or memory-mapped; not copied when
+            the ids ascend, so leave them unchanged.
+        ids: int64 (n,), unique, not -1; 0 to n - 1 when left out.
+        attachments: bytes to store with the index, by name.
+
+    Raises:
+        TypeError, ValueError: naming the argument.
+
+    Example:
+        >>> index = HashIndex(np.array([[0b1111], [0b0001], [0b0011]], np.uint8))
+        >>> index.search(np.array([[0]], np.uint8), 2)
+        (array([[1, 2]], dtype=int32), array([[1, 2]]))
+    """
+
+    def __init__(
+        self,
+        codes: NDArray[np.uint8],
+        *,
+        bits: int | None = None,
+        features: NDArray[np.floating] | None = None,
+        ids: NDArray[np.integer] | None = None,
+        attachments: Mapping[str, bytes] | None = None,
+    ) -> None:
+        codes, bits = _codes.validate(codes, bits)
+        attachments = dict(attachments or {})
+        for name, data in attachments.items():
+            writing.check_attachment(name)
+            if not isinstance(data, bytes):
+                raise TypeError(f"attachments: {name!r} must be bytes, not {type(data).__name__}")
+        segment = new_segment(codes, bits, features, ids)
+        self._begin(State(bits, (segment,), attachments))
+
+    def _begin(self, state: State) -> None:
+        self._state = state
+        self._changing = threading.Lock()
+
+    @classmethod
+    def of_segment(
+        cls,
+        segment: Segment,
+        attachments: Mapping[str, bytes | NDArray[np.uint8]] | None = None,
+    ) -> Self:
+        """An index around a segment that some reader made."""
+        index = cls.__new__(cls)
+        index._begin(State(segment.codes.bits, (segment,), dict(attachments or {})))
+        return index
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], mmap: bool = True, verify: bool = False) -> Self:
+        """The index that was saved at `path`.
+
+        Args:
+            path: an index file, see `search.storage`.
+            mmap: leave the arrays in the file and read what a search asks for; opening takes
+                milliseconds at any size. Otherwise everything is read, and its checksums
+                compared. Replace a mapped file (as `save` does) rather than write into it.
+            verify: compare every byte with the checksums and every value with the format.
+
+        Raises:
+            search.storage.DamagedFile: the file is not whole, or not an index.
+            OSError: it cannot be read.
+
+        Example:
+            >>> index = HashIndex.open("photos.index")  # doctest: +SKIP
+        """
+        stored = storage.read(path, mmap=mmap, verify=verify)
+        segment = Segment(
+            Blocks(stored.planes, stored.count, stored.bits),
+            stored.ids,
+            stored.features,
+            mapped=mmap,
+        )
+        return cls.of_segment(segment, stored.attachments)
+
+    def __len__(self) -> int:
+        """The number of items, removed ones not counted."""
+        return len(self._state)
+
+    def __repr__(self) -> str:
+        state = self._state
+        beside = "" if state.features is None else f", features {state.features[1]}-d"
+        return f"<HashIndex: {len(state)} codes of {state.bits} bits{beside}>"
+
+    @property
+    def bits(self) -> int:
+        """Number of bits in a code."""
+        return self._state.bits
+
+    @property
+    def ids(self) -> NDArray[np.int64]:
+        """The ids of all items, ascending; read-only."""
+        return self._state.ids
+
+    @property
+    def attachments(self) -> dict[str, bytes]:
+        """What is stored beside the codes, by name; a copy."""
+        return {name: bytes(data) for name, data in self._state.attachments.items()}
+
+    def search(
+        self,
+        queries: NDArray[np.uint8],
+        k: int,
+        *,
+        query_features: NDArray[np.floating] | None = None,
+        pool: int | None = None,
+        radius: int | None = None,
+        where: Where | None = None,
+        threads: int | None = None,
+    ) -> tuple[NDArray[np.int32] | NDArray[np.float32], NDArray[np.int64]]:
+        """The `k` nearest items of each query, by Hamming distance or from coarse to fine.
+
+        With `query_features`, the candidates are the `pool` nearest by Hamming distance, or all
+        within `radius`, or those that are both, and the results are the `k` candidates of the
+        smallest Euclidean distance (the hierarchical search of Lin, Yang, Hsiao and Chen, "Deep
+        Learning of Binary Hash Codes for Fast Image Retrieval", CVPR Workshops 2015).
+
+        Args:
+            queries: uint8 (q, ceil(bits / 8)); pad bits are ignored.
+            k: results for each query.
+            query_features: float (q, d), finite.
+            pool: candidates for each query; needs `query_features`.
+            radius: largest Hamming distance of a result or candidate, that distance included.
+            where: the items to search: bool, one for each entry of `ids`, or a list of ids.
+            threads: at most this many; all processors when None.
+
+        Returns:
+            distances (q, k): int32 Hamming, or float32 Euclidean (not squared) with
+            `query_features`; ids int64 (q, k); both in (distance, id) order. Where there are
+            fewer than k: id -1, with the largest int32 or infinity for a distance.
+
+        Raises:
+            TypeError, ValueError: naming the argument.
+
+        Example:
+            >>> codes = np.array([[1], [3], [255]], np.uint8)
+            >>> features = np.array([[5.0], [2.0], [0.0]], np.float32)
+            >>> index = HashIndex(codes, features=features)
+            >>> index.search(codes[:1], 1, query_features=np.zeros((1, 1)), pool=2)
+            (array([[2.]], dtype=float32), array([[1]]))
+        """
+        state = self._state
+        queries, _ = _codes.validate(queries, state.bits, "queries")
+        k = _codes.check_count(k, "k")
+        pool = None if pool is None else _codes.check_count(pool, "pool")
+        radius = None if radius is None else _codes.check_count(radius, "radius")
+        views = views_of(state, where)
+        if query_features is None:
+            if pool is not None:
+                raise ValueError("pool needs query_features: without them, k alone counts")
+            return only_within(nearest(views, queries, k, threads), radius)
+        fine = check_query_features(state, query_features, len(queries))
+        if pool is not None:
+            coarse = candidates(views, queries, pool, radius, threads)
+            return finest(state, fine, coarse, k, threads)
+        if radius is None:
+            raise ValueError("query_features need candidates: give pool, radius or both")
+        offsets, _, ids = all_within(views, queries, radius, threads)
+        results = [
+            finest(state, fine[i : i + 1], ids[None, offsets[i] : offsets[i + 1]], k, threads)
+            for i in range(len(queries))
+        ]
+        results.append((np.empty((0, k), np.float32), np.empty((0, k), np.int64)))
+        return tuple(np.concatenate(each) for each in zip(*results, strict=True))  # type: ignore[return-value]
+
+    def within(
+        self,
+        queries: NDArray[np.uint8],
+        radius: int,
+        *,
+        where: Where | None = None,
+        threads: int | None = None,
+    ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int64]]:
+        """All items within a Hamming distance of each query, that distance included.
+
+        Args:
+            queries: uint8 (q, ceil(bits / 8)).
+            radius: the largest distance of a result.
+            where: as in `search`.
+            threads: at most this many; all processors when None.
+
+        Returns:
+            offsets int64 (q + 1,), distances int32, ids int64: query i has the results
+            offsets[i] to offsets[i + 1], in (distance, id) order.
+
+        Raises:
+            TypeError, ValueError: naming the argument.
+
+        Example:
+            >>> index = HashIndex(np.array([[1], [3], [255]], np.uint8))
+            >>> index.within(np.array([[0]], np.uint8), 2)
+            (array([0, 2]), array([1, 2], dtype=int32), array([0, 1]))
+        """
+        state = self._state
+        queries, _ = _codes.validate(queries, state.bits, "queries")
+        radius = _codes.check_count(radius, "radius")
+        return all_within(views_of(state, where), queries, radius, threads)
+
+    def add(
+        self,
+        codes: NDArray[np.uint8],
+        features: NDArray[np.floating] | None = None,
+        ids: NDArray[np.integer] | None = None,
+    ) -> NDArray[np.int64]:
+        """Add items; searches that have begun do not see them, later ones see all of them.
+
+        Args:
+            codes: uint8 (m, ceil(bits / 8)).
+            features: float16 or float32 (m, d) as those of the index; needed if it has some.
+            ids: int64 (m,), unique and new; by default they continue after the largest.
+
+        Returns:
+            The ids, int64 (m,).
+
+        Raises:
+            TypeError, ValueError: naming the argument; the index is as it was.
+
+        Example:
+            >>> index = HashIndex(np.zeros((2, 1), np.uint8))
+            >>> index.add(np.ones((2, 1), np.uint8))
+            array([2, 3])
+        """
+        with self._changing:
+            state = self._state
+            codes, _ = _codes.validate(codes, state.bits)
+            if ids is None:
+                ids = next_ids(state, len(codes))
+            if features is not None and not storage.is_mapped(features):
+                features = np.array(features)  # the caller may fill the same array again
+            new = new_segment(codes, state.bits, features, ids)
+            given = writing.check_ids(ids)
+            for segment in state.segments:
+                taken = given[segment.find(given) >= 0]
+                if len(taken):
+                    raise ValueError(f"ids: {some(taken)} in the index already: remove them first")
+            if len(state.segments) == 1 and not len(state.segments[0].codes):
+                segments = [new]
+            else:
+                check_alike(state, new, len(codes))
+                segments = [*state.segments, new] if len(codes) else list(state.segments)
+            while len(segments) > 1 and _worth_merging(segments[-2], segments[-1]):
+                segments[-2:] = [combine(segments[-2:], state.bits)]
+            self._state = dataclasses.replace(state, segments=tuple(segments))
+        return given
+
+    def remove(self, ids: NDArray[np.integer] | Sequence[int]) -> None:
+        """Remove items by id; the space is given back by `compact`, or by `save`.
+
+        Args:
+            ids: integers (m,), all in the index; repetitions count once.
+
+        Raises:
+            TypeError, ValueError: naming the argument; the index is as it was.
+
+        Example:
+            >>> index = HashIndex(np.zeros((3, 1), np.uint8))
+            >>> index.remove([1])
+            >>> index.ids
+            array([0, 2])
+        """
+        with self._changing:
+            state = self._state
+            wanted = np.unique(id_list(ids, "ids"))
+            found = np.zeros(len(wanted), bool)
+            segments = []
+            for segment in state.segments:
+                rows = segment.find(wanted)
+                found |= rows >= 0
+                segments.append(
+                    segment.without(rows[rows >= 0]) if rows.max(initial=-1) >= 0 else segment
+                )
+            if not found.all():
+                raise ValueError(f"ids: {some(wanted[~found])} not in the index")
+            self._state = dataclasses.replace(state, segments=tuple(segments))
+
+    def compact(self) -> None:
+        """Give back the space of removed items and make the index one piece again, in memory.
+
+        To do the same on disk, for an index larger than memory, `save` it and open it again.
+
+        Example:
+            >>> index = HashIndex(np.zeros((3, 1), np.uint8))
+            >>> index.remove([1])
+            >>> index.compact()
+        """
+        with self._changing:
+            state = self._state
+            if len(state.segments) > 1 or len(state.segments[0].dead):
+                whole = combine(state.segments, state.bits)
+                self._state = dataclasses.replace(state, segments=(whole,))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the index as one file, without what was removed; the file appears whole or not.
+
+        Memory stays bounded, however large a memory-mapped index is, and its own file may be the
+        one that is replaced.
+
+        Raises:
+            OSError: the disk is full or cannot be written; an old file is as it was.
+
+        Example:
+            >>> index.save("photos.index")  # doctest: +SKIP
+        """
+        state = self._state
+        first = state.segments[0]
+        attachments = {name: bytes(data) for name, data in state.attachments.items()}
+        if len(state.segments) == 1 and not len(first.dead) and isinstance(first.codes, Blocks):
+            writing.write(
+                path,
+                bits=state.bits,
+                count=len(first),
+                planes=first.codes.planes,
+                ids=first.ids,
+                features=first.features,
+                attachments=attachments,
+            )
+            return
+        row_bytes = _codes.width(state.bits) + 8
+        if state.features is not None:
+            row_bytes += state.features[0].itemsize * state.features[1]
+        with writing.Writer(path, bits=state.bits) as writer:
+            for codes, features, ids in in_id_order(
+                state.segments, max(1, BATCH_BYTES // row_bytes)
+            ):
+                writer.append(codes, features, ids)
+            for name, data in attachments.items():
+                writer.attach(name, data)
+
+
+def _worth_merging(old: Segment, new: Segment) -> bool:
+    """Whether to copy two segments into one."""
+    return not old.mapped and len(old.codes) < GROWTH * len(new.codes)

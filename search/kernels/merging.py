@@ -1,0 +1,35 @@
+"""Merging ranked lists. Arrays in, arrays out, no checks."""
+
+from search.kernels.compiling import compiled
+
+
+@compiled
+def merge_ranked(distances, ids, heads, out_distances, out_ids):  # type: ignore[no-untyped-def]
+    """The best of several lists for each query, by (distance, id), missing results last.
+
+    `distances` and `ids` (s, q, w), each row ascending with id -1 at its end; `out_distances` and
+    `out_ids` (q, k), k <= w; `heads` int64 (s,), scratch.
+    """
+    lists, queries, _ = distances.shape
+    for query in range(queries):
+        heads[:] = 0
+        for rank in range(out_ids.shape[1]):
+            best = 0
+            for other in range(1, lists):
+                id_ = ids[other, query, heads[other]]
+                best_id = ids[best, query, heads[best]]
+                distance = distances[other, query, heads[other]]
+                best_distance = distances[best, query, heads[best]]
+                if id_ != -1 and (
+                    best_id == -1
+                    or distance < best_distance
+                    or (distance == best_distance and id_ < best_id)
+                ):
+                    best = other
+            out_distances[query, rank] = distances[best, query, heads[best]]
+            out_ids[query, rank] = ids[best, query, heads[best]]
+            if heads[best] < ids.shape[2] - 1:
+                heads[best] += 1
+            else:
+                # Only the last rank to be filled can use up a list of at least k entries.
+                break

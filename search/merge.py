@@ -1,0 +1,81 @@
+"""Results of the parts of a database, merged into the results of the whole."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from search import codes as _codes
+from search.kernels import merging
+
+Result = tuple[NDArray, NDArray]
+
+
+def merge(*results: Result, k: int | None = None) -> Result:
+    """The `k` best of several results for the same queries, in (distance, id) order.
+
+    Exact when each part of the database gave its own `k` best: merged shards equal the whole,
+    however the items were dealt out, as long as ids are global and no item is in two shards.
+
+    Args:
+        results: pairs (distances, ids) as a search returns them, all of one width (q, w):
+            int32 or float32 rows in (distance, id) order, missing results (id -1) last.
+        k: results for each query, at most w; w when left out.
+
+    Returns:
+        distances (q, k) of the type given, ids int64 (q, k).
+
+    Raises:
+        TypeError, ValueError: naming the result by its position.
+
+    Example:
+        >>> one = np.array([[1, 4]], np.int32), np.array([[7, 2]])
+        >>> two = np.array([[1, 1]], np.int32), np.array([[3, 9]])
+        >>> merge(one, two)
+        (array([[1, 1]], dtype=int32), array([[3, 7]]))
+    """
+    if not results:
+        raise ValueError("results: give at least one pair (distances, ids)")
+    for position, result in enumerate(results):
+        _check(f"results[{position}]", result, results[0][0])
+    width = results[0][1].shape[1]
+    k = width if k is None else _codes.check_count(k, "k")
+    if k > width:
+        raise ValueError(f"k must be at most the {width} results that each part gives, not {k}")
+    return merge_checked(results, k)
+
+
+def merge_checked(results: tuple[Result, ...] | list[Result], k: int) -> Result:
+    """`merge` of results that are known to be right."""
+    if len(results) == 1 or k == 0 or not len(results[0][1]):
+        return results[0][0][:, :k], results[0][1][:, :k]
+    distances = np.stack([distances for distances, _ in results])
+    ids = np.stack([ids for _, ids in results])
+    out = np.empty((ids.shape[1], k), distances.dtype), np.empty((ids.shape[1], k), np.int64)
+    merging.merge_ranked(distances, ids, np.empty(len(results), np.int64), *out)
+    return out
+
+
+def _check(name: str, result: Result, first: NDArray) -> None:
+    """A pair of arrays (q, w) like the first one, each row in order."""
+    if not isinstance(result, tuple) or len(result) != 2:
+        raise TypeError(f"{name} must be a pair (distances, ids)")
+    distances, ids = result
+    for part, array in (("distances", distances), ("ids", ids)):
+        if not isinstance(array, np.ndarray) or array.ndim != 2:
+            raise TypeError(f"{name}: {part} must be a NumPy array of shape (q, k)")
+    if distances.dtype not in (np.int32, np.float32) or ids.dtype != np.int64:
+        raise TypeError(
+            f"{name} must be int32 or float32 distances with int64 ids, "
+            f"not {distances.dtype} and {ids.dtype}"
+        )
+    if distances.shape != ids.shape or distances.shape != first.shape:
+        raise ValueError(
+            f"{name} has the shapes {distances.shape} and {ids.shape}, the first {first.shape}: "
+            "every part must answer the same queries with the same k"
+        )
+    if distances.dtype != first.dtype:
+        raise TypeError(f"{name} has distances of type {distances.dtype}, the first {first.dtype}")
+    near, far = distances[:, :-1], distances[:, 1:]
+    before, after = ids[:, :-1], ids[:, 1:]
+    ordered = (near < far) | ((near == far) & (before < after)) | (after == -1)
+    if not ordered.all() or np.any((before == -1) & (after != -1)):
+        raise ValueError(f"{name} is not in (distance, id) order with missing results last")
