@@ -17,6 +17,7 @@ import os
 import platform
 import statistics
 import time
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,12 +71,10 @@ def main(config: Config) -> None:
 
 def nus_wide(path: Path, rng: np.random.Generator) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Labels of 2,100 queries and of the remaining images with one of the 21 main concepts."""
-    if not path.is_file():
-        raise SystemExit(f"--labels: there is no file {path}")
-    with np.load(path, allow_pickle=False) as file:
-        if "labels" not in file:
-            raise SystemExit(f"--labels: {path} holds {sorted(file)}, but no array 'labels'")
-        labels = file["labels"].astype(bool)
+    try:
+        labels = np.load(path, allow_pickle=False)["labels"].astype(bool)
+    except (OSError, EOFError, ValueError, LookupError, zipfile.BadZipFile) as error:
+        raise SystemExit(f"--labels: {path} is no .npz with an array 'labels': {error}") from None
     main_concepts = np.argsort(labels.sum(axis=0))[-21:]
     images = np.flatnonzero(labels[:, main_concepts].any(axis=1))
     images = rng.permutation(images)
