@@ -1,6 +1,7 @@
 """Exact search among binary codes: NumPy and numba, nothing else."""
 
 from search.codes import pack, unpack
+from search.exhaustive import euclidean_knn
 from search.index import HashIndex
 from search.listed import ranked_measure
 from search.merge import merge
@@ -24,6 +25,7 @@ __all__ = [
     "Writer",
     "asymmetric",
     "average_precision",
+    "euclidean_knn",
     "hamming_knn",
     "hamming_radius",
     "measure",

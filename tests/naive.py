@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import zlib
 from fractions import Fraction
 
 import numpy as np
@@ -36,7 +37,7 @@ def hamming_radius(queries, codes, radius, allowed=None):
     return offsets, all_distances[inside], all_rows[inside]
 
 
-# --- Ranking measures: search.ranking, search.listed ------------------------------------------
+# ---- ranking measures: search.ranking, search.listed --------------------------------------------
 
 
 def shares_label(query_labels: np.ndarray, database_labels: np.ndarray) -> np.ndarray:
@@ -96,3 +97,351 @@ def expected_average_precision(counts: list[tuple[int, int]], top: int, denomina
         if ways and count:
             expected += Fraction(ways, math.comb(items, taken)) * value / count
     return float(expected)
+
+
+# ---- exhaustive Euclidean search: search.exhaustive ---------------------------------------------
+
+
+def euclidean_knn(query_features, features, k):
+    """Distances (q, k) and rows (q, k) by (distance, row), from direct differences in float64."""
+    best = np.full((len(query_features), k), np.inf, np.float32)
+    found = np.full((len(query_features), k), -1)
+    for i, query in enumerate(np.asarray(query_features, np.float64)):
+        distances = np.sqrt(((np.asarray(features, np.float64) - query) ** 2).sum(axis=1))
+        order = np.argsort(distances, kind="stable")[:k]
+        best[i, : order.size] = distances[order]
+        found[i, : order.size] = order
+    return best, found
+
+
+# ---- losses -----------------------------------------------------------------------------------
+
+
+def classes_of(labels, i):
+    """The set of classes of item i, from int (n,) or bool (n, classes) labels."""
+    return {int(labels[i])} if labels.ndim == 1 else set(np.flatnonzero(labels[i]).tolist())
+
+
+def share_a_class(labels, i, j):
+    return bool(classes_of(labels, i) & classes_of(labels, j))
+
+
+def class_targets(labels, classes, smoothing=0.0):
+    rows = np.zeros((len(labels), classes))
+    for i in range(len(labels)):
+        own = [c for c in classes_of(labels, i) if 0 <= c < classes]
+        for c in own:
+            rows[i, c] = 1 / len(own)
+        if own:
+            rows[i] = (1 - smoothing) * rows[i] + smoothing / classes
+    return rows
+
+
+def softmax_cross_entropy(logits, rows):
+    cost = 0.0
+    for z, t in zip(logits.astype(np.float64), rows, strict=True):
+        log_p = z - z.max() - np.log(np.exp(z - z.max()).sum())
+        cost -= (t * log_p).sum()
+    return cost / len(logits)
+
+
+def sigmoid_cross_entropy(logits, labels, smoothing=0.0):
+    cost = 0.0
+    for z, t in zip(logits.astype(np.float64).ravel(), labels.ravel(), strict=True):
+        p = 1 / (1 + np.exp(-z))
+        t = (1 - smoothing) * t + smoothing / 2
+        cost -= t * np.log(p) + (1 - t) * np.log(1 - p)
+    return cost / logits.size
+
+
+def push(latent):
+    n, bits = latent.shape
+    return -sum(((a - 0.5) ** 2).sum() for a in latent.astype(np.float64)) / (n * bits)
+
+
+def balance(latent):
+    return sum((a.mean() - 0.5) ** 2 for a in latent.astype(np.float64)) / len(latent)
+
+
+def dlbhc(latent, logits, labels, kernel, label_smoothing=0.0, multilabel="share"):
+    if labels.ndim == 2 and multilabel == "binary":
+        return sigmoid_cross_entropy(logits, labels, label_smoothing)
+    rows = class_targets(labels, logits.shape[1], label_smoothing)
+    return softmax_cross_entropy(logits, rows)
+
+
+def ssdh(latent, logits, labels, kernel, push_weight=1.0, balance_weight=1.0):
+    n, bits = latent.shape
+    decided = ((latent.astype(np.float64) - 0.5) ** 2).sum() / (2 * n * bits)
+    even = ((latent.astype(np.float64).mean(axis=1) - 0.5) ** 2).sum() / (2 * n)
+    cost = dlbhc(latent, logits, labels, kernel)
+    return cost - push_weight * decided + balance_weight * even
+
+
+def dsh(latent, logits, labels, kernel, margin=None, alpha=0.01):
+    """The mean over unordered pairs of equation 3, with each pair's own two regularisers."""
+    n, bits = latent.shape
+    b = latent.astype(np.float64)
+    margin = 2 * bits if margin is None else margin
+    if n == 1:
+        return 2 * alpha * np.abs(np.abs(b) - 1).sum()
+    cost = 0.0
+    for i in range(n):
+        for j in range(i + 1, n):
+            distance = ((b[i] - b[j]) ** 2).sum()
+            alike = share_a_class(labels, i, j)
+            cost += distance / 2 if alike else max(margin - distance, 0) / 2
+            cost += alpha * (np.abs(np.abs(b[i]) - 1).sum() + np.abs(np.abs(b[j]) - 1).sum())
+    return cost / (n * (n - 1) / 2)
+
+
+def dsh_gradient(latent, labels, margin, alpha):
+    """Equations 5 and 6 added up over the unordered pairs, divided by their number."""
+    n = len(latent)
+    gradient = np.zeros(latent.shape)
+
+    def delta(x):
+        return np.where(((x >= -1) & (x <= 0)) | (x >= 1), 1.0, -1.0)
+
+    for i in range(n):
+        for j in range(i + 1, n):
+            difference = latent[i] - latent[j]
+            if share_a_class(labels, i, j):
+                gradient[i] += difference
+                gradient[j] -= difference
+            elif (difference**2).sum() < margin:
+                gradient[i] -= difference
+                gradient[j] += difference
+            gradient[i] += alpha * delta(latent[i])
+            gradient[j] += alpha * delta(latent[j])
+    return gradient / (n * (n - 1) / 2)
+
+
+def dhih(
+    latent,
+    logits,
+    labels,
+    kernel,
+    progress=1.0,
+    reading="scale",
+    scale=None,
+    factor=0.8,
+    multiple=2,
+    margin=0.2,
+    normalise=None,
+    beta=0.1,
+    label_smoothing=0.0,
+):
+    """Every logit on its own, from the angle between the item and the class's weights."""
+    h, w = latent.astype(np.float64), kernel.astype(np.float64)
+    n, classes = len(h), w.shape[1]
+    if scale is None:
+        scale = {"scale": 1.0, "angular": 1.0, "temperature": 2.0}.get(reading)
+    if scale is None:
+        scale = max(np.sqrt(2) * np.log(classes - 1), 1.0)
+    normalise = normalise or ("both" if reading == "cosine" else "none")
+    mix = 1000 * (0.1 / 1000) ** progress
+    z = np.zeros((n, classes))
+    for i in range(n):
+        for j in range(classes):
+            length, weight = np.linalg.norm(h[i]), np.linalg.norm(w[:, j])
+            cos = h[i] @ w[:, j] / (length * weight)
+            psi = cos
+            if j in classes_of(labels, i):
+                if reading == "scale":
+                    psi = cos * factor if cos > 0 else cos / factor
+                elif reading == "angular":
+                    theta = np.arccos(np.clip(cos, -1, 1))
+                    q = min(int(theta * multiple / np.pi), multiple - 1)
+                    psi = (-1) ** q * np.cos(multiple * theta) - 2 * q
+                    psi = (mix * cos + psi) / (1 + mix)
+                elif reading == "cosine":
+                    psi = cos - margin
+            z[i, j] = scale * psi
+            z[i, j] *= 1 if normalise == "both" else length
+            z[i, j] *= weight if normalise == "none" else 1
+    rows = class_targets(labels, classes, label_smoothing)
+    return softmax_cross_entropy(z, rows) + beta * np.abs(np.abs(h) - 1).mean()
+
+
+def triplet_costs(latent, labels, alpha, triplets):
+    u = latent.astype(np.float64)
+    u = u / np.linalg.norm(u, axis=1, keepdims=True)
+    n = len(u)
+
+    def distance(i, j):
+        return ((u[i] - u[j]) ** 2).sum()
+
+    if triplets == "rows":
+        t = n // 3
+        return [max(0, distance(i, t + i) - distance(i, 2 * t + i) + alpha) for i in range(t)]
+    costs = []
+    for a in range(n):
+        negatives = [k for k in range(n) if not share_a_class(labels, a, k)]
+        for p in range(n):
+            if p == a or not share_a_class(labels, a, p):
+                continue
+            far = sorted(distance(a, k) for k in negatives)
+            if triplets == "semi-hard" and far:
+                farther = [d for d in far if d > distance(a, p)]
+                far = farther[:1] or far[-1:]
+            costs += [max(0, distance(a, p) - d + alpha) for d in far]
+    return costs
+
+
+def mhcln(
+    latent,
+    logits,
+    labels,
+    kernel,
+    triplets="batch-all",
+    alpha=0.2,
+    push_weight=0.001,
+    balance_weight=1.0,
+):
+    costs = triplet_costs(latent, labels, alpha, triplets)
+    metric = sum(costs) / len(costs) if costs else 0.0
+    return metric + push_weight * push(latent) + balance_weight * balance(latent)
+
+
+# ---- networks and augmentation ----------------------------------------------------------------
+
+
+def pool_rounding_up(image, kind):
+    """3 x 3 pooling of stride 2 whose last windows stick out, over (h, w); what sticks out is no
+    pixel."""
+    h, w = image.shape
+    out = np.zeros((max(-(-(h - 3) // 2), 0) + 1, max(-(-(w - 3) // 2), 0) + 1))
+    for y in range(out.shape[0]):
+        for x in range(out.shape[1]):
+            window = image[2 * y : 2 * y + 3, 2 * x : 2 * x + 3]
+            out[y, x] = window.max() if kind == "max" else window.mean()
+    return out
+
+
+def pool_to(image, side):
+    """Average of even parts, (h, w) -> (side, side)."""
+    h, w = image.shape
+    out = np.zeros((side, side))
+    for y in range(side):
+        for x in range(side):
+            rows = slice(int(np.floor(y * h / side)), int(np.ceil((y + 1) * h / side)))
+            columns = slice(int(np.floor(x * w / side)), int(np.ceil((x + 1) * w / side)))
+            out[y, x] = image[rows, columns].mean()
+    return out
+
+
+def normalise_within_channel(image, alpha, beta):
+    padded = np.pad(image.astype(np.float64), 1)
+    out = np.zeros(image.shape)
+    for y, x in np.ndindex(image.shape):
+        energy = (padded[y : y + 3, x : x + 3] ** 2).sum() / 9
+        out[y, x] = image[y, x] / (1 + alpha * energy) ** beta
+    return out
+
+
+def normalise_across_channels(pixel):
+    """One pixel's channels (c,)."""
+    out = np.zeros(len(pixel))
+    for c in range(len(pixel)):
+        neighbours = pixel[max(c - 2, 0) : c + 3].astype(np.float64)
+        out[c] = pixel[c] / (1 + 1e-4 / 5 * (neighbours**2).sum()) ** 0.75
+    return out
+
+
+# ---- index, re-ranking, merging, files: the rest of search ------------------------------------
+
+
+def ranked(pairs, k, missing):
+    """The `k` first of (distance, id) pairs in order, filled up with (missing, -1)."""
+    return (sorted(pairs) + [(missing, -1)] * k)[:k]
+
+
+def as_arrays(rows, k, dtype):
+    """Lists of (distance, id) pairs as distances and ids (q, k)."""
+    distances = np.array([[d for d, _ in row] for row in rows], dtype).reshape(len(rows), k)
+    ids = np.array([[i for _, i in row] for row in rows], np.int64).reshape(len(rows), k)
+    return distances, ids
+
+
+def rerank(query_features, features, ids, k):
+    """Euclidean re-ranking, one candidate after the other in float64."""
+    rows = []
+    for query, candidates in zip(query_features.astype(float), ids.tolist(), strict=True):
+        pairs = [
+            (np.sqrt(((query - features[i].astype(float)) ** 2).sum()), i)
+            for i in set(candidates) - {-1}
+        ]
+        rows.append(ranked(pairs, k, np.inf))
+    return as_arrays(rows, k, np.float32)
+
+
+def asymmetric(latents, bit_rows, ids, k, threshold, spread):
+    """Re-ranking against the values that the stored bits (n, bits) stand for."""
+    values = threshold + (2.0 * bit_rows - 1) * spread
+    return rerank(latents, values, ids, k)
+
+
+def merge(results, k):
+    """Concatenate and sort."""
+    rows = []
+    for query in range(len(results[0][0])):
+        pairs = [
+            (distance, i)
+            for distances, ids in results
+            for distance, i in zip(distances[query].tolist(), ids[query].tolist(), strict=True)
+            if i != -1
+        ]
+        missing = np.inf if results[0][0].dtype == np.float32 else np.iinfo(np.int32).max
+        rows.append(ranked(pairs, k, missing))
+    return as_arrays(rows, k, results[0][0].dtype)
+
+
+class Items(dict):
+    """An index as a dictionary: id -> (bits, feature vector)."""
+
+    def search(self, queries, k, features=None, pool=None, radius=None, where=None):
+        """`HashIndex.search` for queries given as bits (q, b)."""
+        rows = []
+        for number, query in enumerate(queries):
+            coarse = sorted(
+                (int((query != bits).sum()), i)
+                for i, (bits, _) in self.items()
+                if where is None or i in where
+            )
+            if radius is not None:
+                coarse = [(distance, i) for distance, i in coarse if distance <= radius]
+            if features is None:
+                rows.append(ranked(coarse, k, np.iinfo(np.int32).max))
+                continue
+            fine = [
+                (np.sqrt(((features[number].astype(float) - self[i][1]) ** 2).sum()), i)
+                for _, i in (coarse if pool is None else coarse[:pool])
+            ]
+            rows.append(ranked(fine, k, np.inf))
+        return as_arrays(rows, k, np.int32 if features is None else np.float32)
+
+
+def read_index_file(data):
+    """An index file by the words of its format: bits, n, codes (n, width), the other sections."""
+    number = lambda at, size: int.from_bytes(data[at : at + size], "little")  # noqa: E731
+    assert data[:8] == bytes.fromhex("894849580d0a1a0a")
+    assert (number(8, 2), number(10, 2), number(24, 8)) == (1, 0x0102, len(data))
+    bits, count, table, sections = number(12, 4), number(16, 8), number(32, 8), number(40, 4)
+    assert number(60, 4) == zlib.crc32(data[:60])
+    assert number(44, 4) == zlib.crc32(data[table:])
+    assert len(data) == table + 128 * sections
+    found = {}
+    for at in range(table, len(data), 128):
+        name = data[at : at + 80].rstrip(b"\0").decode()
+        dtype = {1: np.uint8, 2: np.int64, 3: np.float16, 4: np.float32}[number(at + 80, 4)]
+        shape = [number(at + 88 + 8 * i, 8) for i in range(number(at + 84, 4))]
+        start = number(at + 112, 8)
+        raw = data[start : start + math.prod(shape) * np.dtype(dtype).itemsize]
+        assert start % 64 == 0 and number(at + 120, 4) == zlib.crc32(raw)
+        found[name] = np.frombuffer(raw, dtype).reshape(shape)
+    planes = found.pop("codes")
+    codes = np.array([planes[i // 256, :, i % 256] for i in range(count)], np.uint8).reshape(
+        count, -(-bits // 8)
+    )
+    return bits, count, codes, found
