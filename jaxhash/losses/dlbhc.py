@@ -29,7 +29,7 @@ def classification(
     if multilabel not in ("share", "binary"):
         raise ValueError(f"multilabel is {multilabel!r}: choose share or binary")
     if labels.ndim == 2 and multilabel == "binary":
-        wanted = (1 - label_smoothing) * labels + label_smoothing / 2
+        wanted = (1 - label_smoothing) * labels.astype(jnp.float32) + label_smoothing / 2
         # log(1 - sigmoid(z)) = log_sigmoid(-z), which does not cancel for large z.
         right = wanted * jax.nn.log_sigmoid(logits)
         wrong = (1 - wanted) * jax.nn.log_sigmoid(-logits)

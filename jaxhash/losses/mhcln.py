@@ -25,7 +25,7 @@ def normalised(latent: jax.Array) -> jax.Array:
 
 def _mean(values: jax.Array, chosen: jax.Array) -> jax.Array:
     """Mean of the chosen values, 0 where none is."""
-    return jnp.where(chosen, values, 0).sum() / jnp.maximum(chosen.sum(), 1)
+    return jnp.where(chosen, values, 0).sum() / jnp.maximum(chosen.sum(dtype=jnp.float32), 1)
 
 
 def batch_all(distances: jax.Array, alike: jax.Array, alpha: float) -> jax.Array:
@@ -44,7 +44,8 @@ def batch_all(distances: jax.Array, alike: jax.Array, alpha: float) -> jax.Array
     valid = (alike & others)[:, :, None] & ~alike[:, None, :]
     cost = distances[:, :, None] - distances[:, None, :] + alpha
     # The count is a sum of floats: the triplets of a large batch overflow an int32.
-    count = ((alike & others).sum(axis=1, dtype=jnp.float32) * (~alike).sum(axis=1)).sum()
+    positives = (alike & others).sum(axis=1, dtype=jnp.float32)
+    count = (positives * (~alike).sum(axis=1, dtype=jnp.float32)).sum()
     return jnp.where(valid & (cost > 0), cost, 0).sum() / jnp.maximum(count, 1)
 
 

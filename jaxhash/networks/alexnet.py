@@ -73,6 +73,7 @@ class Trunk(nn.Module):
     groups: tuple[int, ...] = (1, 1, 1, 1, 1)
     first_padding: int = 2
     respond: bool = False
+    units: int = 4096
     dropout: float = 0.5
     dtype: Any = jnp.float32
 
@@ -102,7 +103,7 @@ class Trunk(nn.Module):
         x = pool_to(x, 6).reshape(len(x), -1)
         for name in ("fc6", "fc7"):
             x = nn.Dense(
-                4096, kernel_init=nn.initializers.he_normal(), dtype=self.dtype, name=name
+                self.units, kernel_init=nn.initializers.he_normal(), dtype=self.dtype, name=name
             )(x)
             features = nn.relu(x)
             x = nn.Dropout(self.dropout, deterministic=not train)(features)
