@@ -18,13 +18,14 @@ BLOCK = hamming.BLOCK
 NO_ROW = -1
 NO_DISTANCE = np.iinfo(np.int32).max
 
-_ABREAST = 4  # queries a pass of the kernel compares with one vector of codes
-_ONE_QUERY = (0,) * (8 * 1 + 4)  # the kernel's two shapes: 1 query with 4 vectors of 64 codes,
-_FOUR_QUERIES = (0,) * (8 * _ABREAST + 1)  # and 4 queries with 1
+_ABREAST = 4  # queries that a pass of the kernel compares with the codes it has loaded
+_ONE_QUERY = (0,) * (8 * 1 + 4)  # the kernel's two shapes: one query or four, in either case
+_FOUR_QUERIES = (0,) * (8 * _ABREAST + 4)  # with four vectors of 64 codes, a block, at a time
 _ALL: NDArray[np.uint64] = np.empty(0, np.uint64)
 _STATE_BYTES = 1 << 19  # what a tile of queries may keep in the second-level cache
 _TILE = 64
 _SPARSE = 16  # gather the allowed codes first where fewer than one in so many is allowed
+_WORK = 1 << 21  # pairs of bytes to compare that make it worth while to wake a thread
 _FOUND = 1 << 16  # radius results that one call of the kernel may return, at least
 
 
@@ -188,23 +189,27 @@ def knn(
     # A query keeps 2 k keys and a histogram; a tile of them should stay in cache.
     state = 8 * (2 * reach + 256) + 4 * (blocks.bits + 2)
     tile = max(_ABREAST, min(_TILE, _STATE_BYTES // state) // _ABREAST * _ABREAST)
-    tiles, ranges = _split(count, tile, len(blocks.planes), workers)
-    parts = np.empty((len(ranges) - 1, count, reach), np.int64)
+    tiles, ranges = _split(blocks, count, tile, workers)
     planes = blocks.planes.reshape(-1)
+    whole = len(ranges) == 2
+    parts = np.empty((len(ranges) - 1, 0 if whole else count, reach), np.int64)
 
     def search(part: int, start: int, stop: int) -> None:
         shape, words, masks, sums = _prepare(queries[start:stop])
+        keys = np.empty((stop - start, reach), np.int64) if whole else parts[part, start:stop]
         hamming.nearest(
             planes, blocks.count, width(blocks.bits), blocks.bits, ranges[part], ranges[part + 1],
-            words, stop - start, shape, mask, reach, masks, sums, parts[part, start:stop],
+            words, stop - start, shape, mask, reach, masks, sums, keys,
         )  # fmt: skip
+        if whole:
+            hamming.split(keys, distances[start:stop], found[start:stop])
 
-    pool.run(
-        search,
-        [(part, *pair) for part in range(len(ranges) - 1) for pair in pairwise(tiles)],
-        workers,
-    )
-    hamming.merge(parts, distances, found)
+    tasks = [(part, *pair) for part in range(len(ranges) - 1) for pair in pairwise(tiles)]
+    pool.run(search, tasks, workers)
+    if not whole:
+        keys = np.empty((count, reach), np.int64)
+        hamming.merge(parts, keys)
+        hamming.split(keys, distances, found)
     if rows is not None:
         found = np.where(found >= 0, rows[found], NO_ROW)
     return distances, found
@@ -244,7 +249,7 @@ def radius(
     workers = pool.resolve(threads)
     blocks, rows, mask = _restrict(blocks, allowed)
     count = len(queries)
-    tiles, ranges = _split(count, _TILE, len(blocks.planes), workers)
+    tiles, ranges = _split(blocks, count, _TILE, workers)
     planes = blocks.planes.reshape(-1)
     stretch = max(BLOCK, hamming.STRETCH // width(blocks.bits))
 
@@ -391,16 +396,16 @@ def _restrict(
     return blocks, None, mask.view("<u8").astype(np.uint64, copy=False)
 
 
-def _split(queries: int, tile: int, blocks: int, workers: int) -> tuple[list[int], list[int]]:
+def _split(blocks: Blocks, queries: int, tile: int, workers: int) -> tuple[list[int], list[int]]:
     """Edges of the tiles of queries and of the ranges of blocks that make up the tasks."""
-    if queries >= 2 * _ABREAST * workers or blocks < 8:
+    total = len(blocks.planes)
+    workers = max(1, min(workers, queries * blocks.planes.size // _WORK))
+    if queries >= 2 * _ABREAST * workers or total < workers or workers == 1:
         # Enough queries: no thread shares one, and there is nothing to merge.
-        tiles = max(1, -(-queries // tile))
-        tiles = -(-tiles // workers) * workers
+        tiles = -(-max(1, -(-queries // tile)) // workers) * workers
         step = -(-queries // tiles)
-        step = max(_ABREAST, -(-step // _ABREAST) * _ABREAST)
-        return _edges(queries, step), [0, blocks]
-    return _edges(queries, min(tile, max(queries, 1))), _edges(blocks, -(-blocks // workers))
+        return _edges(queries, max(_ABREAST, -(-step // _ABREAST) * _ABREAST)), [0, total]
+    return _edges(queries, min(tile, max(queries, 1))), _edges(total, -(-total // workers))
 
 
 def _edges(total: int, step: int) -> list[int]:

@@ -28,7 +28,10 @@ ROW_BITS = 48
 ROW_MASK = (1 << ROW_BITS) - 1
 MISSING = np.iinfo(np.int64).max  # the key that fills a row of too few results
 STRETCH = 24576  # bytes of codes that stay in the first-level cache while queries walk them
-NARROW_BYTES = 32  # up to here a distance plus one fits a saturating byte
+SAMPLE = 32  # one vector in so many is looked at to guess how near the k nearest will be
+# Up to here a distance plus one fits a byte, but for 255 and 256, which come out as -1 and 0:
+# so a sum this wide that says so is looked at again.
+NARROW_BYTES = 32
 
 
 def _vectors(context: Any, builder: Any, kind: Any, array: Any) -> Any:
@@ -112,10 +115,7 @@ def _tile_compiled(
                     for g in range(groups):
                         place = places[q * groups + g]
                         bits = _call(builder, "llvm.ctpop", byte, builder.xor(codes[g], query))
-                        builder.store(
-                            _call(builder, "llvm.uadd.sat", byte, builder.load(place), bits),
-                            place,
-                        )
+                        builder.store(builder.add(builder.load(place), bits), place)
 
         ones = ir.Constant(total, [1] * LANES)
         if wide:
@@ -185,7 +185,7 @@ def _tile_python(
                 byte = int(words[word + plane * queries + q]) & 0xFF
                 total += np.bitwise_count(planes[start : start + LANES] ^ np.uint8(byte))
             if sums.dtype == np.uint8:
-                total = np.minimum(total, 255)
+                total &= 255
                 bound = int(limits[limit + q]) & 0xFF
             else:
                 bound = int(limits[limit + q]) & 0xFFFF
@@ -233,11 +233,12 @@ def _count_python(value: int) -> int:
 #   them at planes[offset]. words[word + plane * queries + q] repeats byte `plane` of query q;
 #   limits[limit + q] repeats its limit, one or two bytes wide as `sums`. Returns whether any
 #   `distance + 1 <= limit`; only then are `masks` (a bit for every code within the limit) and
-#   `sums` (distance + 1, bytes saturate at 255) written, query by query.
+#   `sums` (distance + 1, which a byte wraps round) written, query by query.
 # `tile` and `lowest`, `count` are plain Python when numba is told not to compile.
-tile = _tile_python if numba.config.DISABLE_JIT else _tile_compiled
-lowest = _lowest_python if numba.config.DISABLE_JIT else _lowest_compiled
-count = _count_python if numba.config.DISABLE_JIT else _count_compiled
+PLAIN: bool = numba.config.DISABLE_JIT  # type: ignore[attr-defined]
+tile: Any = _tile_python if PLAIN else _tile_compiled
+lowest: Any = _lowest_python if PLAIN else _lowest_compiled
+count: Any = _count_python if PLAIN else _count_compiled
 
 
 @compiled
@@ -277,37 +278,33 @@ def _keep(keys, filled, bound, spare):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def nearest(  # type: ignore[no-untyped-def]
-    planes, size, width, bits, first, last, words, queries, shape, allowed, k, masks, sums, out
-):
-    """The k nearest codes, among blocks [first, last), of each of a tile of queries.
+def _sweep(  # type: ignore[no-untyped-def]
+    planes, size, width, first, last, step, words, shape, allowed, k, masks, sums,
+    keys, filled, counts, below, bounds, limits,
+):  # fmt: skip
+    """Collect what is nearer than the bounds, in vectors first, first + step, ... before last.
 
-    planes: uint8, flat; size: codes in it; words: uint64 (tiles * width * len(shape) // 8), see
-    `tile`; allowed: uint64, a bit for every code, or empty for all; out: int64 (queries, k) keys
-    in ascending order, filled up with MISSING.
+    counts[q, d] is the number of keys found at distance d, below[q] of those nearer than
+    bounds[q]. As soon as k are nearer than the bound, it falls: it ends where the k-th nearest
+    lies, because what comes later, in row order, must be strictly nearer to be a result.
     """
     abreast, groups = len(shape) // 8, len(shape) % 8
     wide = sums.itemsize == 2
-    room = 2 * k + 256
-    keys = np.empty((queries, room), np.int64)
-    filled = np.zeros(queries, np.int64)
-    # counts[q, d]: keys found at distance d; below[q]: keys found nearer than bounds[q]. The
-    # bound is where the k-th nearest lies: what comes later, in row order, must be nearer.
-    counts = np.zeros((queries, bits + 2), np.int32)
-    below = np.zeros(queries, np.int64)
-    bounds = np.full(queries, bits + 1, np.int64)
-    tiles = (queries + abreast - 1) // abreast
-    limits = np.zeros(tiles * abreast, np.uint64)
-    for query in range(queries):
-        limits[query] = _limit(bits + 1, wide)
-    # A stretch of blocks stays in the first-level cache while all the queries walk it.
-    stretch = max(1, STRETCH // (width * BLOCK))
+    room = keys.shape[1]
+    tiles = len(limits) // abreast
+    per_block = BLOCK // LANES
+    # A stretch of vectors stays in the first-level cache while all the queries walk it.
+    stretch = max(step, STRETCH // (width * LANES) // step * step)
     for start in range(first, last, stretch):
         stop = min(start + stretch, last)
         for quad in range(tiles):
-            for vector in range(start * (BLOCK // LANES), stop * (BLOCK // LANES), groups):
-                block = vector // (BLOCK // LANES)
-                offset = block * width * BLOCK + vector % (BLOCK // LANES) * LANES
+            asleep = True
+            for query in range(quad * abreast, quad * abreast + abreast):
+                asleep = asleep and limits[query] == 0
+            if asleep:
+                continue
+            for vector in range(start, stop, step):
+                offset = vector // per_block * width * BLOCK + vector % per_block * LANES
                 if not tile(
                     planes, offset, width, words, quad * width * abreast,
                     limits, quad * abreast, shape, masks, sums,
@@ -315,9 +312,9 @@ def nearest(  # type: ignore[no-untyped-def]
                     continue
                 for index in range(abreast * groups):
                     mask = masks[index]
-                    if mask == 0:
-                        continue
                     query = quad * abreast + index // groups
+                    if mask == 0 or limits[query] == 0:
+                        continue
                     part = vector + index % groups
                     if len(allowed):
                         mask &= allowed[part]
@@ -329,7 +326,7 @@ def nearest(  # type: ignore[no-untyped-def]
                         mask &= mask - np.uint64(1)
                         row = part * LANES + lane
                         distance = np.int64(sums[index * LANES + lane]) - 1
-                        if distance == 254 and not wide:
+                        if distance < 1 and width == NARROW_BYTES:
                             word = quad * width * abreast + index // groups
                             distance = _distance(planes, width, row, words, word, abreast)
                         if distance >= bound or row >= size:
@@ -348,10 +345,71 @@ def nearest(  # type: ignore[no-untyped-def]
                         bounds[query] = bound
                         limits[query] = _limit(bound, wide)
                     below[query] = near
+
+
+@compiled
+def nearest(  # type: ignore[no-untyped-def]
+    planes, size, width, bits, first, last, words, queries, shape, allowed, k, masks, sums, out
+):
+    """The k nearest codes, among blocks [first, last), of each of a tile of queries.
+
+    planes: uint8, flat; size: codes in it; words: uint64 (tiles * width * len(shape) // 8), see
+    `tile`; allowed: uint64, a bit for every code, or empty for all; out: int64 (queries, k) keys
+    in ascending order, filled up with MISSING.
+    """
+    abreast, groups = len(shape) // 8, len(shape) % 8
+    wide = sums.itemsize == 2
+    first, last = first * (BLOCK // LANES), last * (BLOCK // LANES)
+    keys = np.empty((queries, 2 * k + 256), np.int64)
+    filled = np.zeros(queries, np.int64)
+    counts = np.zeros((queries, bits + 2), np.int32)
+    below = np.zeros(queries, np.int64)
+    bounds = np.full(queries, bits + 1, np.int64)
+    tiles = (queries + abreast - 1) // abreast
+    limits = np.zeros(tiles * abreast, np.uint64)
+    for query in range(queries):
+        limits[query] = _limit(bits + 1, wide)
+
+    # Without a bound to begin with, k (1 + ln(n / k)) codes would be collected, most of them in
+    # vain. So guess one: the distance that enough of a sample, every 32nd vector, is within.
+    sample = (last - first) // (SAMPLE * groups) * LANES * groups
+    share = k / SAMPLE
+    enough = int(share + 4 * np.sqrt(share) + 4)
+    guessed = k >= 16 and sample >= 8 * enough
+    if guessed:
+        _sweep(
+            planes, size, width, first, last, SAMPLE * groups, words, shape, allowed, enough,
+            masks, sums, keys, filled, counts, below, bounds, limits,
+        )  # fmt: skip
+        for query in range(queries):
+            bounds[query] = min(bounds[query], bits) + 1
+            limits[query] = _limit(bounds[query], wide)
+            filled[query] = below[query] = 0
+            counts[query] = 0
+    guesses = bounds.copy()
+    _sweep(
+        planes, size, width, first, last, groups, words, shape, allowed, k,
+        masks, sums, keys, filled, counts, below, bounds, limits,
+    )  # fmt: skip
+    if guessed:
+        # A guess was too low where fewer than k were found below it: search these again.
+        again = False
+        for query in range(queries):
+            limits[query] = 0
+            if bounds[query] == guesses[query] and bounds[query] <= bits:
+                again = True
+                bounds[query] = bits + 1
+                limits[query] = _limit(bits + 1, wide)
+                filled[query] = below[query] = 0
+                counts[query] = 0
+        if again:
+            _sweep(
+                planes, size, width, first, last, groups, words, shape, allowed, k,
+                masks, sums, keys, filled, counts, below, bounds, limits,
+            )  # fmt: skip
     places = np.empty(bits + 2, np.int64)
     for query in range(queries):
-        bound = bounds[query]
-        fill = _keep(keys[query], filled[query], bound, k - below[query])
+        fill = _keep(keys[query], filled[query], bounds[query], k - below[query])
         _order(keys[query], fill, counts[query], places, out[query])
         for position in range(fill, k):
             out[query, position] = MISSING
@@ -406,9 +464,9 @@ def within(  # type: ignore[no-untyped-def]
                     continue
                 for index in range(abreast * groups):
                     mask = masks[index]
-                    if mask == 0:
-                        continue
                     query = quad * abreast + index // groups
+                    if mask == 0 or limits[query] == 0:
+                        continue
                     part = vector + index % groups
                     if len(allowed):
                         mask &= allowed[part]
@@ -417,7 +475,7 @@ def within(  # type: ignore[no-untyped-def]
                         mask &= mask - np.uint64(1)
                         row = part * LANES + lane
                         distance = np.int64(sums[index * LANES + lane]) - 1
-                        if distance == 254 and not wide:
+                        if distance < 1 and width == NARROW_BYTES:
                             word = quad * width * abreast + index // groups
                             distance = _distance(planes, width, row, words, word, abreast)
                         if distance > radii[query] or row >= size:
@@ -458,14 +516,25 @@ def order_segments(keys, offsets, bits, distances, rows):  # type: ignore[no-unt
 
 
 @compiled
-def merge(parts, distances, rows):  # type: ignore[no-untyped-def]
-    """Merge ascending keys (parts, queries, k') into distances, rows (queries, k), k' <= k."""
+def split(keys, distances, rows):  # type: ignore[no-untyped-def]
+    """Take keys (queries, k') apart into distances and rows (queries, k), k' <= k."""
+    queries, length = keys.shape
+    for query in range(queries):
+        for position in range(distances.shape[1]):
+            key = keys[query, position] if position < length else MISSING
+            found = key != MISSING
+            distances[query, position] = key >> ROW_BITS if found else np.iinfo(np.int32).max
+            rows[query, position] = key & ROW_MASK if found else -1
+
+
+@compiled
+def merge(parts, out):  # type: ignore[no-untyped-def]
+    """Merge ascending keys (parts, queries, k) into the k least of each query (queries, k)."""
     count_parts, queries, length = parts.shape
-    k = distances.shape[1]
     heads = np.empty(count_parts, np.int64)
     for query in range(queries):
         heads[:] = 0
-        for position in range(k):
+        for position in range(length):
             best = MISSING
             owner = 0
             for part in range(count_parts):
@@ -473,9 +542,4 @@ def merge(parts, distances, rows):  # type: ignore[no-untyped-def]
                     best = parts[part, query, heads[part]]
                     owner = part
             heads[owner] += 1
-            if best == MISSING:
-                distances[query, position] = np.iinfo(np.int32).max
-                rows[query, position] = -1
-            else:
-                distances[query, position] = best >> ROW_BITS
-                rows[query, position] = best & ROW_MASK
+            out[query, position] = best
