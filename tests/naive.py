@@ -438,7 +438,8 @@ def read_index_file(data):
         shape = [number(at + 88 + 8 * i, 8) for i in range(number(at + 84, 4))]
         start = number(at + 112, 8)
         raw = data[start : start + math.prod(shape) * np.dtype(dtype).itemsize]
-        assert start % 64 == 0 and number(at + 120, 4) == zlib.crc32(raw)
+        assert start % 64 == 0
+        assert number(at + 120, 4) == zlib.crc32(raw)
         found[name] = np.frombuffer(raw, dtype).reshape(shape)
     planes = found.pop("codes")
     codes = np.array([planes[i // 256, :, i % 256] for i in range(count)], np.uint8).reshape(
