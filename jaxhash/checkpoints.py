@@ -1,0 +1,66 @@
+"""Checkpoints of a run, through Orbax: the last state to resume from, and the best one."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as policies
+
+SCORE = "validation_map"
+
+
+def open_checkpoints(folder: Path | str) -> ocp.CheckpointManager:
+    """The checkpoints in a folder, which is made where absent.
+
+    Saving goes on in the background; a save that a crash cut short is never seen again. Close the
+    manager to wait for the last one.
+
+    Example:
+        >>> with open_checkpoints("runs/demo/checkpoints") as checkpoints:  # doctest: +SKIP
+        ...     save(checkpoints, 100, state, score=0.9)
+    """
+    keep = policies.AnyPreservationPolicy(
+        [
+            policies.LatestN(1),
+            policies.BestN(
+                get_metric_fn=lambda metrics: metrics[SCORE],
+                n=1,
+                keep_checkpoints_without_metrics=False,
+            ),
+        ]
+    )
+    return ocp.CheckpointManager(
+        Path(folder).resolve(),
+        options=ocp.CheckpointManagerOptions(
+            preservation_policy=keep, cleanup_tmp_directories=True
+        ),
+    )
+
+
+def save(checkpoints: ocp.CheckpointManager, step: int, state: Any, *, score: float | None) -> None:
+    """Keep a state under its step, with the score that decides which one is the best."""
+    metrics = None if score is None else {SCORE: score}
+    checkpoints.save(step, args=ocp.args.StandardSave(state), metrics=metrics)
+
+
+def restore(checkpoints: ocp.CheckpointManager, step: int, like: Any) -> Any:
+    """The state saved at a step, on the devices and with the types of `like`.
+
+    Raises:
+        ValueError: the checkpoint does not fit `like`.
+    """
+    target = jax.tree.map(
+        lambda one: jax.ShapeDtypeStruct(one.shape, one.dtype, sharding=one.sharding), like
+    )
+    return checkpoints.restore(step, args=ocp.args.StandardRestore(target))
+
+
+def best_step(checkpoints: ocp.CheckpointManager) -> int | None:
+    """The step with the highest score, the later one of equals; the last without any scores."""
+    scored = [
+        (metrics[SCORE], step)
+        for step in checkpoints.all_steps()
+        if (metrics := checkpoints.metrics(step))
+    ]
+    return max(scored)[1] if scored else checkpoints.latest_step()

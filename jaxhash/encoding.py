@@ -1,0 +1,207 @@
+"""Items in, codes and features out: any number of them, in constant memory."""
+
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from os import PathLike
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxhash import networks, sharding
+from jaxhash.feeding import Prefetched
+from jaxhash.models import Model
+from search.writing import Writer
+
+FEATURE_TYPES = ("float16", "float32")
+
+
+class Encoded(NamedTuple):
+    """What a network makes of n items.
+
+    codes: uint8 (n, ceil(bits / 8)), most significant bit first, pad bits zero.
+    features: float16 or float32 (n, D). latent: float32 (n, bits). logits: float32 (n, classes),
+    or None without a classifier. NumPy arrays; None where not asked for.
+    """
+
+    codes: Any
+    features: Any
+    latent: Any
+    logits: Any
+
+
+def pack_bits(bits: jax.Array) -> jax.Array:
+    """Truth values (n, b) -> codes uint8 (n, ceil(b / 8)), as `search.pack` has them; for jit.
+
+    Example:
+        >>> pack_bits(jnp.array([[True, False, False, True, False, False, False, False, True]]))
+        Array([[144, 128]], dtype=uint8)
+    """
+    n, b = bits.shape
+    padded = jnp.pad(bits, ((0, 0), (0, -b % 8))).reshape(n, -1, 8)
+    weights = jnp.array([128, 64, 32, 16, 8, 4, 2, 1], jnp.uint8)
+    return jnp.where(padded, weights[None, None], jnp.uint8(0)).sum(axis=2, dtype=jnp.uint8)
+
+
+def batches(
+    model: Model,
+    items: Any,
+    *,
+    rows: np.ndarray | None = None,
+    batch_size: int = 256,
+    features: str = "float16",
+    keep: Sequence[str] = Encoded._fields,
+    devices: Sequence[jax.Device] | None = None,
+) -> Iterator[Encoded]:
+    """Encode items batch by batch, reading ahead of the device and the device ahead of the reader.
+
+    items: uint8 (n, h, w, c) or features (n, d); an array, a memory map, or anything of a length
+    whose `items[rows]` is one. rows: which of them, all by default. batch_size: rounded up to a
+    multiple of the devices. keep: fields to bring back from the device; the others are None.
+
+    Raises:
+        ValueError: the items are not what the model takes, or a name is not known.
+
+    Example:
+        >>> for part in batches(model, images):  # doctest: +SKIP
+        ...     writer.append(part.codes, part.features)
+    """
+    if features not in FEATURE_TYPES:
+        raise ValueError(f"features is {features!r}: choose one of {', '.join(FEATURE_TYPES)}")
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}: give at least 1")
+    chosen = np.arange(len(items)) if rows is None else np.asarray(rows)
+    mesh = sharding.local_mesh(devices)
+    size = -(-batch_size // mesh.size) * mesh.size
+    step = _compiled(model.with_variables({}), features, tuple(keep), mesh)
+    variables = sharding.everywhere(dict(model.variables), mesh)
+    parts = sharding.split(mesh)
+
+    def read() -> Iterator[tuple[int, jax.Array]]:
+        for start in range(0, len(chosen), size):
+            part = np.asarray(items[chosen[start : start + size]])
+            # The last batch is filled up: another shape would be compiled anew.
+            filled = np.pad(part, [(0, size - len(part))] + [(0, 0)] * (part.ndim - 1))
+            yield len(part), jax.device_put(filled, parts)
+
+    def fetch(count: int, outputs: Encoded) -> Encoded:
+        return Encoded(*(None if one is None else np.asarray(one)[:count] for one in outputs))
+
+    with Prefetched(read, ahead=2) as ready:
+        computing: tuple[int, Encoded] | None = None
+        for count, part in ready:
+            # Started before the last one is fetched, so that the device has no gap.
+            started = (count, step(variables, part))
+            if computing is not None:
+                yield fetch(*computing)
+            computing = started
+        if computing is not None:
+            yield fetch(*computing)
+
+
+@functools.lru_cache(maxsize=8)
+def _compiled(
+    model: Model, features: str, keep: tuple[str, ...], mesh: Mesh
+) -> Callable[[Mapping[str, Any], jax.Array], Encoded]:
+    for name in keep:
+        if name not in Encoded._fields:
+            raise ValueError(f"keep names {name!r}: choose among {', '.join(Encoded._fields)}")
+    module = model.build()
+
+    def encode_batch(variables: Mapping[str, Any], items: jax.Array) -> Encoded:
+        outputs, _ = networks.apply(module, variables, model.prepare(items), train=False)
+        encoded = Encoded(
+            codes=pack_bits(outputs.latent > model.threshold),
+            features=outputs.features.astype(features),
+            latent=outputs.latent,
+            logits=outputs.logits,
+        )
+        return Encoded(*(one if name in keep else None for name, one in encoded._asdict().items()))
+
+    return jax.jit(encode_batch, out_shardings=sharding.split(mesh))
+
+
+def encode(
+    model: Model,
+    items: Any,
+    *,
+    rows: np.ndarray | None = None,
+    batch_size: int = 256,
+    features: str = "float16",
+    keep: Sequence[str] = Encoded._fields,
+    devices: Sequence[jax.Device] | None = None,
+    on_batch: Callable[[int], None] | None = None,
+) -> Encoded:
+    """Encode items into arrays. Arguments as for `batches`.
+
+    on_batch: called with the number of items of each batch that is done.
+
+    Raises:
+        ValueError: the items are not what the model takes, or there are none.
+
+    Example:
+        >>> encode(model, images).codes.shape  # doctest: +SKIP
+        (1000, 6)
+    """
+    done = []
+    options: dict[str, Any] = {"rows": rows, "batch_size": batch_size, "features": features}
+    for part in batches(model, items, keep=keep, devices=devices, **options):
+        done.append(part)
+        if on_batch is not None:
+            on_batch(len(part[0] if part[0] is not None else part[1]))
+    if not done:
+        raise ValueError("there are no items to encode")
+    return Encoded(
+        *(
+            None if column[0] is None else np.concatenate(column)
+            for column in zip(*done, strict=True)
+        )
+    )
+
+
+def encode_to_index(
+    model: Model,
+    items: Any,
+    path: str | PathLike[str],
+    *,
+    rows: np.ndarray | None = None,
+    batch_size: int = 256,
+    features: str | None = "float16",
+    attachments: Mapping[str, bytes] | None = None,
+    devices: Sequence[jax.Device] | None = None,
+    on_batch: Callable[[int], None] | None = None,
+) -> int:
+    """Encode items into an index file, whose ids count them from 0; returns their number.
+
+    The file appears when it is complete. features: "float16", "float32", or None for codes only.
+    attachments: kept beside the codes, by name.
+
+    Raises:
+        ValueError: the items are not what the model takes, or there are none.
+        OSError: the file cannot be written.
+
+    Example:
+        >>> encode_to_index(model, images, "photos.index")  # doctest: +SKIP
+        1000
+    """
+    keep = ("codes",) if features is None else ("codes", "features")
+    with Writer(path, bits=model.bits) as writer:
+        for part in batches(
+            model,
+            items,
+            rows=rows,
+            batch_size=batch_size,
+            features=features or "float16",
+            keep=keep,
+            devices=devices,
+        ):
+            writer.append(part.codes, part.features)
+            if on_batch is not None:
+                on_batch(len(part.codes))
+        if not writer.count:
+            raise ValueError("there are no items to encode")
+        for name, data in (attachments or {}).items():
+            writer.attach(name, data)
+    return writer.count

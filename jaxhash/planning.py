@@ -1,0 +1,213 @@
+"""What a configuration comes to on its data, before anything is computed."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxhash import datasets, feeding, pretrained
+from jaxhash.datasets import Dataset, Split
+from jaxhash.feeding import Rows
+from jaxhash.methods import METHODS, Method
+from jaxhash.models import Model
+from jaxhash.networks import NETWORKS
+from jaxhash.recipes import FROM_SCRATCH, Recipe
+from jaxhash.runs import Config, suggestion
+
+DEFAULT_NETWORKS = {"images": "resnet", "features": "mhcln"}
+SAMPLE = 2000
+"""Training images that mean and spread are taken from."""
+
+
+class Plan(NamedTuple):
+    """A configuration with every number settled.
+
+    labels: of the training items. rows: the rows of each step's batch among the training items.
+    model: without its weights. log_steps, eval_steps: steps between lines of the log, and between
+    validations, a multiple of it.
+    """
+
+    config: Config
+    dataset: Dataset
+    split: Split
+    labels: np.ndarray
+    rows: Rows
+    method: Method
+    recipe: Recipe
+    options: dict[str, Any]
+    model: Model
+    steps: int
+    epoch_steps: int
+    log_steps: int
+    eval_steps: int
+
+    def __str__(self) -> str:
+        """The run in two lines, for a person."""
+        return (
+            f"{self.method.name}, {self.config.bits} bits, on {self.model.network}; "
+            f"{self.dataset.name}, {self.split.description}\n"
+            f"{self.steps} steps of {self.recipe.batch_size}, "
+            f"{self.steps / self.epoch_steps:.3g} epochs"
+        )
+
+
+def load_data(config: Config, **options: Any) -> Dataset:
+    """The dataset a configuration names, at the size its network is meant for.
+
+    options: more arguments of `datasets.load`.
+
+    Raises:
+        ValueError: there is no such data, or it cannot be used; the message says what to do.
+    """
+    size = config.image_size
+    if size is None:
+        network = config.network or DEFAULT_NETWORKS["images"]
+        size = _row(NETWORKS, "network", network).image_size
+    return datasets.load(
+        config.data,
+        data_dir=config.data_dir,
+        image_size=size,
+        download=config.download,
+        max_undecodable=config.max_undecodable,
+        **options,
+    )
+
+
+def split_data(config: Config, dataset: Dataset) -> Split:
+    """The dataset split by the configuration's protocol.
+
+    Raises:
+        ValueError: there is no such protocol, or it does not fit the data.
+    """
+    return datasets.split(
+        dataset,
+        config.protocol or datasets.protocols.default_protocol(dataset),
+        seed=config.seed,
+        validation=config.validation,
+        **config.protocol_options,
+    )
+
+
+def settle(config: Config, dataset: Dataset | None = None) -> Plan:
+    """Load the data, split it, and settle every number of the run.
+
+    Raises:
+        ValueError: something in the configuration does not exist or does not fit the data; the
+            message names it and what there is.
+
+    Example:
+        >>> plan = settle(Config(network="dsh", epochs=2))
+        >>> plan.recipe.batch_size, plan.steps
+        (256, 10)
+    """
+    method = _row(METHODS, "method", config.method)
+    if config.network is not None:
+        _row(NETWORKS, "network", config.network)
+    if dataset is None:
+        dataset = load_data(config)
+    if dataset.labels is None:
+        raise ValueError(f"{dataset.name} has no labels: training needs them")
+    network = config.network or DEFAULT_NETWORKS[dataset.kind]
+    if NETWORKS[network].takes != dataset.kind:
+        fitting = [row.name for row in NETWORKS.values() if row.takes == dataset.kind]
+        raise ValueError(
+            f"network {network!r} takes {NETWORKS[network].takes}, and {dataset.name} holds "
+            f"{dataset.kind}: choose one of {', '.join(fitting)}"
+        )
+    split = split_data(config, dataset)
+    labels = dataset.labels[split.train]
+    recipe = _recipe(config, method, network, dataset, len(labels))
+    if method.batches == "class-pair":
+        rows = feeding.class_pairs(config.seed, labels, recipe.batch_size)
+    else:
+        rows = feeding.shuffled(config.seed, len(labels), recipe.batch_size)
+    steps = recipe.total_steps(len(labels))
+    epoch_steps = max(len(labels) // recipe.batch_size, 1)
+    eval_steps = max(round((config.eval_every or steps / epoch_steps / 10) * epoch_steps), 1)
+    log_steps = min(config.log_every, eval_steps)
+    return Plan(
+        config=config,
+        dataset=dataset,
+        split=split,
+        labels=labels,
+        rows=rows,
+        method=method,
+        recipe=recipe,
+        options=method.options(recipe, **config.options),
+        model=_model(config, method, network, dataset, split),
+        steps=steps,
+        epoch_steps=epoch_steps,
+        log_steps=log_steps,
+        eval_steps=eval_steps // log_steps * log_steps,
+    )
+
+
+def _recipe(config: Config, method: Method, network: str, dataset: Dataset, images: int) -> Recipe:
+    published = config.recipe == "published" or (
+        config.recipe == "auto" and network == method.network
+    )
+    recipe = method.recipe if published else FROM_SCRATCH
+    if method.batches != "shuffled":
+        recipe = dataclasses.replace(recipe, batch_size=method.recipe.batch_size)
+    if dataset.kind == "features":
+        recipe = dataclasses.replace(recipe, augment="none")
+    if config.batch_size is None:
+        recipe = dataclasses.replace(recipe, batch_size=min(recipe.batch_size, images))
+    return config.recipe_over(recipe)
+
+
+def _model(config: Config, method: Method, network: str, dataset: Dataset, split: Split) -> Model:
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    if dataset.kind == "images" and config.weights is not None:
+        mean, std = pretrained.IMAGENET_MEAN, pretrained.IMAGENET_STD
+        if dataset.items.shape[3] == 1:
+            mean, std = (float(np.mean(mean)),), (float(np.mean(std)),)
+    elif dataset.kind == "images":
+        mean, std = channel_statistics(dataset.items, split.train)
+    return Model(
+        network=network,
+        method=method.name,
+        bits=config.bits,
+        classes=dataset.classes,
+        item_shape=tuple(dataset.items.shape[1:]),
+        mean=mean,
+        std=std,
+        activation=method.activation,
+        classifier=method.classifier,
+        threshold=method.threshold,
+        precision=config.precision,
+        variables={},
+    )
+
+
+def channel_statistics(items: Any, rows: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel over some images, with pixels in [0, 1].
+
+    items: uint8 (n, h, w, c). rows: which of them; at most 2,000, spread evenly, are looked at.
+
+    Example:
+        >>> channel_statistics(np.full((2, 4, 4, 1), 51, np.uint8), np.arange(2))[0]
+        (0.2,)
+    """
+    chosen = rows[np.unique(np.linspace(0, len(rows) - 1, SAMPLE).astype(int))]
+    channels = items.shape[-1]
+    total, squares, count = np.zeros(channels), np.zeros(channels), 0
+    for start in range(0, len(chosen), 100):
+        pixels = items[chosen[start : start + 100]].reshape(-1, channels) / 255.0
+        total += pixels.sum(axis=0)
+        squares += np.square(pixels).sum(axis=0)
+        count += len(pixels)
+    mean = total / count
+    # A constant channel has no spread to divide by: one grey level keeps it finite.
+    std = np.maximum(np.sqrt(np.maximum(squares / count - mean**2, 0)), 1 / 255)
+    return tuple(mean.round(6).tolist()), tuple(std.round(6).tolist())
+
+
+def _row(table: Mapping[str, Any], kind: str, name: str) -> Any:
+    if name not in table:
+        raise ValueError(
+            f"{kind} is {name!r}{suggestion(name, table)}; choose one of {', '.join(table)}"
+        )
+    return table[name]
