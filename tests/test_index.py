@@ -1,0 +1,469 @@
+"""A HashIndex answers as a dictionary would, whatever its history, and whoever else uses it."""
+
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import naive
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from search import HashIndex, hamming_knn, merge, pack
+from search.interchange import open_npy
+
+seeds = st.integers(0, 2**32 - 1)
+DIMENSIONS = 3
+
+
+def equal(got, expected):
+    """Distances and ids are the same, to the last bit and in type."""
+    for one, other in zip(got, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+        assert one.dtype == other.dtype
+
+
+def agree(index, items, rng):
+    """Every kind of search on `index` equals the one on a dictionary of its items."""
+    bits = index.bits
+    assert len(index) == len(items)
+    np.testing.assert_array_equal(index.ids, sorted(items))
+    asked = rng.integers(0, 2, (2, bits))
+    if items:  # one that is there, for small distances
+        asked[0] = items[min(items)][0]
+    queries = pack(asked)
+    fine = rng.integers(-2, 3, (2, DIMENSIONS)).astype(np.float32)
+    chosen = rng.random(len(items)) < rng.choice([0.05, 0.5, 1.0])
+    wanted = index.ids[chosen]
+    radius = int(rng.integers(0, bits + 1))
+    for k in (1, 3, len(items) + 2):
+        equal(index.search(queries, k), items.search(asked, k))
+        equal(index.search(queries, k, radius=radius), items.search(asked, k, radius=radius))
+        for where in (chosen, wanted, wanted.tolist()):
+            expected = items.search(asked, k, where=set(wanted.tolist()))
+            equal(index.search(queries, k, where=where, threads=1), expected)
+        for options in (
+            {"pool": 4},
+            {"radius": radius},
+            {"pool": 5, "radius": radius},
+            {"pool": len(items) + 3, "threads": 2},
+        ):
+            got = index.search(queries, k, query_features=fine, **options)
+            options.pop("threads", None)
+            equal(got, items.search(asked, k, fine, **options))
+        got = index.search(queries, k, query_features=fine, pool=3, where=chosen)
+        expected = items.search(asked, k, fine, pool=3, where=set(wanted.tolist()))
+        equal(got, expected)
+    offsets, distances, ids = index.within(queries, radius, where=wanted)
+    everything = items.search(asked, len(items), radius=radius, where=set(wanted.tolist()))
+    for query in range(2):
+        part = slice(offsets[query], offsets[query + 1])
+        present = everything[1][query] != -1
+        np.testing.assert_array_equal(ids[part], everything[1][query][present])
+        np.testing.assert_array_equal(distances[part], everything[0][query][present])
+
+
+def draw_items(rng, count, bits):
+    """Codes that repeat themselves, and features that tie."""
+    centres = rng.integers(0, 2, (3, bits))
+    rows = centres[rng.integers(0, 3, count)] ^ (rng.random((count, bits)) < 0.1)
+    return rows, rng.integers(-2, 3, (count, DIMENSIONS)).astype(np.float16)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    seed=seeds,
+    bits=st.sampled_from([1, 7, 8, 12, 48, 64, 65]),
+    start=st.sampled_from([0, 1, 20, 300]),
+    steps=st.lists(
+        st.sampled_from(["add", "add with ids", "remove", "compact", "reopen", "load"]), max_size=5
+    ),
+)
+def test_any_history_equals_a_dictionary(tmp_path_factory, seed, bits, start, steps):
+    rng = np.random.default_rng(seed)
+    rows, features = draw_items(rng, start, bits)
+    ids = rng.permutation(np.arange(start) * 5 - 40)
+    ids[ids == -1] = 1 << 62
+    index = HashIndex(pack(rows), bits=bits, features=features, ids=ids)
+    items = naive.Items(zip(ids.tolist(), zip(rows, features, strict=True), strict=True))
+    path = tmp_path_factory.mktemp("history") / "i.index"
+    for step in steps:
+        if step.startswith("add"):
+            rows, features = draw_items(rng, int(rng.integers(0, 40)), bits)
+            given_ids = None
+            if step == "add with ids":
+                free = sorted(set(range(-150, 400)) - set(items) - {-1})
+                given_ids = rng.choice(free, len(rows), replace=False)
+            elif max(items, default=0) > 1 << 61:
+                continue  # consecutive ids would soon end
+            new = index.add(pack(rows), features, given_ids)
+            items.update(zip(new.tolist(), zip(rows, features, strict=True), strict=True))
+        elif step == "remove":
+            gone = [i for i in items if rng.random() < 0.3]
+            index.remove(gone)
+            for i in gone:
+                del items[i]
+        elif step == "compact":
+            index.compact()
+        else:
+            index.save(path)
+            index = HashIndex.open(path, mmap=step == "reopen", verify=True)
+    agree(index, items, rng)
+
+
+@pytest.mark.parametrize("count", [0, 1, 255, 256, 257, 513])
+def test_ids_are_numbered_and_their_order_is_kept(count, rng):
+    codes = rng.integers(0, 4, (count, 1), dtype=np.uint8)
+    index = HashIndex(codes)
+    equal(index.search(codes[:3], 9), hamming_knn(codes[:3], codes, 9))
+    assert index.add(codes).tolist() == list(range(count, 2 * count))
+    assert len(index) == 2 * count
+
+
+def test_unordered_ids_break_ties(rng):
+    codes = np.zeros((600, 2), np.uint8)
+    ids = rng.permutation(600) * (1 << 53) - (1 << 61)
+    distances, found = HashIndex(codes, ids=ids).search(codes[:1], 600)
+    assert (distances == 0).all()
+    np.testing.assert_array_equal(found[0], np.sort(ids))
+
+
+def test_removing_equals_rebuilding(rng):
+    codes = rng.integers(0, 8, (1000, 3), dtype=np.uint8)
+    gone = rng.permutation(1000)[:600]
+    index = HashIndex(codes)
+    index.remove(gone[:300])
+    index.remove(np.r_[gone[300:], gone[300:]])
+    left = np.setdiff1d(np.arange(1000), gone)
+    rebuilt = HashIndex(codes[left], ids=left)
+    for k in (1, 10, 500):
+        equal(index.search(codes[:20], k), rebuilt.search(codes[:20], k))
+    equal(index.within(codes[:20], 3), rebuilt.within(codes[:20], 3))
+    before = index.search(codes[:20], 10)
+    index.compact()
+    equal(index.search(codes[:20], 10), before)
+    index.add(codes[gone], ids=gone)
+    equal(index.search(codes[:20], 10), HashIndex(codes).search(codes[:20], 10))
+
+
+def test_shards_merged_equal_the_whole(rng):
+    codes = rng.integers(0, 8, (2000, 4), dtype=np.uint8)
+    features = rng.integers(-2, 3, (2000, 5)).astype(np.float32)
+    dealt = rng.integers(0, 3, 2000)
+    shards = [
+        HashIndex(codes[dealt == s], features=features[dealt == s], ids=np.flatnonzero(dealt == s))
+        for s in range(3)
+    ]
+    whole = HashIndex(codes, features=features)
+    for options in ({}, {"query_features": features[:9], "radius": 4}):
+        expected = whole.search(codes[:9], 12, **options)
+        equal(merge(*(shard.search(codes[:9], 12, **options) for shard in shards)), expected)
+
+
+def test_a_filter_equals_filtering_the_full_ranking(rng):
+    codes = rng.integers(0, 16, (800, 2), dtype=np.uint8)
+    index = HashIndex(codes, ids=np.arange(800) * 2)
+    index.remove(np.arange(0, 100) * 2)
+    full = index.search(codes[:5], 700)
+    for share in (0.0, 0.01, 0.3, 1.0):
+        mask = rng.random(700) < share
+        wanted = index.ids[mask]
+        kept = [np.isin(row, wanted) for row in full[1]]
+        expected = [np.array([r[m] for r, m in zip(part, kept, strict=True)]) for part in full]
+        count = int(mask.sum())
+        equal(index.search(codes[:5], count, where=mask), expected)
+        equal(index.search(codes[:5], count, where=rng.permutation(wanted)), expected)
+
+
+def test_xor_and_bit_order_leave_distances_alone(rng):
+    rows = rng.integers(0, 2, (300, 37))
+    order, flip = rng.permutation(37), rng.integers(0, 2, 37)
+    expected = HashIndex(pack(rows), bits=37).search(pack(rows[:9]), 300)
+    other = (rows ^ flip)[:, order]
+    equal(HashIndex(pack(other), bits=37).search(pack(other[:9]), 300), expected)
+
+
+def test_equal_codes_empty_queries_and_k_of_nothing(rng):
+    codes = np.full((400, 6), 77, np.uint8)
+    index = HashIndex(codes, features=np.ones((400, 2), np.float16))
+    distances, ids = index.search(codes[:2], 5, query_features=np.ones((2, 2)), pool=9)
+    assert (distances == 0).all()
+    np.testing.assert_array_equal(ids, [range(5)] * 2)
+    for k, queries in ((0, 2), (5, 0), (0, 0)):
+        shape = (queries, k)
+        fine = np.ones((queries, 2))
+        for options in (
+            {},
+            {"radius": 3},
+            {"where": [3]},
+            {"query_features": fine, "pool": 4},
+            {"query_features": fine, "radius": 4},
+        ):
+            got = index.search(codes[:queries], k, **options)
+            assert [each.shape for each in got] == [shape, shape]
+
+
+def test_missing_results(rng):
+    index = HashIndex(np.zeros((2, 1), np.uint8), features=np.zeros((2, 1), np.float32))
+    queries = np.array([[255]], np.uint8)
+    limit = np.iinfo(np.int32).max
+    equal(index.search(queries, 3), (np.array([[8, 8, limit]], np.int32), np.array([[0, 1, -1]])))
+    equal(
+        index.search(queries, 2, radius=7),
+        (np.full((1, 2), limit, np.int32), np.full((1, 2), -1)),
+    )
+    equal(
+        index.search(queries, 2, query_features=np.ones((1, 1)), pool=1),
+        (np.array([[1, np.inf]], np.float32), np.array([[0, -1]])),
+    )
+
+
+def test_strided_read_only_and_unmasked_input(rng):
+    wide = rng.integers(0, 256, (600, 8), dtype=np.uint8)
+    codes = wide[::2, 1:4]
+    plain = codes.copy()
+    plain[:, -1] &= 0xF0
+    for array in (codes, np.asfortranarray(codes)):
+        frozen = array.view()
+        frozen.flags.writeable = False
+        index = HashIndex(frozen, bits=20)
+        equal(index.search(frozen[:7], 9), hamming_knn(plain[:7], plain, 9, bits=20))
+        index.add(frozen)
+        assert len(index) == 600
+
+
+def test_rows_of_an_npy_file_search_as_blocks_do(rng, tmp_path, monkeypatch):
+    codes = rng.integers(0, 8, (1500, 3), dtype=np.uint8)
+    features = rng.integers(-2, 3, (1500, 4)).astype(np.float16)
+    np.save(tmp_path / "codes.npy", codes)
+    np.save(tmp_path / "features.npy", features)
+    monkeypatch.setattr(sys.modules["search.rows"], "CHUNK_BYTES", 3 * 512)
+    rows = open_npy(tmp_path / "codes.npy", bits=22, features=tmp_path / "features.npy")
+    blocks = HashIndex(codes, bits=22, features=features)
+    fine = features[:5].astype(np.float32)
+    for start in (100, 500):
+        mask = rng.random(len(rows)) < 0.5
+        for options in (
+            {},
+            {"where": mask},
+            {"where": [5, 1400]},
+            {"radius": 2},
+            {"query_features": fine, "pool": 30},
+        ):
+            equal(rows.search(codes[:5], 40, **options), blocks.search(codes[:5], 40, **options))
+        equal(rows.within(codes[:5], 4, where=mask), blocks.within(codes[:5], 4, where=mask))
+        for index in (rows, blocks):
+            index.remove(np.arange(start, start + 400))
+            index.add(codes[:50], features[:50])
+    rows.save(tmp_path / "saved.index")
+    saved = HashIndex.open(tmp_path / "saved.index", verify=True)
+    equal(saved.search(codes[:5], 40), blocks.search(codes[:5], 40))
+
+
+def test_many_small_additions_stay_few_segments(rng):
+    index = HashIndex(np.empty((0, 2), np.uint8))
+    for _ in range(200):
+        index.add(rng.integers(0, 256, (3, 2), dtype=np.uint8))
+    assert len(index) == 600
+    assert len(index._state.segments) <= 9
+
+
+def test_an_addition_does_not_keep_the_callers_array(rng):
+    codes, features = np.zeros((2, 1), np.uint8), np.zeros((2, 1), np.float32)
+    index = HashIndex(np.zeros((9, 1), np.uint8), features=np.ones((9, 1), np.float32))
+    index.add(codes, features)
+    features[:] = 9
+    assert index.search(codes[:1], 2, query_features=np.zeros((1, 1)), pool=11)[0].max() == 0
+
+
+def test_compact_while_mapped_then_the_file_may_go(rng, tmp_path):
+    codes = rng.integers(0, 256, (700, 2), dtype=np.uint8)
+    HashIndex(codes).save(tmp_path / "i")
+    index = HashIndex.open(tmp_path / "i")
+    index.add(codes[:1])
+    assert len(index._state.segments) == 2  # a mapped segment is never copied behind one's back
+    index.compact()
+    (tmp_path / "i").unlink()
+    assert [each.mapped for each in index._state.segments] == [False]
+    assert len(index) == 701
+
+
+def good():
+    return {
+        "codes": np.zeros((3, 2), np.uint8),
+        "bits": 12,
+        "features": np.zeros((3, 2), np.float32),
+        "ids": np.array([4, 2, 9]),
+        "attachments": {"a": b"b"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({"codes": np.zeros((3, 2), int)}, TypeError, "codes"),
+        ({"codes": np.zeros(3, np.uint8)}, ValueError, "codes"),
+        ({"bits": 17}, ValueError, "codes"),
+        ({"bits": 0}, ValueError, "bits"),
+        ({"bits": 12.0}, TypeError, "bits"),
+        ({"features": np.zeros((2, 2), np.float32)}, ValueError, "features must have 3 rows"),
+        ({"features": np.zeros((3, 2))}, TypeError, "features"),
+        ({"features": np.full((3, 2), np.nan, np.float32)}, ValueError, "features"),
+        ({"ids": np.array([4, 2, 4])}, ValueError, "ids must be unique"),
+        ({"ids": np.array([4, -1, 3])}, ValueError, "ids must not be -1"),
+        ({"ids": np.array([4, 3])}, ValueError, "ids"),
+        ({"ids": np.array([4.0, 3, 2])}, TypeError, "ids"),
+        ({"ids": np.array([1 << 63, 3, 2], np.uint64)}, ValueError, "ids must fit"),
+        ({"attachments": {"a": "b"}}, TypeError, "attachments"),
+        ({"attachments": {3: b""}}, TypeError, "attachments"),
+        ({"attachments": {"": b""}}, ValueError, "attachments"),
+    ],
+)
+def test_the_constructor_names_the_argument_that_is_wrong(change, error, words):
+    HashIndex(**good())
+    with pytest.raises(error, match=words):
+        HashIndex(**(good() | change))
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({"queries": np.zeros((1, 3), np.uint8)}, ValueError, "queries"),
+        ({"queries": np.zeros((1, 2), np.int8)}, TypeError, "queries"),
+        ({"k": -1}, ValueError, "k "),
+        ({"k": 1.0}, TypeError, "k "),
+        ({"pool": -1}, ValueError, "pool"),
+        ({"pool": 3, "query_features": None}, ValueError, "pool needs query_features"),
+        ({"radius": -1}, ValueError, "radius"),
+        ({"radius": 1.5}, TypeError, "radius"),
+        ({"threads": 0}, ValueError, "threads"),
+        ({"pool": None}, ValueError, "pool, radius or both"),
+        ({"query_features": np.zeros((2, 2))}, ValueError, "query_features"),
+        ({"query_features": np.zeros((1, 3))}, ValueError, "query_features"),
+        ({"query_features": np.full((1, 2), np.nan)}, ValueError, "query_features"),
+        ({"where": np.ones(4, bool)}, ValueError, "where must have the shape"),
+        ({"where": np.ones(3)}, TypeError, "where"),
+        ({"where": [4, 5]}, ValueError, r"where: 1 ids \(5\) not in the index"),
+        ({"where": [[4]]}, TypeError, "where"),
+        ({"where": 4}, TypeError, "where"),
+    ],
+)
+def test_a_search_names_the_argument_that_is_wrong(change, error, words):
+    arguments = {
+        "queries": np.zeros((1, 2), np.uint8),
+        "k": 2,
+        "query_features": np.zeros((1, 2)),
+        "pool": 2,
+    }
+    index = HashIndex(**good())
+    index.search(**arguments)
+    with pytest.raises(error, match=words):
+        index.search(**(arguments | change))
+
+
+def test_changes_name_the_argument_that_is_wrong_and_change_nothing():
+    index = HashIndex(**good())
+    codes, features = np.zeros((2, 2), np.uint8), np.zeros((2, 2), np.float32)
+    state = index._state
+    for arguments, error, words in [
+        ((codes, features, np.array([7, 2])), ValueError, r"ids: 1 ids \(2\) in the index already"),
+        ((codes, features, np.array([7, 7])), ValueError, "ids must be unique"),
+        ((codes, None), ValueError, "features are missing"),
+        ((codes, features[:, :1]), ValueError, "features"),
+        ((codes, features.astype(np.float16)), ValueError, "features"),
+        ((codes, np.full((2, 2), np.inf, np.float32)), ValueError, "features"),
+        ((codes[:, :1], features), ValueError, "codes"),
+        ((codes, features, [7, 8]), TypeError, "ids"),
+    ]:
+        with pytest.raises(error, match=words):
+            index.add(*arguments)
+    for ids, error, words in [
+        ([4, 5], ValueError, r"ids: 1 ids \(5\) not in the index"),
+        (np.array([True]), TypeError, "ids"),
+        ([1.5], TypeError, "ids"),
+        (4, TypeError, "ids"),
+    ]:
+        with pytest.raises(error, match=words):
+            index.remove(ids)
+    assert index._state is state
+    with pytest.raises(ValueError, match="features: the index has none"):
+        HashIndex(codes).add(codes, features)
+    with pytest.raises(ValueError, match="no features"):
+        HashIndex(codes).search(codes, 1, query_features=np.zeros((2, 2)), pool=1)
+    full = HashIndex(codes[:1], ids=np.array([(1 << 63) - 1]))
+    with pytest.raises(ValueError, match="none are left"):
+        full.add(codes)
+
+
+def test_sixteen_threads_search_one_index_and_agree(rng):
+    codes = rng.integers(0, 256, (5000, 8), dtype=np.uint8)
+    features = rng.standard_normal((5000, 16)).astype(np.float16)
+    index = HashIndex(codes, features=features)
+    fine = features[:20].astype(np.float32)
+    coarse = {threads: index.search(codes[:20], 30, threads=threads) for threads in (1, 2, 7)}
+    for other in coarse.values():
+        equal(other, coarse[1])
+    expected = index.search(codes[:20], 5, query_features=fine, pool=50, threads=1)
+
+    def work(number):
+        for repeat in range(6):
+            threads = (number + repeat) % 3 + 1
+            equal(index.search(codes[:20], 30, threads=threads), coarse[1])
+            got = index.search(codes[:20], 5, query_features=fine, pool=50, threads=threads)
+            equal(got, expected)
+        return True
+
+    with ThreadPoolExecutor(16) as pool:
+        assert all(pool.map(work, range(16)))
+
+
+def test_searches_never_see_half_a_change(rng):
+    """Pairs come, are told apart by their codes alone, and go; always both."""
+    base = rng.integers(0, 256, (300, 8), dtype=np.uint8)
+    base[:, 0] |= 0x80
+    index = HashIndex(base, features=base[:, :2].astype(np.float16))
+    pair = np.zeros((2, 8), np.uint8)
+    pair_features = np.zeros((2, 2), np.float16)
+    done, noticed = threading.Event(), threading.Event()
+    seen = set()
+
+    def change():
+        for step in range(150):
+            ids = index.add(pair, pair_features)
+            if step % 20 == 0:
+                index.compact()
+            if step == 0:
+                noticed.wait(60)
+            index.remove(ids)
+        done.set()
+
+    def look(number):
+        while True:
+            last = done.is_set()
+            if number % 2:
+                distances, ids = index.search(pair[:1], 3)
+                zeros = int((distances == 0).sum())
+            else:
+                offsets, distances, ids = index.within(pair[:1], 0)
+                zeros = int(offsets[-1])
+            assert zeros in (0, 2)
+            assert zeros == 0 or ids.ravel()[1] == ids.ravel()[0] + 1
+            seen.add(zeros)
+            if zeros:
+                noticed.set()
+            if last:
+                return True
+
+    switch = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(5) as pool:
+            changing = pool.submit(change)
+            looking = [pool.submit(look, number) for number in range(4)]
+            changing.result()
+            assert all(each.result() for each in looking)
+    finally:
+        sys.setswitchinterval(switch)
+    assert seen == {0, 2}
+    assert len(index) == 300

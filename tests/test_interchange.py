@@ -1,0 +1,117 @@
+"""FAISS files in both directions, and `.npy` files that are searched where they lie."""
+
+import numpy as np
+import pytest
+
+from search import HashIndex
+from search.interchange import open_npy, read_faiss, write_faiss
+
+
+@pytest.fixture
+def faiss():
+    return pytest.importorskip("faiss", reason="needs faiss-cpu")
+
+
+# FAISS's own extension modules warn when Python 3.12 loads them.
+swig = pytest.mark.filterwarnings("ignore:builtin type .* has no __module__:DeprecationWarning")
+
+
+@swig
+@pytest.mark.parametrize("bits", [8, 48, 61])
+@pytest.mark.parametrize("ids", ["implicit", "given"])
+def test_faiss_reads_what_we_write_and_finds_the_same(bits, ids, faiss, rng, tmp_path):
+    codes = np.packbits(rng.integers(0, 2, (700, bits)), axis=1)
+    index = HashIndex(codes, bits=bits, ids=np.arange(700) * 3 + 5 if ids == "given" else None)
+    index.remove(index.ids[650:])
+    path = tmp_path / "codes.faiss"
+    write_faiss(index, path)
+    theirs = faiss.read_index_binary(str(path))
+    expected = index.search(codes[:20], 9)
+    distances, _ = theirs.search(codes[:20], 9)
+    np.testing.assert_array_equal(distances, expected[0])
+    ours = read_faiss(path, bits=bits)
+    assert ours.bits == bits
+    for got, wanted in zip(ours.search(codes[:20], 9), expected, strict=True):
+        np.testing.assert_array_equal(got, wanted)
+    assert [each.name for each in tmp_path.iterdir()] == ["codes.faiss"]
+
+
+@swig
+def test_we_read_what_faiss_writes(faiss, rng, tmp_path):
+    codes = rng.integers(0, 256, (300, 4), dtype=np.uint8)
+    ids = rng.permutation(300) + 1000
+    flat, graph = faiss.IndexBinaryFlat(32), faiss.IndexBinaryHNSW(32, 8)
+    named = faiss.IndexBinaryIDMap(faiss.IndexBinaryFlat(32))
+    named.add_with_ids(codes, ids)
+    for plain in (flat, graph):
+        plain.add(codes)
+    path = str(tmp_path / "i.faiss")
+    for theirs, own_ids in ((flat, None), (graph, None), (named, ids)):
+        faiss.write_index_binary(theirs, path)
+        expected = HashIndex(codes, ids=own_ids).search(codes[:9], 5)
+        for got, wanted in zip(read_faiss(path).search(codes[:9], 5), expected, strict=True):
+            np.testing.assert_array_equal(got, wanted)
+
+
+@swig
+def test_faiss_files_that_we_cannot_use(faiss, rng, tmp_path):
+    codes = rng.integers(0, 256, (300, 4), dtype=np.uint8)
+    cells = faiss.IndexBinaryIVF(faiss.IndexBinaryFlat(32), 32, 2)
+    cells.train(codes)
+    cells.add(codes)
+    path = tmp_path / "i.faiss"
+    faiss.write_index_binary(cells, str(path))
+    with pytest.raises(ValueError, match="IndexBinaryIVF"):
+        read_faiss(path)
+    path.write_bytes(b"no index at all")
+    with pytest.raises(ValueError, match="FAISS cannot read"):
+        read_faiss(path)
+    write_faiss(HashIndex(codes[:0]), path)
+    assert len(read_faiss(path)) == 0
+    with pytest.raises(ValueError, match="codes"):
+        read_faiss(path, bits=40)
+
+
+def test_npy_files_are_mapped_not_converted(rng, tmp_path):
+    codes = rng.integers(0, 256, (900, 6), dtype=np.uint8)
+    np.save(tmp_path / "codes.npy", codes)
+    index = open_npy(tmp_path / "codes.npy", bits=45, ids=np.arange(900) * 2)
+    assert not index._state.segments[0].codes.codes.flags.owndata
+    expected = HashIndex(codes, bits=45, ids=np.arange(900) * 2)
+    for got, wanted in zip(index.search(codes[:9], 5), expected.search(codes[:9], 5), strict=True):
+        np.testing.assert_array_equal(got, wanted)
+    np.save(tmp_path / "fortran.npy", np.asfortranarray(codes))
+    other = open_npy(tmp_path / "fortran.npy", bits=45, ids=np.arange(900) * 2)
+    np.testing.assert_array_equal(other.search(codes[:9], 5)[1], index.search(codes[:9], 5)[1])
+    np.save(tmp_path / "empty.npy", codes[:0])
+    assert open_npy(tmp_path / "empty.npy").search(codes[:2], 1)[1].tolist() == [[-1], [-1]]
+
+
+def test_npy_files_that_are_refused(rng, tmp_path):
+    path = tmp_path / "codes.npy"
+    codes = rng.integers(0, 256, (90, 6), dtype=np.uint8)
+    np.save(path, codes)
+    whole = path.read_bytes()
+    for length in (0, 5, 60, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match="path: "):
+            open_npy(path)
+    np.save(path, np.array([{}], dtype=object), allow_pickle=True)
+    with pytest.raises(ValueError, match="path: "):
+        open_npy(path)
+    np.savez(tmp_path / "many.npz", codes)
+    with pytest.raises(ValueError, match="archive"):
+        open_npy(tmp_path / "many.npz")
+    np.save(path, codes.astype(np.int64))
+    with pytest.raises(TypeError, match="path: codes"):
+        open_npy(path)
+    np.save(path, codes)
+    for arguments, error, words in [
+        ({"bits": 49}, ValueError, "path: codes"),
+        ({"ids": np.arange(90)[::-1]}, ValueError, "ids must strictly ascend"),
+        ({"ids": np.arange(89)}, ValueError, "ids"),
+        ({"features": np.zeros((89, 2), np.float32)}, ValueError, "features must have 90"),
+        ({"features": path}, TypeError, "features"),
+    ]:
+        with pytest.raises(error, match=words):
+            open_npy(path, **arguments)
