@@ -179,14 +179,14 @@ def report(results: dict[str, Any]) -> str:
     lines = [
         f"{results['protocol']}, {results['bits']} bits, {results['queries']} queries, "
         f"{results['database']} in the database, seed {results['seed']}",
-        f"{'ranking by':<24}{'mAP':>8}{'mAP@top':>14}"
+        f"{'ranking by':<26}{'mAP':>8}{'mAP@top':>14}"
         + "".join(f"{f'P@{k}':>8}" for k in _shown(results)),
     ]
     for name, one in results["rankings"].items():
         title = RANKINGS[name] + (f", pool {one['pool']}" if "pool" in one else "")
         cells = [_cell(one["mAP"], 8), f"{_cell(one['mAP_at_top'], 0)} @{one['top']:<5}".rjust(14)]
         cells += [_cell(one["precision_at"].get(str(k)), 8) for k in _shown(results)]
-        lines.append(f"{title:<24}" + "".join(cells))
+        lines.append(f"{title:<26}" + "".join(cells))
     for radius, one in results["rankings"]["codes"]["within_radius"].items():
         lines.append(
             f"within radius {radius}: precision {one['precision']:.4f}, "
