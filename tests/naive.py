@@ -446,3 +446,16 @@ def read_index_file(data):
         count, -(-bits // 8)
     )
     return bits, count, codes, found
+
+
+# ---- datasets ---------------------------------------------------------------------------------
+
+
+def crc32c(data: bytes) -> int:
+    """CRC-32C one bit at a time."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        for bit in range(8):
+            odd = (crc ^ byte >> bit) & 1
+            crc = crc >> 1 ^ (0x82F63B78 if odd else 0)
+    return crc ^ 0xFFFFFFFF

@@ -162,14 +162,14 @@ def _read_mnist(
 ) -> Callable[[list[Path], int | None], Contents]:
     def read(paths: list[Path], image_size: int | None) -> Contents:
         train, train_labels, test, test_labels = (read_idx(path) for path in paths)
+        if train.ndim != 3 or test.ndim != 3 or train_labels.ndim != 1 or test_labels.ndim != 1:
+            raise BrokenArchive(f"{name}: images and labels are mixed up in {paths[0].parent}.")
         for other, first in _FIRST_LABELS.items():
             if other != name and tuple(train_labels[: len(first)]) == first:
                 raise BrokenArchive(
                     f"{name}: {paths[1]} is from {other}, whose files have the same names. Put "
                     f"each dataset in a folder of its own: {paths[1].parent / name}."
                 )
-        if train.ndim != 3 or test.ndim != 3 or train_labels.ndim != 1 or test_labels.ndim != 1:
-            raise BrokenArchive(f"{name}: images and labels are mixed up in {paths[0].parent}.")
         return Contents(
             {"train": train[..., None], "test": test[..., None]},
             {"train": train_labels, "test": test_labels},

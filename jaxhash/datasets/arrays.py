@@ -2,7 +2,9 @@
 
 import difflib
 import zipfile
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -81,47 +83,48 @@ def load(path: str | Path, *, image_size: int | None = None) -> Dataset:
     )
 
 
-class _open:
-    """Names of the arrays in a file or folder, and a function that reads one by its name."""
+_UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.file: np.lib.npyio.NpzFile | None = None
 
-    def __enter__(self) -> tuple[list[str], Reader]:
-        """Opens; arrays of a folder are mapped, those of a file are read when asked for."""
-        if self.path.is_dir():
-            names = sorted(file.stem for file in self.path.glob("*.npy") if file.name[0] != ".")
-            return names, lambda name: self._read(name, self._map)
+@contextmanager
+def _open(path: Path) -> Iterator[tuple[list[str], Reader]]:
+    """Names of the arrays in a file or folder, and a function that reads one by its name.
+
+    Arrays of a folder are mapped, and stay so after closing; those of a file are read.
+    """
+
+    def careful(read: Reader) -> Reader:
+        def reader(name: str) -> np.ndarray:
+            try:
+                return read(name)
+            except _UNREADABLE as error:
+                reason = str(error)
+                if "allow_pickle" in reason or "object" in reason:
+                    reason = "it holds Python objects, which are never unpickled; save numbers"
+                raise ValueError(f"{path}: cannot read {name}: {reason}.") from error
+
+        return reader
+
+    if path.is_dir():
+        names = sorted(file.stem for file in path.glob("*.npy") if file.name[0] != ".")
+        yield (
+            names,
+            careful(lambda name: np.load(path / f"{name}.npy", mmap_mode="r", allow_pickle=False)),
+        )
+        return
+    # Opened here, as NumPy leaves a file that it cannot read open.
+    with open(path, "rb") as file:
         try:
-            loaded = np.load(self.path, allow_pickle=False)
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise ValueError(f"{self.path}: not a readable .npz file ({error}).") from error
-        if not isinstance(loaded, np.lib.npyio.NpzFile):
+            arrays = np.load(file, allow_pickle=False)
+        except _UNREADABLE as error:
+            raise ValueError(f"{path}: not a readable .npz file ({error}).") from error
+        if not isinstance(arrays, np.lib.npyio.NpzFile):
             raise ValueError(
-                f"{self.path}: holds a single array. Give an .npz with train_images, train_labels, "
-                "... (np.savez), or a folder of .npy files with these names."
+                f"{path}: holds a single array. Give an .npz with train_images, train_labels, ... "
+                "(np.savez), or a folder of .npy files with these names."
             )
-        self.file = loaded
-        return sorted(loaded.files), lambda name: self._read(name, loaded.__getitem__)
-
-    def __exit__(self, *_: object) -> None:
-        """Closes the file; maps stay open as long as somebody holds them."""
-        if self.file is not None:
-            self.file.close()
-
-    def _map(self, name: str) -> np.ndarray:
-        return np.load(self.path / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-
-    def _read(self, name: str, read: Reader) -> np.ndarray:
-        try:
-            return read(name)
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            if "pickle" in str(error) or "object" in str(error):
-                error = ValueError(
-                    "it holds Python objects, which are never unpickled; save numbers"
-                )
-            raise ValueError(f"{self.path}: cannot read {name}: {error}.") from error
+        with arrays:
+            yield sorted(arrays.files), careful(arrays.__getitem__)
 
 
 def _layout(path: Path, names: list[str]) -> tuple[str, list[str]]:

@@ -169,6 +169,12 @@ def check_size(size: int | None) -> None:
         raise ValueError(f"image_size: a side of 1 to 4096 pixels, not {size!r}.")
 
 
+def check_channels(channels: int | None) -> None:
+    """Refuses a number of channels that images are not decoded to."""
+    if channels not in (None, 1, 3):
+        raise ValueError(f"channels: 1 (greyscale) or 3 (RGB), not {channels!r}.")
+
+
 def _open(file: str | bytes) -> Image.Image:
     """Opens by content, refusing what is too large; nothing is decoded yet."""
     if isinstance(file, bytes) and not file:

@@ -11,6 +11,7 @@ from jaxhash.datasets.dataset import PARTS, Dataset
 from jaxhash.datasets.decoding import (
     Header,
     Undecodable,
+    check_channels,
     check_size,
     decode_all,
     read_header,
@@ -73,6 +74,7 @@ def load(
     """
     root = Path(folder)
     check_size(image_size)
+    check_channels(channels)
     _check_share(max_undecodable)
     skipped: list[tuple[str, str]] = []
     found = _labelled_files(root, skipped)

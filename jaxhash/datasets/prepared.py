@@ -108,7 +108,8 @@ def load(
 
     label = features[label_key]
     several = not isinstance(label, tfds.features.ClassLabel)
-    names = tuple((label.feature if several else label).names)
+    label = label.feature if several else label
+    names = tuple(label.names or map(str, range(label.num_classes)))
     labels = np.zeros((total, len(names)) if several else total, bool if several else np.int32)
     channels = 1 if features[image_key].shape[-1] == 1 else 3
     items: np.ndarray | None = None
@@ -124,7 +125,13 @@ def load(
                         f"{folder}: split {split} ends after {start + len(chunk)} of its "
                         f"{sizes[part]} records; prepare it again."
                     )
-                examples = [pair.deserialize_example_np(raw, decoders=encoded) for raw in chunk]
+                try:
+                    examples = [pair.deserialize_example_np(raw, decoders=encoded) for raw in chunk]
+                except Exception as error:  # of protobuf's own kinds, by its implementation
+                    raise ValueError(
+                        f"{folder}: a record of {split} between {start} and {start + len(chunk)} "
+                        f"is damaged ({error}); prepare it again."
+                    ) from error
                 files = [example[image_key] for example in examples]
                 if items is None:
                     items = _allocate(

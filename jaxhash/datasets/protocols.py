@@ -257,11 +257,11 @@ def split(
 ) -> Split:
     """Splits a dataset by a named protocol.
 
-    Validation images are taken out of the training images, the same share of every class; a
-    dataset's own validation part is taken instead by the protocols that keep its parts (p-all,
-    p-dsh, parts). Images held out here stay in the database where the training images are there.
-    Items without a class (possible where items can have several) are in the database, but do not
-    ask: there would be nothing to find.
+    Validation images are taken out of the training images, the same share of every class but
+    never its last image. Protocols that keep a dataset's parts (p-all, p-dsh, parts) take its own
+    validation part instead. Images held out here stay in the database where the training images
+    are there. Items without a class (possible where items can have several) are in the database,
+    but do not ask: there would be nothing to find.
 
     Args:
         dataset: What to split; labelled.

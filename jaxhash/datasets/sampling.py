@@ -41,7 +41,9 @@ def draw_share(
     *,
     round_up: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A share of every class among the rows, rounded to the nearest or up; and the other rows.
+    """A share of every class among the rows, and the other rows.
+
+    It is rounded up, or else to the nearest number that leaves one row of every class.
 
     Example:
         >>> rng = np.random.default_rng(0)
@@ -53,7 +55,8 @@ def draw_share(
     for positions in _groups(strata(labels)[rows]):
         exact = share * positions.size
         # 0.07 * 100 is a little more than 7 in binary: rounded up it must not become 8.
-        size = int(np.ceil(exact - 1e-9) if round_up else np.floor(exact + 0.5))
+        up, near = int(np.ceil(exact - 1e-9)), int(np.floor(exact + 0.5))
+        size = up if round_up else min(near, positions.size - 1)
         drawn[rng.permutation(positions)[:size]] = True
     return rows[drawn], rows[~drawn]
 

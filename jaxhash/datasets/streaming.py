@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from jaxhash.datasets.dataset import Items, as_rows
-from jaxhash.datasets.decoding import Undecodable, check_size, decode_all
+from jaxhash.datasets.decoding import Undecodable, check_channels, check_size, decode_all
 
 if TYPE_CHECKING:
     import grain
@@ -32,8 +32,7 @@ class Images:
         self, paths: Sequence[str], *, size: int, channels: int = 3, threads: int | None = None
     ) -> None:
         check_size(size)
-        if channels not in (1, 3):
-            raise ValueError(f"channels: 1 (greyscale) or 3 (RGB), not {channels!r}.")
+        check_channels(channels)
         self.paths = tuple(paths)
         self.size = size
         self.channels = channels
