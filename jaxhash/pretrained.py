@@ -7,7 +7,6 @@ import collections
 import io
 import math
 import pickle
-import struct
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -152,7 +151,7 @@ def read(path: str | Path) -> Weights:
     if path.suffix == ".safetensors":
         try:
             return dict(safetensors.numpy.load_file(path))
-        except (safetensors.SafetensorError, KeyError, OSError) as error:
+        except (safetensors.SafetensorError, KeyError, OSError, TypeError) as error:
             raise ValueError(f"{path} is not a readable safetensors file: {error}") from error
     try:
         with path.open("rb") as file:
@@ -196,13 +195,16 @@ class _Tensor:
     strides: tuple[int, ...]
 
     def array(self, data: np.ndarray) -> np.ndarray:
-        last = self.offset + sum(
-            (size - 1) * stride for size, stride in zip(self.shape, self.strides, strict=True)
-        )
         numbers = (self.offset, *self.shape, *self.strides)
+        steps = zip(self.shape, self.strides, strict=False)
+        last = self.offset + sum((size - 1) * stride for size, stride in steps)
         # More numbers than are stored can be asked for by a stride of 0: no weight needs that.
         beyond = last >= len(data) or math.prod(self.shape) > len(data)
-        if min(numbers) < 0 or (0 not in self.shape and beyond):
+        if (
+            len(self.shape) != len(self.strides)
+            or min(numbers) < 0
+            or (beyond and 0 not in self.shape)
+        ):
             raise ValueError("a tensor reaches beyond its storage: the file is damaged")
         if 0 in self.shape:
             return np.zeros(self.shape, data.dtype)
@@ -272,14 +274,15 @@ def _read_legacy(file: BinaryIO) -> Any:
     _fill(found, lambda storage: dtypes.setdefault(*storage))
     data: dict[str, np.ndarray] = {}
     for key in _Unpickler(file).load():
-        (count,) = struct.unpack("<q", file.read(8))
+        count = int.from_bytes(file.read(8), "little", signed=True)
         # A storage no tensor uses says nothing of its width, so what follows cannot be found.
         if key not in dtypes:
             raise ValueError(f"storage {key!r} is not used by any tensor")
-        content = file.read(count * dtypes[key].itemsize)
-        data[key] = np.frombuffer(content, dtypes[key])
-        if count < 0 or len(data[key]) != count:
+        size = max(count, 0) * dtypes[key].itemsize
+        content = file.read(size)
+        if count < 0 or len(content) != size:
             raise ValueError("the file ends early: download it again")
+        data[key] = np.frombuffer(content, dtypes[key])
     return _fill(found, lambda storage: data[storage[0]])
 
 

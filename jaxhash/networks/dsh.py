@@ -46,7 +46,7 @@ class Trunk(nn.Module):
         """Return (features, hidden), the same (n, 500) array."""
         x = images.astype(self.dtype)
         x = self._conv(32, "conv1")(x)
-        x = self._pool(nn.max_pool, x)
+        x = self._largest(x)
         x = normalise_within_channel(nn.relu(x), 5e-5, 0.75)
         x = self._conv(32, "conv2")(x)
         x = nn.relu(self._average(x))
@@ -61,6 +61,9 @@ class Trunk(nn.Module):
         return nn.Conv(
             channels, (5, 5), padding=2, kernel_init=_xavier, dtype=self.dtype, name=name
         )
+
+    def _largest(self, x: jax.Array) -> jax.Array:
+        return self._pool(nn.max_pool, x)
 
     def _average(self, x: jax.Array) -> jax.Array:
         return self._pool(nn.avg_pool, x, count_include_pad=False)

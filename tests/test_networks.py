@@ -1,0 +1,307 @@
+"""Every network of the table keeps the contract, and each paper's layers do what it says."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import naive
+import numpy as np
+import pytest
+
+from jaxhash import networks
+from jaxhash.methods import METHODS
+from jaxhash.networks import NETWORKS, Outputs, alexnet, dsh, head
+
+everyone = pytest.mark.parametrize("name", NETWORKS)
+
+
+def shape_for(network, n=2, channels=3):
+    """The smallest items a network takes."""
+    if network.takes == "features":
+        return (n, 20)
+    return (n, network.min_size, network.min_size, channels)
+
+
+def shapes(module, shape, train=False):
+    """Variables, Outputs and statistics of a network without computing anything."""
+
+    def run(key):
+        variables = networks.init(module, key, shape)
+        return variables, *networks.apply(module, variables, jnp.zeros(shape), train=train, key=key)
+
+    return jax.eval_shape(run, jax.random.key(0))
+
+
+@everyone
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_contract(name, train, dtype):
+    network = NETWORKS[name]
+    assert network.name == name
+    assert network.source
+    module = network.build(bits=13, classes=5, dtype=dtype)
+    variables, outputs, statistics = shapes(module, shape_for(network), train)
+    assert set(variables["params"]) == {"trunk", "head"}
+    assert variables["params"]["head"]["latent"]["kernel"].shape[1] == 13
+    assert networks.classifier_kernel(variables["params"]).shape == (13, 5)
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {np.dtype(np.float32)}
+    assert isinstance(outputs, Outputs)
+    assert outputs.features.shape[0] == 2
+    assert outputs.features.ndim == 2
+    assert outputs.latent.shape == (2, 13)
+    assert outputs.logits.shape == (2, 5)
+    assert {leaf.dtype for leaf in outputs} == {np.dtype(np.float32)}
+    assert jax.tree.structure(statistics) == jax.tree.structure(variables.get("batch_stats", {}))
+
+
+@everyone
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_channels_come_from_the_data(name, channels):
+    network = NETWORKS[name]
+    module = network.build(bits=1, classes=2)
+    _, outputs, _ = shapes(module, shape_for(network, channels=channels))
+    assert outputs.latent.shape == (2, 1)
+
+
+@everyone
+@pytest.mark.parametrize("method", METHODS)
+def test_any_method_goes_on_any_network(name, method):
+    network, method = NETWORKS[name], METHODS[method]
+    module = network.build(
+        bits=1024, classes=3, activation=method.activation, classifier=method.classifier
+    )
+    variables, outputs, _ = shapes(module, shape_for(network, n=3))
+    kernel = networks.classifier_kernel(variables["params"])
+    assert (outputs.logits is None) == (kernel is None) == (method.classifier == "none")
+    labels = jax.ShapeDtypeStruct((3,), jnp.int32)
+    loss, _ = jax.eval_shape(partial(method.loss, classes=3), outputs, labels, kernel)
+    assert loss.shape == ()
+
+
+@pytest.mark.parametrize("name", [n for n in NETWORKS if NETWORKS[n].takes == "images"])
+def test_items_that_do_not_fit_are_named(name):
+    network = NETWORKS[name]
+    module = network.build(bits=4, classes=2)
+    with pytest.raises(ValueError, match=r"takes images.*mhcln"):
+        shapes(module, (2, 20))
+    small = network.min_size - 1
+    with pytest.raises(ValueError, match=f"at least {network.min_size} pixels.*image_size"):
+        shapes(module, (2, small, network.min_size, 3))
+    if network.image_size is not None:
+        assert network.image_size >= network.min_size
+
+
+def test_features_network_refuses_images():
+    with pytest.raises(ValueError, match="takes features"):
+        shapes(NETWORKS["mhcln"].build(bits=4, classes=2), (2, 32, 32, 3))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"bits": 0}, "bits is 0"),
+        ({"classes": 0}, "classes is 0"),
+        ({"activation": "relu"}, "activation is 'relu': choose one of sigmoid, tanh, linear"),
+        ({"classifier": "yes"}, "classifier is 'yes'"),
+        ({"init": "zeros"}, "init is 'zeros'"),
+    ],
+)
+def test_wrong_heads_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        NETWORKS["dsh"].build(**{"bits": 8, "classes": 2, **options})
+
+
+# ---- the head ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("activation", head.ACTIVATIONS)
+def test_classifier_reads_the_latent_layer(activation, rng, key):
+    module = head.Head(6, 3, activation, "bias")
+    hidden = rng.normal(size=(5, 9)).astype(np.float32)
+    variables = jax.jit(module.init)(key(), hidden)
+    latent, logits = jax.jit(module.apply)(variables, hidden)
+    params = jax.tree.map(np.asarray, variables["params"])
+    wanted = hidden @ params["latent"]["kernel"] + params["latent"]["bias"]
+    wanted = {"sigmoid": 1 / (1 + np.exp(-wanted)), "tanh": np.tanh(wanted), "linear": wanted}
+    np.testing.assert_allclose(latent, wanted[activation], rtol=1e-5, atol=1e-6)
+    above = wanted[activation] @ params["classifier"]["kernel"] + params["classifier"]["bias"]
+    np.testing.assert_allclose(logits, above, rtol=1e-4, atol=1e-5)
+
+
+def test_plain_classifier_has_no_bias(key):
+    params = jax.eval_shape(head.Head(6, 3, "tanh", "plain").init, key(), jnp.ones((1, 4)))[
+        "params"
+    ]
+    assert set(params["classifier"]) == {"kernel"}
+
+
+def test_starts(key):
+    """DLBHC's gaussian start: bits near sigmoid(1), weights of deviation 0.005 and 0.01."""
+    hidden = jnp.ones((1, 500))
+    params = jax.jit(head.Head(400, 300, start="gaussian").init)(key(), hidden)["params"]
+    params = jax.tree.map(np.asarray, params)
+    assert float(params["latent"]["kernel"].std()) == pytest.approx(0.005, rel=0.02)
+    assert float(params["latent"]["bias"].min()) == float(params["latent"]["bias"].max()) == 1
+    assert float(params["classifier"]["kernel"].std()) == pytest.approx(0.01, rel=0.02)
+    fresh = jax.jit(head.Head(400, 300).init)(key(), hidden)["params"]
+    fresh = jax.tree.map(np.asarray, fresh)
+    assert float(fresh["latent"]["kernel"].std()) == pytest.approx(500**-0.5, rel=0.02)
+    assert not fresh["latent"]["bias"].any()
+
+
+# ---- DSH --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("side", [3, 8, 9, 16])
+def test_dsh_pooling_rounds_up(side, rng):
+    image = rng.normal(size=(side, side)).astype(np.float32)
+    trunk = dsh.Trunk()
+    average = trunk._average(image[None, :, :, None])[0, :, :, 0]
+    np.testing.assert_allclose(average, naive.pool_rounding_up(image, "mean"), atol=1e-6)
+    largest = trunk._largest(image[None, :, :, None])[0, :, :, 0]
+    np.testing.assert_allclose(largest, naive.pool_rounding_up(image, "max"))
+
+
+def test_dsh_layers():
+    """32 x 32 images end as 4 x 4 x 64 under fc500."""
+    variables, outputs, _ = shapes(NETWORKS["dsh"].build(bits=8, classes=2), (1, 32, 32, 3))
+    trunk = variables["params"]["trunk"]
+    assert trunk["conv1"]["kernel"].shape == (5, 5, 3, 32)
+    assert trunk["conv2"]["kernel"].shape == (5, 5, 32, 32)
+    assert trunk["conv3"]["kernel"].shape == (5, 5, 32, 64)
+    assert trunk["fc500"]["kernel"].shape == (4 * 4 * 64, 500)
+    assert outputs.features.shape == (1, 500)
+
+
+def test_responses_are_normalised(rng):
+    image = 30 * rng.normal(size=(5, 7)).astype(np.float32)
+    ours = dsh.normalise_within_channel(image[None, :, :, None], 5e-2, 0.75)[0, :, :, 0]
+    np.testing.assert_allclose(ours, naive.normalise_within_channel(image, 5e-2, 0.75), rtol=1e-5)
+    pixel = 300 * rng.normal(size=9).astype(np.float32)
+    ours = alexnet.normalise_across_channels(pixel[None, None, None])[0, 0, 0]
+    np.testing.assert_allclose(ours, naive.normalise_across_channels(pixel), rtol=1e-5)
+
+
+def test_dsh_runs_and_repeats(rng, key):
+    module = NETWORKS["dsh"].build(bits=8, classes=2, activation="linear", classifier="none")
+    images = rng.normal(size=(3, 9, 11, 1)).astype(np.float32)
+    start = key()
+    variables = networks.init(module, start, images.shape)
+    again = networks.init(module, start, (1, *images.shape[1:]))
+    assert jax.tree.all(jax.tree.map(np.array_equal, variables, again))
+    run = jax.jit(lambda images: networks.apply(module, variables, images, train=False)[0])
+    outputs = run(images)
+    # One image's outputs do not depend on its neighbours in the batch.
+    np.testing.assert_allclose(outputs.latent[1:2], run(images[1:2]).latent, rtol=1e-4, atol=1e-5)
+    half = NETWORKS["dsh"].build(
+        bits=8, classes=2, activation="linear", classifier="none", dtype=jnp.bfloat16
+    )
+    coarse = jax.jit(lambda images: networks.apply(half, variables, images, train=False)[0])(images)
+    assert np.abs(coarse.latent - outputs.latent).max() < 0.1 * np.abs(outputs.latent).max()
+
+
+# ---- AlexNet ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 5), (6, 6), (7, 13), (12, 2)])
+def test_pool_to_any_size(size, rng):
+    image = rng.normal(size=size).astype(np.float32)
+    ours = alexnet.pool_to(image[None, :, :, None], 6)[0, :, :, 0]
+    np.testing.assert_allclose(ours, naive.pool_to(image, 6), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "kernels"),
+    [
+        (
+            "alexnet",
+            [
+                (11, 11, 3, 64),
+                (5, 5, 64, 192),
+                (3, 3, 192, 384),
+                (3, 3, 384, 256),
+                (3, 3, 256, 256),
+            ],
+        ),
+        (
+            "caffenet",
+            [
+                (11, 11, 3, 96),
+                (5, 5, 48, 256),
+                (3, 3, 256, 384),
+                (3, 3, 192, 384),
+                (3, 3, 192, 256),
+            ],
+        ),
+    ],
+)
+def test_alexnet_layers(name, kernels):
+    network = NETWORKS[name]
+    size = network.image_size
+    variables, outputs, _ = shapes(network.build(bits=8, classes=2), (1, size, size, 3))
+    trunk = variables["params"]["trunk"]
+    assert [trunk[f"conv{i}"]["kernel"].shape for i in range(1, 6)] == kernels
+    assert trunk["fc6"]["kernel"].shape == (6 * 6 * 256, 4096)
+    assert outputs.features.shape == (1, 4096)
+
+
+def test_alexnet_reaches_six_by_six_at_its_own_size(monkeypatch):
+    """At the sizes they are meant for, neither network has anything left to pool."""
+    seen = []
+    monkeypatch.setattr(
+        alexnet, "pool_to", lambda x, side: seen.append(x.shape[1:3]) or jnp.zeros((1, 6, 6, 256))
+    )
+    for name in ("alexnet", "caffenet"):
+        size = NETWORKS[name].image_size
+        shapes(NETWORKS[name].build(bits=8, classes=2), (1, size, size, 3))
+    assert set(seen) == {(6, 6)}
+
+
+def test_dropout_is_between_features_and_latent(rng, key):
+    """fc7 itself is what re-ranking compares; training drops some of what the latent layer sees."""
+    trunk = alexnet.Trunk(widths=(4,) * 5, units=64)
+    module = head.HashNetwork(trunk, head.Head(8, 2), "tiny", min_size=63)
+    images = rng.normal(size=(2, 63, 63, 1)).astype(np.float32)
+    # Any weights will do, and drawing them here spares compiling the start.
+    variables = jax.tree.map(
+        lambda leaf: (0.1 * rng.normal(size=leaf.shape)).astype(np.float32),
+        shapes(module, images.shape)[0],
+    )
+
+    @jax.jit
+    def train(key):
+        (features, below), _ = trunk.apply(
+            {"params": variables["params"]["trunk"]},
+            images,
+            train=True,
+            rngs={"dropout": key},
+            mutable=["batch_stats"],
+        )
+        return features, below
+
+    draws = [jax.tree.map(np.asarray, train(key())) for _ in range(2)]
+    for features, below in draws:
+        kept = below != 0
+        np.testing.assert_allclose(below[kept], 2 * features[kept], rtol=1e-6)
+    assert not np.array_equal(draws[0][1], draws[1][1])
+
+    @jax.jit
+    def still(key):
+        return networks.apply(module, variables, images, train=False, key=key)[0]
+
+    np.testing.assert_array_equal(still(key()).latent, still(key()).latent)
+
+
+def test_mhcln_passes_features_through(rng, key):
+    module = NETWORKS["mhcln"].build(bits=8, classes=2, classifier="none")
+    features = rng.normal(size=(3, 5)).astype(np.float32)
+    variables = networks.init(module, key(), features.shape)
+    outputs = jax.jit(lambda x: networks.apply(module, variables, x, train=True)[0])(features)
+    np.testing.assert_array_equal(outputs.features, features)
+    params = jax.tree.map(np.asarray, variables["params"])
+    hidden = features
+    for layer in ("fc1024", "fc512"):
+        hidden = hidden @ params["trunk"][layer]["kernel"] + params["trunk"][layer]["bias"]
+        hidden = np.where(hidden > 0, hidden, 0.2 * hidden)
+    wanted = hidden @ params["head"]["latent"]["kernel"] + params["head"]["latent"]["bias"]
+    np.testing.assert_allclose(outputs.latent, 1 / (1 + np.exp(-wanted)), rtol=1e-4)
