@@ -376,17 +376,28 @@ def _radii(radius: int | NDArray[np.integer], queries: int, bits: int) -> NDArra
     return np.minimum(radii, bits).astype(np.int64)
 
 
+def check_allowed(allowed: NDArray[np.bool_], count: int) -> NDArray[np.bool_]:
+    """The filter itself, when it is a mask of `count` rows.
+
+    Raises:
+        TypeError: not an array of bool.
+        ValueError: of another length.
+    """
+    if not isinstance(allowed, np.ndarray) or allowed.dtype != np.bool_:
+        kind = getattr(allowed, "dtype", type(allowed).__name__)
+        raise TypeError(f"allowed must be a NumPy array of bool, not {kind}")
+    if allowed.shape != (count,):
+        raise ValueError(f"allowed must have the shape ({count},), not {allowed.shape}")
+    return allowed
+
+
 def _restrict(
     blocks: Blocks, allowed: NDArray[np.bool_] | None
 ) -> tuple[Blocks, NDArray[np.int64] | None, NDArray[np.uint64]]:
     """Blocks to scan, the rows they came from (None: their own), and the kernel's mask."""
     if allowed is None:
         return blocks, None, _ALL
-    if not isinstance(allowed, np.ndarray) or allowed.dtype != np.bool_:
-        kind = getattr(allowed, "dtype", type(allowed).__name__)
-        raise TypeError(f"allowed must be a NumPy array of bool, not {kind}")
-    if allowed.shape != (blocks.count,):
-        raise ValueError(f"allowed must have the shape ({blocks.count},), not {allowed.shape}")
+    allowed = check_allowed(allowed, blocks.count)
     if _SPARSE * np.count_nonzero(allowed) < blocks.count:
         rows = np.flatnonzero(allowed)
         return arrange(take(blocks, rows), blocks.bits), rows, _ALL

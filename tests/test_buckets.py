@@ -1,0 +1,133 @@
+"""The bucket index gives the answers of the scan, whatever the codes are like."""
+
+import naive
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import search
+from search import buckets, scan
+
+
+def assert_same(found, expected):
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == other.dtype
+        np.testing.assert_array_equal(one, other)
+
+
+def draw_codes(rng, kind, count, bits):
+    """Codes that never, sometimes, mostly or always repeat, and those at one distance from zero."""
+    if kind == "uniform":
+        return search.pack(rng.integers(0, 2, (count, bits)))
+    if kind == "equal":
+        return search.pack(np.broadcast_to(rng.integers(0, 2, bits), (count, bits)))
+    if kind == "adversarial":
+        # One bit set, or all but one: everything ties at distance 1 and bits - 1.
+        truth = np.zeros((count, bits), np.int64)
+        truth[np.arange(count), rng.integers(0, bits, count)] = 1
+        return search.pack(truth ^ rng.integers(0, 2, (count, 1)))
+    distinct = search.pack(rng.integers(0, 2, (max(1, count // 10), bits)))
+    weights = 1 / np.arange(1, len(distinct) + 1)
+    return distinct[rng.choice(len(distinct), count, p=weights / weights.sum())]
+
+
+cases = st.fixed_dictionaries(
+    {
+        "kind": st.sampled_from(["uniform", "equal", "adversarial", "skewed"]),
+        "count": st.one_of(st.integers(0, 40), st.sampled_from([256, 1025, 3000])),
+        "bits": st.sampled_from([1, 5, 8, 12, 48, 64, 65, 128, 200]),
+        "queries": st.integers(0, 9),
+        "threads": st.sampled_from([1, 2, 7]),
+        "seed": st.integers(0, 2**32 - 1),
+    }
+)
+
+
+def draw_case(case):
+    rng = np.random.default_rng(case["seed"])
+    codes = draw_codes(rng, case["kind"], case["count"], case["bits"])
+    queries = search.pack(rng.integers(0, 2, (case["queries"], case["bits"])))
+    queries[:1] = 0
+    if len(codes):
+        queries[1:3] = codes[0]
+    return rng, codes, queries, scan.arrange(codes, case["bits"])
+
+
+@settings(max_examples=60, deadline=None)
+@given(cases, st.sampled_from([0, 1, 3, 30, 700, 4000]), st.sampled_from([None, 0.0, 0.05, 0.6]))
+def test_knn_is_the_scan(case, k, share):
+    rng, codes, queries, blocks = draw_case(case)
+    allowed = None if share is None else rng.random(len(codes)) < share
+    index = buckets.build(blocks, threads=case["threads"])
+    found = buckets.knn(index, queries, k, allowed=allowed, threads=case["threads"])
+    assert_same(found, scan.knn(blocks, queries, k, allowed=allowed))
+    assert_same(found, naive.hamming_knn(queries, codes, k, allowed))
+
+
+@settings(max_examples=40, deadline=None)
+@given(cases, st.floats(0, 1), st.sampled_from([None, 0.0, 0.05, 0.6]))
+def test_radius_is_the_scan(case, part, share):
+    rng, codes, queries, blocks = draw_case(case)
+    allowed = None if share is None else rng.random(len(codes)) < share
+    index = buckets.build(blocks, threads=case["threads"])
+    radius = round(part * case["bits"])
+    found = buckets.radius(index, queries, radius, allowed=allowed, threads=case["threads"])
+    assert_same(found, scan.radius(blocks, queries, radius, allowed=allowed))
+    assert_same(found, naive.hamming_radius(queries, codes, radius, allowed))
+
+
+@settings(max_examples=30, deadline=None)
+@given(cases)
+def test_buckets_are_the_groups_of_equal_codes(case):
+    _, codes, _, blocks = draw_case(case)
+    index = buckets.build(blocks, threads=case["threads"])
+    distinct = scan.restore(index.blocks)
+    assert len(np.unique(distinct, axis=0)) == len(distinct)
+    first = [index.rows[start] for start in index.offsets[:-1]]
+    assert first == sorted(first)
+    for code, start, stop in zip(distinct, index.offsets, index.offsets[1:], strict=False):
+        np.testing.assert_array_equal(
+            index.rows[start:stop], np.flatnonzero((codes == code).all(axis=1))
+        )
+
+
+def test_more_distinct_codes_than_the_first_tables_hold(rng):
+    codes = rng.integers(0, 256, (9000, 3), dtype=np.uint8)
+    codes[4000:] = codes[rng.integers(0, 4000, 5000)]
+    blocks = scan.arrange(codes)
+    expected = np.unique(codes, axis=0, return_index=True)[1]
+    for threads in (1, 2, 7):
+        index = buckets.build(blocks, threads=threads)
+        np.testing.assert_array_equal(index.rows[index.offsets[:-1]], np.sort(expected))
+    queries = rng.integers(0, 256, (200, 3), dtype=np.uint8)
+    assert_same(buckets.knn(index, queries, 50), scan.knn(blocks, queries, 50))
+
+
+def test_build_gives_up_when_codes_hardly_repeat(rng):
+    blocks = scan.arrange(rng.integers(0, 256, (5000, 4), dtype=np.uint8))
+    assert buckets.build(blocks, most=1000) is None
+    assert not buckets.worthwhile(blocks)
+    repeated = scan.arrange(np.tile(scan.restore(blocks, 0, 100), (50, 1)))
+    assert buckets.build(repeated, most=100).blocks.count == 100
+    assert buckets.worthwhile(repeated)
+
+
+def test_distinct_codes_are_estimated(rng):
+    for distinct in (1, 1000, 300_000):
+        codes = rng.integers(0, distinct, 1_000_000).astype(np.uint32).view(np.uint8)
+        estimate = buckets.estimate_distinct(scan.arrange(codes.reshape(-1, 4)))
+        assert 0.8 * distinct <= estimate <= 1.25 * distinct
+
+
+def test_refusals():
+    index = buckets.build(scan.arrange(np.zeros((5, 1), np.uint8)))
+    queries = np.zeros((2, 1), np.uint8)
+    with pytest.raises(ValueError, match="k must not be negative"):
+        buckets.knn(index, queries, -1)
+    with pytest.raises(ValueError, match="queries must have 1 bytes"):
+        buckets.knn(index, np.zeros((2, 2), np.uint8), 1)
+    with pytest.raises(ValueError, match="allowed must have the shape"):
+        buckets.knn(index, queries, 1, allowed=np.ones(1, bool))
+    with pytest.raises(ValueError, match="radius must not be negative"):
+        buckets.radius(index, queries, -1)
