@@ -191,7 +191,7 @@ class HashIndex:
         k = _codes.check_count(k, "k")
         pool = None if pool is None else _codes.check_count(pool, "pool")
         radius = None if radius is None else _codes.check_count(radius, "radius")
-        views = views_of(state, where)
+        views = views_of(state, where, threads)
         if query_features is None:
             if pool is not None:
                 raise ValueError("pool needs query_features: without them, k alone counts")
@@ -241,7 +241,7 @@ class HashIndex:
         state = self._state
         queries, _ = _codes.validate(queries, state.bits, "queries")
         radius = _codes.check_count(radius, "radius")
-        return all_within(views_of(state, where), queries, radius, threads)
+        return all_within(views_of(state, where, threads), queries, radius, threads)
 
     def add(
         self,
@@ -335,6 +335,19 @@ class HashIndex:
             if len(state.segments) > 1 or len(state.segments[0].dead):
                 whole = combine(state.segments, state.bits)
                 self._state = dataclasses.replace(state, segments=(whole,))
+
+    def prepare(self, threads: int | None = None) -> None:
+        """Do now what would speed up searching: group equal codes, where there are enough.
+
+        An index in memory does it at its first search; one that is mapped from a file only here,
+        because it reads all codes and needs memory, about that of the codes. Results stay the
+        same.
+
+        Example:
+            >>> index.prepare()  # doctest: +SKIP
+        """
+        for segment in self._state.segments:
+            segment.best(threads, ask=True)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the index as one file, without what was removed; the file appears whole or not.

@@ -2,12 +2,15 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from search import scan
+from search import buckets, scan
+from search.buckets import Buckets
 from search.merge import merge_checked
 from search.rerank import rerank
 from search.rows import Rows
@@ -15,6 +18,35 @@ from search.scan import Blocks
 
 # Below one wanted code in so many, the wanted ones are gathered and searched by themselves.
 SPARSE = 16
+
+
+class Engine:
+    """The faster of two exact ways to search some codes; shared by copies of a segment.
+
+    Codes in memory are grouped by value at the first search if they repeat enough for it to pay,
+    mapped ones only when asked to: it takes memory and reads the whole file.
+    """
+
+    def __init__(self, codes: Blocks | Rows, mapped: bool) -> None:
+        self._best: Blocks | Rows | Buckets = codes
+        self._undecided: Blocks | None = codes if isinstance(codes, Blocks) else None
+        self._automatic = not mapped
+        self._deciding = threading.Lock()
+
+    def best(self, threads: int | None, ask: bool = False) -> Blocks | Rows | Buckets:
+        """The codes in the form to search; `ask` groups mapped codes too if it pays."""
+        if self._undecided is not None and (self._automatic or ask):
+            with self._deciding:
+                self._decide(threads)
+        return self._best
+
+    def _decide(self, threads: int | None) -> None:
+        codes = self._undecided  # None if another thread came first
+        if codes is not None and buckets.worthwhile(codes):
+            # None where the estimate was too hopeful: the scan remains.
+            grouped = buckets.build(codes, most=len(codes) // 2, threads=threads)
+            self._best = codes if grouped is None else grouped
+        self._undecided = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +59,7 @@ class Segment:
         features: float16 or float32 (n, d), or None.
         dead: int64, ascending: the rows that were removed.
         mapped: whether the arrays live in a file; such a segment is not merged behind one's back.
+        engine: how to search the codes; made from them when left out.
     """
 
     codes: Blocks | Rows
@@ -34,6 +67,16 @@ class Segment:
     features: NDArray[np.floating] | None = None
     dead: NDArray[np.int64] = dataclasses.field(default_factory=lambda: np.empty(0, np.int64))
     mapped: bool = False
+    engine: Engine | None = None
+
+    def __post_init__(self) -> None:
+        if self.engine is None:
+            object.__setattr__(self, "engine", Engine(self.codes, self.mapped))
+
+    def best(self, threads: int | None, ask: bool = False) -> Blocks | Rows | Buckets:
+        """The codes in the form to search, see `Engine`."""
+        assert self.engine is not None
+        return self.engine.best(threads, ask)
 
     def __len__(self) -> int:
         """The number of codes that were not removed."""
@@ -86,15 +129,16 @@ class Segment:
             return scan.restore(self.codes, int(rows[0]), int(rows[-1]) + 1)
         return scan.take(self.codes, rows)
 
-    def view(self, rows: NDArray[np.int64] | None = None) -> "View":
+    def view(self, rows: NDArray[np.int64] | None = None, threads: int | None = None) -> "View":
         """What a search looks at: all that is alive, or `rows` (ascending, alive) alone."""
         if rows is None:
-            return View(self, self.codes, None, self.alive)
+            return View(self, self.best(threads), None, self.alive)
         if SPARSE * len(rows) < len(self.codes):
-            return View(self, scan.arrange(self.take(rows), self.codes.bits), rows, None)
+            few = scan.arrange(self.take(rows), self.codes.bits, threads=threads)
+            return View(self, few, rows, None)
         allowed = np.zeros(len(self.codes), bool)
         allowed[rows] = True
-        return View(self, self.codes, None, allowed)
+        return View(self, self.best(threads), None, allowed)
 
     def rerank(
         self,
@@ -114,7 +158,7 @@ class View:
     """Some codes of a segment: a copy of a few, or all of them under a mask."""
 
     segment: Segment
-    codes: Blocks | Rows
+    codes: Blocks | Rows | Buckets
     rows: NDArray[np.int64] | None
     allowed: NDArray[np.bool_] | None
 
@@ -122,26 +166,27 @@ class View:
         self, queries: NDArray[np.uint8], k: int, threads: int | None
     ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
         """Distances and rows of the segment, by (distance, row)."""
-        if isinstance(self.codes, Rows):
-            found = self.codes.knn(queries, k, allowed=self.allowed, threads=threads)
-        else:
-            found = scan.knn(self.codes, queries, k, allowed=self.allowed, threads=threads)
+        found = search(self.codes, "knn")(queries, k, allowed=self.allowed, threads=threads)
         return found[0], self._own(found[1])
 
     def radius(
         self, queries: NDArray[np.uint8], radius: int, threads: int | None
     ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int64]]:
         """Offsets, distances and rows of the segment, by (distance, row)."""
-        if isinstance(self.codes, Rows):
-            found = self.codes.radius(queries, radius, allowed=self.allowed, threads=threads)
-        else:
-            found = scan.radius(self.codes, queries, radius, allowed=self.allowed, threads=threads)
+        found = search(self.codes, "radius")(queries, radius, allowed=self.allowed, threads=threads)
         return found[0], found[1], self._own(found[2])
 
     def _own(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         if self.rows is None or not len(self.rows):
             return rows
         return np.where(rows < 0, -1, self.rows[rows])
+
+
+def search(codes: Blocks | Rows | Buckets, kind: str) -> Callable[..., Any]:
+    """The function `knn` or `radius` that fits the form of the codes."""
+    if isinstance(codes, Rows):
+        return getattr(codes, kind)
+    return functools.partial(getattr(buckets if isinstance(codes, Buckets) else scan, kind), codes)
 
 
 def nearest(

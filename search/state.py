@@ -44,10 +44,10 @@ class State:
         return None
 
 
-def views_of(state: State, where: Where | None) -> list[View]:
+def views_of(state: State, where: Where | None, threads: int | None) -> list[View]:
     """What each segment has of the items to search."""
     if where is None:
-        return [segment.view() for segment in state.segments]
+        return [segment.view(None, threads) for segment in state.segments]
     if isinstance(where, np.ndarray) and where.dtype == np.bool_:
         if where.shape != (len(state),):
             raise ValueError(
@@ -57,7 +57,9 @@ def views_of(state: State, where: Where | None) -> list[View]:
         if len(state.segments) == 1:
             segment = state.segments[0]
             rows = np.flatnonzero(where)
-            return [segment.view(rows if segment.alive is None else segment.live_rows()[rows])]
+            if segment.alive is not None:
+                rows = segment.live_rows()[rows]
+            return [segment.view(rows, threads)]
         wanted = state.ids[where]
     else:
         wanted = np.unique(id_list(where, "where"))
@@ -66,7 +68,7 @@ def views_of(state: State, where: Where | None) -> list[View]:
     for segment in state.segments:
         rows = segment.find(wanted)
         found |= rows >= 0
-        views.append(segment.view(rows[rows >= 0]))
+        views.append(segment.view(rows[rows >= 0], threads))
     if not found.all():
         raise ValueError(f"where: {some(wanted[~found])} not in the index")
     return views

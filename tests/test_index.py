@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search import HashIndex, hamming_knn, merge, pack
+from search import HashIndex, buckets, hamming_knn, merge, pack
 from search.interchange import open_npy
 
 seeds = st.integers(0, 2**32 - 1)
@@ -71,7 +71,7 @@ def draw_items(rng, count, bits):
     return rows, rng.integers(-2, 3, (count, DIMENSIONS)).astype(np.float16)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     seed=seeds,
     bits=st.sampled_from([1, 7, 8, 12, 48, 64, 65]),
@@ -259,6 +259,29 @@ def test_rows_of_an_npy_file_search_as_blocks_do(rng, tmp_path, monkeypatch):
     rows.save(tmp_path / "saved.index")
     saved = HashIndex.open(tmp_path / "saved.index", verify=True)
     equal(saved.search(codes[:5], 40), blocks.search(codes[:5], 40))
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+def test_grouping_equal_codes_changes_no_result(mapped, rng, tmp_path, monkeypatch):
+    monkeypatch.setattr(buckets, "_SMALLEST", 0)
+    rows, features = draw_items(rng, 900, 8)
+    ids = np.arange(900) * 2 + 7
+    index = HashIndex(pack(rows), features=features, ids=ids)
+    if mapped:
+        index.save(tmp_path / "i")
+        index = HashIndex.open(tmp_path / "i")
+        assert not isinstance(index._state.segments[0].best(1), buckets.Buckets)
+        index.prepare()
+    items = naive.Items(zip(ids.tolist(), zip(rows, features, strict=True), strict=True))
+    agree(index, items, rng)
+    assert isinstance(index._state.segments[0].best(1), buckets.Buckets)
+    index.remove(ids[100:300])
+    for i in ids[100:300].tolist():
+        del items[i]
+    agree(index, items, rng)
+    new = index.add(pack(rows[:400]), features[:400])
+    items.update(zip(new.tolist(), zip(rows, features, strict=False), strict=False))
+    agree(index, items, rng)
 
 
 def test_many_small_additions_stay_few_segments(rng):
