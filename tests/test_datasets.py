@@ -36,6 +36,7 @@ def test_digits():
         ("cifar11", "Did you mean cifar10"),
         ("CIFAR10", "Did you mean cifar10"),
         ("zzzzzzzz", "Some that exist: digits, mnist"),
+        ("", "data: empty"),
         ("no/such/folder", "no such file or folder"),
         ("./mnist", "no such file or folder"),
     ],

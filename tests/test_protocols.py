@@ -336,3 +336,12 @@ def test_draws(labels, share, data):
         assert set(class_counts(labels, drawn, 5)) == {least}
         with pytest.raises(LookupError):
             draw_each(form, everything, least + 1, 5, rng)
+
+
+@pytest.mark.parametrize("order", [[0, 1], [1, 0]])
+def test_the_rarest_class_draws_first(order):
+    """Else the common class takes what it shares with the rare one, which then runs out."""
+    flags = np.array([[1, 1], [1, 1], [0, 1], [0, 1]], bool)[:, order]
+    for seed in range(10):
+        drawn = draw_each(flags, np.arange(4), 2, 2, np.random.default_rng(seed))
+        assert drawn.tolist() == [0, 1, 2, 3]

@@ -81,6 +81,8 @@ def load(
         (1797, 8, 8, 1)
     """
     text = os.fspath(data)
+    if not text:
+        raise ValueError("data: empty; give the name of a dataset or a path.")
     if text in EMBEDDED:
         return EMBEDDED[text](image_size)
     name = prepared.parse_name(text) if isinstance(data, str) else None

@@ -26,7 +26,7 @@ class Items(Protocol):
     def __getitem__(self, rows: Any, /) -> Any: ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Dataset:
     """Labelled images or feature vectors, all parts in one sequence, parts as row numbers.
 

@@ -80,6 +80,7 @@ def load(
     found = _labelled_files(root, skipped)
     paths = [path for path, _, _ in found]
     kept, headers, bad = _scan(paths, threads)
+    _refuse_too_many(root, bad, len(paths), max_undecodable)  # before hours of decoding
     size = _common_size(headers) if image_size is None else image_size
     if channels is None:
         channels = 1 if all(header.grey for header in headers) else 3
@@ -278,8 +279,6 @@ def _common_size(headers: list[Header]) -> int:
         width, height = next(iter(sizes))
         if width == height:
             return width
-    if not sizes:
-        return 1  # nothing is readable: the share of undecodable files is the error to report
     raise ValueError(
         f"image_size: needed, as the images have {len(sizes)} different sizes or are not square "
         f"(one is {'x'.join(map(str, min(sizes)))}); e.g. image_size=64."

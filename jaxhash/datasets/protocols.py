@@ -20,7 +20,7 @@ from jaxhash.datasets.sampling import class_counts, draw_each, draw_share, draw_
 _QUERY, _TRAIN, _VALIDATION, _CLASSES = range(4)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Split:
     """Which items train, choose, are searched and ask; int64 row numbers in ascending order.
 
