@@ -11,11 +11,14 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxhash import networks, sharding
+from jaxhash.datasets import Images
 from jaxhash.feeding import Prefetched
 from jaxhash.models import Model
 from search.writing import Writer
 
 FEATURE_TYPES = ("float16", "float32")
+Undecodable = Callable[[int, str], None]
+"""Called with the row of an image that cannot be decoded, and the reason."""
 
 
 class Encoded(NamedTuple):
@@ -54,19 +57,22 @@ def batches(
     features: str = "float16",
     keep: Sequence[str] = Encoded._fields,
     devices: Sequence[jax.Device] | None = None,
-) -> Iterator[Encoded]:
-    """Encode items batch by batch, reading ahead of the device and the device ahead of the reader.
+    on_undecodable: Undecodable | None = None,
+) -> Iterator[tuple[np.ndarray, Encoded]]:
+    """Encode items batch by batch, as (rows, encoded); decoding and computing overlap.
 
     items: uint8 (n, h, w, c) or features (n, d); an array, a memory map, or anything of a length
     whose `items[rows]` is one. rows: which of them, all by default. batch_size: rounded up to a
     multiple of the devices. keep: fields to bring back from the device; the others are None.
+    on_undecodable: told row and reason of each image file that cannot be decoded, which is then
+    left out; without it, the first one ends the encoding.
 
     Raises:
         ValueError: the items are not what the model takes, or a name is not known.
 
     Example:
-        >>> for part in batches(model, images):  # doctest: +SKIP
-        ...     writer.append(part.codes, part.features)
+        >>> for rows, part in batches(model, images):  # doctest: +SKIP
+        ...     writer.append(part.codes, part.features, rows)
     """
     if features not in FEATURE_TYPES:
         raise ValueError(f"features is {features!r}: choose one of {', '.join(FEATURE_TYPES)}")
@@ -79,26 +85,45 @@ def batches(
     variables = sharding.everywhere(dict(model.variables), mesh)
     parts = sharding.split(mesh)
 
-    def read() -> Iterator[tuple[int, jax.Array]]:
+    def read() -> Iterator[tuple[np.ndarray, jax.Array]]:
         for start in range(0, len(chosen), size):
-            part = np.asarray(items[chosen[start : start + size]])
-            # The last batch is filled up: another shape would be compiled anew.
-            filled = np.pad(part, [(0, size - len(part))] + [(0, 0)] * (part.ndim - 1))
-            yield len(part), jax.device_put(filled, parts)
+            good, part = _read(items, chosen[start : start + size], on_undecodable)
+            if len(part) < size:
+                # Filled up: another shape would be compiled anew.
+                filled = np.zeros((size, *part.shape[1:]), part.dtype)
+                filled[: len(part)] = part
+                part = filled
+            yield good, jax.device_put(part, parts)
 
-    def fetch(count: int, outputs: Encoded) -> Encoded:
-        return Encoded(*(None if one is None else np.asarray(one)[:count] for one in outputs))
+    def fetch(rows: np.ndarray, outputs: Encoded) -> tuple[np.ndarray, Encoded]:
+        count = len(rows)
+        host = (None if one is None else np.asarray(one)[:count] for one in outputs)
+        return rows, Encoded(*host)
 
     with Prefetched(read, ahead=2) as ready:
-        computing: tuple[int, Encoded] | None = None
-        for count, part in ready:
+        computing: tuple[np.ndarray, Encoded] | None = None
+        for good, part in ready:
             # Started before the last one is fetched, so that the device has no gap.
-            started = (count, step(variables, part))
+            started = (good, step(variables, part))
             if computing is not None:
                 yield fetch(*computing)
             computing = started
         if computing is not None:
             yield fetch(*computing)
+
+
+def _read(
+    items: Any, rows: np.ndarray, on_undecodable: Undecodable | None
+) -> tuple[np.ndarray, np.ndarray]:
+    if on_undecodable is None or not isinstance(items, Images):
+        return rows, np.ascontiguousarray(items[rows])
+    pixels, failed = items.read(rows)
+    for row, reason in failed:
+        on_undecodable(row, reason)
+    if not failed:
+        return rows, pixels
+    good = ~np.isin(rows, [row for row, _ in failed])
+    return rows[good], pixels[good]
 
 
 @functools.lru_cache(maxsize=8)
@@ -147,10 +172,10 @@ def encode(
     """
     done = []
     options: dict[str, Any] = {"rows": rows, "batch_size": batch_size, "features": features}
-    for part in batches(model, items, keep=keep, devices=devices, **options):
+    for good, part in batches(model, items, keep=keep, devices=devices, **options):
         done.append(part)
         if on_batch is not None:
-            on_batch(len(part[0] if part[0] is not None else part[1]))
+            on_batch(len(good))
     if not done:
         raise ValueError("there are no items to encode")
     return Encoded(
@@ -172,36 +197,39 @@ def encode_to_index(
     attachments: Mapping[str, bytes] | None = None,
     devices: Sequence[jax.Device] | None = None,
     on_batch: Callable[[int], None] | None = None,
-) -> int:
-    """Encode items into an index file, whose ids count them from 0; returns their number.
+) -> list[tuple[int, str]]:
+    """Encode items into an index file, under their rows as ids; it appears when complete.
 
-    The file appears when it is complete. features: "float16", "float32", or None for codes only.
-    attachments: kept beside the codes, by name.
+    rows: ascending. features: "float16", "float32", or None for codes alone. attachments: kept in
+    the file, by name. Other arguments as for `batches`.
+
+    Returns:
+        (row, reason) of the image files that could not be decoded and are left out.
 
     Raises:
         ValueError: the items are not what the model takes, or there are none.
         OSError: the file cannot be written.
 
     Example:
-        >>> encode_to_index(model, images, "photos.index")  # doctest: +SKIP
-        1000
+        >>> skipped = encode_to_index(model, images, "photos.index")  # doctest: +SKIP
     """
-    keep = ("codes",) if features is None else ("codes", "features")
+    skipped: list[tuple[int, str]] = []
     with Writer(path, bits=model.bits) as writer:
-        for part in batches(
+        for good, part in batches(
             model,
             items,
             rows=rows,
             batch_size=batch_size,
             features=features or "float16",
-            keep=keep,
+            keep=("codes",) if features is None else ("codes", "features"),
             devices=devices,
+            on_undecodable=lambda row, reason: skipped.append((row, reason)),
         ):
-            writer.append(part.codes, part.features)
+            writer.append(part.codes, part.features, good)
             if on_batch is not None:
-                on_batch(len(part.codes))
+                on_batch(len(good))
         if not writer.count:
             raise ValueError("there are no items to encode")
         for name, data in (attachments or {}).items():
             writer.attach(name, data)
-    return writer.count
+    return skipped

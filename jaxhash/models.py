@@ -5,6 +5,7 @@ this project (any reader of safetensors sees the arrays under their paths).
 """
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -181,6 +182,20 @@ def load(folder: Path | str) -> Model:
         raise ValueError(f"{folder / runs.MODEL} does not describe a model: {error}") from None
     _check(model, arrays, folder)
     return model
+
+
+def fingerprint(model: Model) -> str:
+    """A short name of a model's weights and what is done with them, to tell models apart.
+
+    Example:
+        >>> fingerprint(load("runs/demo"))  # doctest: +SKIP
+        '3b5d5c3712955042'
+    """
+    digest = hashlib.sha256(json.dumps(_describe(model)).encode())
+    for name, array in sorted(flatten(model.variables).items()):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(array, np.float32).tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _describe(model: Model) -> dict[str, Any]:

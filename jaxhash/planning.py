@@ -4,12 +4,14 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
-from jaxhash import datasets, feeding, pretrained
+from jaxhash import augment, datasets, feeding, networks, pretrained
 from jaxhash.datasets import Dataset, Split
 from jaxhash.feeding import Rows
 from jaxhash.methods import METHODS, Method
+from jaxhash.metrics_log import tensorboard_writer
 from jaxhash.models import Model
 from jaxhash.networks import NETWORKS
 from jaxhash.recipes import FROM_SCRATCH, Recipe
@@ -118,6 +120,8 @@ def settle(config: Config, dataset: Dataset | None = None) -> Plan:
     split = split_data(config, dataset)
     labels = dataset.labels[split.train]
     recipe = _recipe(config, method, network, dataset, len(labels))
+    model = _model(config, method, network, dataset, split)
+    _check(config, recipe, model)
     if method.batches == "class-pair":
         rows = feeding.class_pairs(config.seed, labels, recipe.batch_size)
     else:
@@ -135,7 +139,7 @@ def settle(config: Config, dataset: Dataset | None = None) -> Plan:
         method=method,
         recipe=recipe,
         options=method.options(recipe, **config.options),
-        model=_model(config, method, network, dataset, split),
+        model=model,
         steps=steps,
         epoch_steps=epoch_steps,
         log_steps=log_steps,
@@ -155,6 +159,21 @@ def _recipe(config: Config, method: Method, network: str, dataset: Dataset, imag
     if config.batch_size is None:
         recipe = dataclasses.replace(recipe, batch_size=min(recipe.batch_size, images))
     return config.recipe_over(recipe)
+
+
+def _check(config: Config, recipe: Recipe, model: Model) -> None:
+    """Refuse now what would otherwise fail in the middle of the preparations."""
+    if config.tensorboard:
+        tensorboard_writer()
+    key = jax.random.key(0)
+    jax.eval_shape(lambda: networks.init(model.build(), key, (1, *model.item_shape)))
+    items = jax.ShapeDtypeStruct((recipe.batch_size, *model.item_shape), np.float32)
+    jax.eval_shape(lambda items: augment.augment(key, items, recipe.augment), items)
+    if config.weights is not None and model.network not in pretrained.MAPS:
+        raise ValueError(
+            f"weights are given, and network {model.network!r} has no map for them: choose "
+            f"{' or '.join(pretrained.MAPS)}"
+        )
 
 
 def _model(config: Config, method: Method, network: str, dataset: Dataset, split: Split) -> Model:

@@ -65,7 +65,8 @@ class Config:
     """Share of a folder's images that may fail to decode before the run stops."""
 
     method: str = "dlbhc"
-    """What the network is trained to do: a row of the table of methods."""
+    """What the network is trained to do: dlbhc, ssdh, dsh, dhih, mhcln and their variants; a wrong
+    name lists them all."""
     network: str | None = None
     """The network below the code. Default: resnet for images, mhcln for features."""
     bits: int = 48
@@ -256,21 +257,34 @@ def create(folder: Path | str, config: Config, *, overwrite: bool = False) -> Pa
         12
     """
     folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        if not (folder / CONFIG).is_file():
-            raise FileExistsError(
-                f"{folder} exists and is not a run directory: name another with --run"
-            )
-        if not overwrite:
-            raise FileExistsError(
-                f"{folder} already holds a run: continue it with --resume, replace it with "
-                f"--overwrite, or name another with --run"
-            )
+    check_free(folder, overwrite=overwrite)
+    if (folder / CONFIG).is_file():
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / ENVIRONMENT, environment())
     write_json(folder / CONFIG, to_json(config))
     return folder
+
+
+def check_free(folder: Path | str, *, overwrite: bool = False) -> None:
+    """Refuse a folder that `create` would refuse.
+
+    Raises:
+        FileExistsError: the folder holds a run, and `overwrite` was not given; or it holds
+            something else.
+    """
+    folder = Path(folder)
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    if not (folder / CONFIG).is_file():
+        raise FileExistsError(
+            f"{folder} exists and is not a run directory: name another with --run"
+        )
+    if not overwrite:
+        raise FileExistsError(
+            f"{folder} already holds a run: continue it with --resume, replace it with "
+            f"--overwrite, or name another with --run"
+        )
 
 
 def load_config(folder: Path | str) -> Config:

@@ -15,7 +15,7 @@ from jaxhash.calls import calls, is_resident
 from jaxhash.checkpoints import SCORE
 from jaxhash.datasets import Dataset
 from jaxhash.encoding import encode
-from jaxhash.metrics_log import MetricsLog, tensorboard_writer
+from jaxhash.metrics_log import MetricsLog
 from jaxhash.models import Model
 from jaxhash.planning import Plan, settle
 from jaxhash.runs import Config
@@ -91,9 +91,11 @@ def train(
     """
     folder = Path(folder)
 
-    folder = Path(folder)
-
     # ------------------------------------------------------------ what is to be done
+    folder = Path(folder)
+    resume = resume and (folder / runs.CONFIG).is_file()
+    if not resume:
+        _first_process(lambda: runs.check_free(folder, overwrite=overwrite))
     plan = settle(config, dataset)
     mesh = sharding.mesh_over(plan.recipe.batch_size, devices)
     say(str(plan))
@@ -101,7 +103,6 @@ def train(
         say(f"{jax.device_count() - mesh.size} devices stay idle: they do not divide a batch")
 
     # ------------------------------------------------------------ the run directory
-    resume = resume and (folder / runs.CONFIG).is_file()
     _first_process(lambda: _prepare(folder, plan, resume=resume, overwrite=overwrite))
     if plan.dataset.skipped:
         say(f"{len(plan.dataset.skipped)} images could not be decoded: see {folder}/{runs.SKIPPED}")
@@ -316,8 +317,6 @@ def _log(folder: Path, config: Config, step: int) -> Iterator[Callable[[dict[str
 
 
 def _prepare(folder: Path, plan: Plan, *, resume: bool, overwrite: bool) -> None:
-    if plan.config.tensorboard:
-        tensorboard_writer()
     if not resume:
         runs.create(folder, plan.config, overwrite=overwrite)
         runs.write_skipped(folder, plan.dataset.skipped)

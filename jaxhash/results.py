@@ -1,0 +1,111 @@
+"""A trained run under a protocol: encode, evaluate, and leave results.json with its figures."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxhash import datasets, evaluation, metrics_log, models, planning, plots, runs
+from jaxhash.datasets import Dataset
+from jaxhash.encoding import Encoded, encode
+
+
+def evaluate_run(
+    folder: Path | str,
+    *,
+    dataset: Dataset | None = None,
+    data_dir: str | None = None,
+    protocol: str | None = None,
+    protocol_options: dict[str, Any] | None = None,
+    top: int = 1000,
+    pool: int = 1000,
+    batch_size: int = 256,
+    say: Callable[[str], None] = lambda message: None,
+    on_batch: Callable[[int], None] | None = None,
+) -> dict[str, Any]:
+    """The numbers of a finished run; see `evaluation.evaluate` for what they are.
+
+    dataset: the run's own, where it is loaded already. protocol: the run's own unless another is
+    named. top: cut-off of mAP@top. pool: candidates of the coarse search. on_batch: called with
+    the number of images of each batch encoded.
+
+    Raises:
+        FileNotFoundError: the folder holds no finished run.
+        ValueError: the protocol does not fit the data.
+
+    Example:
+        >>> evaluate_run("runs/demo")["rankings"]["codes"]["mAP"]  # doctest: +SKIP
+        0.98
+    """
+    model, config = models.load(folder), runs.load_config(folder)
+    if data_dir is not None:
+        config = dataclasses.replace(config, data_dir=data_dir)
+    if dataset is None:
+        dataset = planning.load_data(config)
+    other = protocol is not None and protocol != config.protocol
+    split = planning.split_data(
+        dataclasses.replace(
+            config,
+            protocol=protocol or config.protocol,
+            protocol_options=(protocol_options or {}) if other else config.protocol_options,
+        ),
+        dataset,
+    )
+    if other and split.train is not None:
+        _warn_about_training(config, dataset, split, say)
+    rows, back = np.unique(np.concatenate([split.query, split.database]), return_inverse=True)
+    say(f"encoding {len(rows)} items")
+    start = time.perf_counter()
+    encoded = encode(model, dataset.items, rows=rows, batch_size=batch_size, on_batch=on_batch)
+    seconds = time.perf_counter() - start
+
+    def part(places: np.ndarray) -> Encoded:
+        return Encoded(*(None if one is None else one[places] for one in encoded))
+
+    assert dataset.labels is not None
+    results = evaluation.evaluate(
+        part(back[: len(split.query)]),
+        part(back[len(split.query) :]),
+        dataset.labels,
+        split,
+        bits=model.bits,
+        seed=config.seed,
+        top=top,
+        pool=pool,
+        say=say,
+    )
+    results["seconds"] = {"encoding": round(seconds, 3)} | results["seconds"]
+    about = {"data": dataset.name, "method": model.method, "network": model.network}
+    return about | results
+
+
+def _warn_about_training(
+    config: runs.Config, dataset: Dataset, split: datasets.Split, say: Callable[[str], None]
+) -> None:
+    trained = planning.split_data(config, dataset).train
+    seen = int(np.isin(split.query, trained).sum())
+    if seen:
+        say(
+            f"careful: {seen} of {len(split.query)} queries were trained on under {config.protocol}"
+        )
+
+
+def write_results(folder: Path | str, results: dict[str, Any]) -> list[Path]:
+    """Write results.json and the figures into a run directory; returns their paths."""
+    folder = Path(folder)
+    runs.write_json(folder / runs.RESULTS, results)
+    written = [folder / runs.RESULTS]
+    figures = {
+        "precision_recall.png": lambda: plots.pr_curve(results),
+        "precision_at_k.png": lambda: plots.precision_at_k(results),
+    }
+    rows = metrics_log.read(folder)
+    if rows:
+        figures["training.png"] = lambda: plots.training_curves(rows)
+    for name, draw in figures.items():
+        plots.save(draw(), folder / name)
+        written.append(folder / name)
+    return written

@@ -1,0 +1,228 @@
+"""Asking an index with images: what an index keeps about its items, and the search itself."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from jaxhash import datasets, models, plots
+from jaxhash.datasets import Dataset, prepared
+from jaxhash.encoding import encode
+from jaxhash.models import Model
+from search import HashIndex
+
+CARD, PATHS, LABELS = "jaxhash", "paths", "labels"
+"""Names of the attachments: JSON about data and model, JSON list of paths, int32 class numbers."""
+
+
+class Neighbours(NamedTuple):
+    """For each of q queries its nearest items, best first, and the codes' distances.
+
+    distances: int32 (q, k) Hamming, or float32 (q, k) Euclidean where features were compared.
+    ids: int64 (q, k), -1 where fewer were found.
+    """
+
+    distances: np.ndarray
+    ids: np.ndarray
+
+
+def load_items(
+    data: str, model: Model, *, data_dir: str | None = None, max_undecodable: float = 0.01
+) -> Dataset:
+    """What a model is to encode: a folder of image files at any depth, or any other dataset.
+
+    Files are decoded on demand, to the size and channels the model was trained on.
+
+    Raises:
+        ValueError: there is no such data, or the model does not take it.
+
+    Example:
+        >>> load_items("photos", model).paths[0]  # doctest: +SKIP
+        'photos/beach.jpg'
+    """
+    size = model.item_shape[0] if model.takes == "images" else None
+    if model.takes == "images" and _is_folder_of_images(data, data_dir):
+        channels = 1 if model.item_shape[2] == 1 else 3
+        return datasets.load_images(
+            data, image_size=size or 0, channels=channels, max_undecodable=max_undecodable
+        )
+    dataset = datasets.load(data, data_dir=data_dir, image_size=size)
+    if dataset.kind != model.takes:
+        raise ValueError(f"the model takes {model.takes}, and {data} holds {dataset.kind}")
+    return dataset
+
+
+def _is_folder_of_images(data: str, data_dir: str | None) -> bool:
+    if data in datasets.EMBEDDED or not Path(data).is_dir():
+        return False
+    if any(Path(data).glob("*.npy")) or (Path(data) / "dataset_info.json").is_file():
+        return False
+    name = prepared.parse_name(data)
+    root = Path(data_dir) if data_dir else datasets.default_data_dir()
+    return name is None or prepared.find(name, root) is None
+
+
+def attachments(
+    model: Model, dataset: Dataset, data: str, data_dir: str | None
+) -> dict[str, bytes]:
+    """What an index of a dataset's rows has to keep so that its results can be shown.
+
+    Example:
+        >>> sorted(attachments(model, dataset, "digits", None))  # doctest: +SKIP
+        ['jaxhash', 'labels']
+    """
+    card = {
+        "model": models.fingerprint(model),
+        "data": data if data in datasets.EMBEDDED else _absolute(data),
+        "data_dir": None if data_dir is None else str(Path(data_dir).resolve()),
+        "classes": list(dataset.classes),
+    }
+    kept = {CARD: json.dumps(card).encode()}
+    if dataset.paths is not None:
+        kept[PATHS] = json.dumps([str(Path(path).resolve()) for path in dataset.paths]).encode()
+    if dataset.labels is not None and dataset.labels.ndim == 1:
+        kept[LABELS] = dataset.labels.astype("<i4").tobytes()
+    return kept
+
+
+def _absolute(data: str) -> str:
+    return str(Path(data).resolve()) if Path(data).exists() else data
+
+
+def ask(
+    model: Model,
+    index: HashIndex,
+    items: Any,
+    k: int,
+    *,
+    pool: int | None = None,
+    radius: int | None = None,
+) -> Neighbours:
+    """The k nearest items of an index for each query, from coarse to fine where a pool is given.
+
+    items: uint8 (q, h, w, c), or features (q, d). pool: nearest codes that are put in order by
+    the distance of features; without it the codes alone decide. radius: largest Hamming distance.
+
+    Raises:
+        ValueError: the index was made by another model, or keeps no features for a pool.
+
+    Example:
+        >>> ask(model, HashIndex.open("photos.index"), images, 10, pool=100)  # doctest: +SKIP
+    """
+    made_by = card(index).get("model")
+    if index.bits != model.bits or made_by not in (None, models.fingerprint(model)):
+        raise ValueError(
+            "the index was made by another model: encode it again with scripts/encode.py, or give "
+            "the run it was made with"
+        )
+    encoded = encode(model, items, features="float32", keep=("codes", "features"))
+    if pool is None:
+        return Neighbours(*index.search(encoded.codes, k, radius=radius))
+    return Neighbours(
+        *index.search(encoded.codes, k, query_features=encoded.features, pool=pool, radius=radius)
+    )
+
+
+def card(index: HashIndex) -> dict[str, Any]:
+    """What `attachments` said about data and model; {} for an index made otherwise."""
+    kept = index.attachments.get(CARD)
+    return {} if kept is None else json.loads(bytes(kept))
+
+
+class Items:
+    """The pictures, class names and titles of an index's items, as far as it knows them.
+
+    Example:
+        >>> items = Items(index)  # doctest: +SKIP
+        >>> items.pictures([3, 5]), items.titles([3, 5])  # doctest: +SKIP
+    """
+
+    def __init__(self, index: HashIndex) -> None:
+        self.card = card(index)
+        self.classes = self.card.get("classes") or []
+        kept = index.attachments
+        self.paths = json.loads(bytes(kept[PATHS])) if PATHS in kept else None
+        self.labels = np.frombuffer(bytes(kept[LABELS]), "<i4") if LABELS in kept else None
+
+    def class_names(self, ids: Sequence[int]) -> list[str | None]:
+        """The class of each item; None where it is not known."""
+        if self.labels is None:
+            return [None] * len(ids)
+        return [self.classes[self.labels[item]] for item in ids]
+
+    def titles(self, ids: Sequence[int]) -> list[str]:
+        """What to call each item: its path, or its class and number."""
+        if self.paths is not None:
+            return [self.paths[item] for item in ids]
+        names = self.class_names(ids)
+        return [
+            f"{item}" if name is None else f"{name} ({item})"
+            for item, name in zip(ids, names, strict=True)
+        ]
+
+    def short_title(self, item: int, class_name: str | None) -> str:
+        """A word or two below a picture: the class, or else the file's name, or the number."""
+        if class_name is not None:
+            return class_name
+        return str(item) if self.paths is None else Path(self.paths[item]).name
+
+    def pictures(self, ids: Sequence[int], size: int = 128) -> list[np.ndarray]:
+        """The items as uint8 (h, w, c); read from where the index was made from.
+
+        Raises:
+            ValueError: they are not there any more, or are no images.
+        """
+        if not len(ids):
+            return []
+        if self.paths is not None:
+            files = [self.paths[item] for item in ids]
+            loaded = datasets.load_images(files, image_size=size, max_undecodable=0)
+            return list(loaded.items[np.arange(len(files))])
+        if "data" not in self.card:
+            raise ValueError("the index does not say where its images are")
+        dataset = datasets.load(self.card["data"], data_dir=self.card["data_dir"])
+        if dataset.kind != "images":
+            raise ValueError("the items of this index are features: there is nothing to show")
+        return list(dataset.items[np.asarray(ids)])
+
+
+def gallery(
+    items: Items,
+    queries: Sequence[np.ndarray],
+    found: Neighbours,
+    query_titles: Sequence[str],
+    classes: Sequence[str] | None = None,
+) -> Figure:
+    """The pictures of queries and what was found for them, a row each.
+
+    classes: of the queries, by which neighbours are marked right or wrong.
+
+    Raises:
+        ValueError: the images of the index are not where they were.
+
+    Example:
+        >>> plots.save(gallery(items, images, found, ["beach.jpg"]), "out.png")  # doctest: +SKIP
+    """
+    rows = [ids[ids >= 0].tolist() for ids in found.ids]
+    names = [items.class_names(row) for row in rows]
+    right = [
+        [None if classes is None or name is None else name == classes[at] for name in row]
+        for at, row in enumerate(names)
+    ]
+    return plots.gallery(
+        queries,
+        [items.pictures(row) for row in rows],
+        right,
+        [
+            distances[: len(row)].tolist()
+            for distances, row in zip(found.distances, rows, strict=True)
+        ],
+        query_titles=query_titles,
+        titles=[
+            [items.short_title(item, name) for item, name in zip(row, row_names, strict=True)]
+            for row, row_names in zip(rows, names, strict=True)
+        ],
+    )

@@ -1,0 +1,85 @@
+"""Encode images with a trained network into an index of binary codes.
+
+    python scripts/encode.py --run runs/digits-dlbhc-48 --data photos/ --out photos.index
+
+Some hundred images a second on two CPU cores with the default network, and any number of them in
+the same memory; leaves photos.index with codes, features and paths, for scripts/query.py. The data
+is a folder of image files, at any depth, or whatever scripts/train.py takes for --data.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from command_line import parse, run
+from tqdm import tqdm
+
+from jaxhash import encoding, models, retrieval
+
+
+@dataclass(frozen=True)
+class Encode:
+    """Options of scripts/encode.py."""
+
+    run: Path
+    """Folder of the trained run."""
+    data: str
+    """What to encode: a folder of images, an .npz file, a folder of .npy files, digits, or a
+    tensorflow-datasets name."""
+    out: Path
+    """The index file to write."""
+    data_dir: str | None = None
+    """Folder that holds prepared tensorflow-datasets or their original archives."""
+    part: str | None = None
+    """Encode only this part of the data: train, test, database, query, ... Default: all of it."""
+    features: Literal["float16", "float32", "none"] = "float16"
+    """How features are kept for coarse-to-fine search; none keeps the codes alone."""
+    batch_size: int = 256
+    """Images per call of the network."""
+    max_undecodable: float = 0.01
+    """Share of the files that may fail to decode."""
+    overwrite: bool = False
+    """Replace an index file that is there."""
+
+
+def main() -> None:
+    """Encode as the command line says."""
+    options = parse(Encode, __doc__)
+    if options.out.exists() and not options.overwrite:
+        raise FileExistsError(f"{options.out} exists: replace it with --overwrite")
+    model = models.load(options.run)
+    dataset = retrieval.load_items(
+        options.data,
+        model,
+        data_dir=options.data_dir,
+        max_undecodable=options.max_undecodable,
+    )
+    rows = None
+    if options.part is not None:
+        if options.part not in dataset.parts:
+            raise ValueError(
+                f"--part is {options.part!r}: {dataset.name} has {', '.join(dataset.parts)}"
+            )
+        rows = dataset.parts[options.part]
+    total = len(dataset) if rows is None else len(rows)
+    with tqdm(total=total, unit="image", unit_scale=True) as bar:
+        skipped = encoding.encode_to_index(
+            model,
+            dataset.items,
+            options.out,
+            rows=rows,
+            batch_size=options.batch_size,
+            features=None if options.features == "none" else options.features,
+            attachments=retrieval.attachments(model, dataset, options.data, options.data_dir),
+            on_batch=bar.update,
+        )
+    for path, reason in dataset.skipped:
+        print(f"left out {path}: {reason}")
+    for row, reason in skipped:
+        print(f"left out {dataset.paths[row] if dataset.paths else row}: {reason}")
+    size = options.out.stat().st_size / 1e6
+    print(f"{options.out}: {total - len(skipped)} codes of {model.bits} bits, {size:.1f} MB")
+
+
+if __name__ == "__main__":
+    run(main)

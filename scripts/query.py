@@ -1,0 +1,76 @@
+"""Find the nearest images of an index.
+
+    python scripts/query.py --run runs/photos --index photos.index beach.jpg -k 10 --gallery out.png
+
+A few seconds, nearly all of them to start; prints distance and path of the ten nearest images, and
+draws them. The nearest codes (--pool of them) are put in order by the distance of their features;
+with --pool 0 the codes alone decide.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import tyro
+from command_line import parse, run
+
+from jaxhash import datasets, models, plots, retrieval
+from search import HashIndex
+
+
+@dataclass(frozen=True)
+class Query:
+    """Options of scripts/query.py."""
+
+    images: tyro.conf.Positional[tuple[Path, ...]]
+    """Image files to ask with, one or more."""
+    run: Path
+    """Folder of the trained run that made the index."""
+    index: Path
+    """The index file, from scripts/encode.py."""
+    k: Annotated[int, tyro.conf.arg(aliases=["-k"])] = 10
+    """Results for each image."""
+    pool: int = 200
+    """Nearest codes that are put in order by their features; 0 for codes alone."""
+    radius: int | None = None
+    """Largest Hamming distance of a result. Default: any."""
+    gallery: Path | None = None
+    """Draw the results into this PNG file."""
+
+
+def main() -> None:
+    """Search as the command line says."""
+    options = parse(Query, __doc__)
+    if not options.images:
+        raise ValueError("name at least one image to ask with")
+    model = models.load(options.run)
+    if model.takes != "images":
+        raise ValueError(f"{options.run} was trained on features: it cannot be asked with images")
+    index = HashIndex.open(options.index)
+    channels = 1 if model.item_shape[2] == 1 else 3
+    asked = datasets.load_images(
+        list(options.images),
+        image_size=model.item_shape[0],
+        channels=channels,
+        max_undecodable=0,
+    )
+    images = asked.items[np.arange(len(asked))]
+    found = retrieval.ask(
+        model, index, images, options.k, pool=options.pool or None, radius=options.radius
+    )
+    items = retrieval.Items(index)
+    kind = "bits apart" if options.pool == 0 else "apart"
+    for query, distances, ids in zip(options.images, *found, strict=True):
+        known = ids >= 0
+        print(f"{query}:{'' if known.any() else ' nothing found'}")
+        for distance, title in zip(distances[known], items.titles(ids[known]), strict=True):
+            print(f"  {distance:>8.4g} {kind}  {title}")
+    if options.gallery is not None:
+        figure = retrieval.gallery(items, images, found, [path.name for path in options.images])
+        plots.save(figure, options.gallery)
+        print(f"gallery: {options.gallery}")
+
+
+if __name__ == "__main__":
+    run(main)
