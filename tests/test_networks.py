@@ -152,13 +152,12 @@ def test_starts(key):
 # ---- DSH --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("side", [3, 8, 9, 16])
+@pytest.mark.parametrize("side", [1, 2, 3, 8, 9])
 def test_dsh_pooling_rounds_up(side, rng):
     image = rng.normal(size=(side, side)).astype(np.float32)
-    trunk = dsh.Trunk()
-    average = trunk._average(image[None, :, :, None])[0, :, :, 0]
+    average = dsh.pool_average(image[None, :, :, None])[0, :, :, 0]
     np.testing.assert_allclose(average, naive.pool_rounding_up(image, "mean"), atol=1e-6)
-    largest = trunk._largest(image[None, :, :, None])[0, :, :, 0]
+    largest = dsh.pool_largest(image[None, :, :, None])[0, :, :, 0]
     np.testing.assert_allclose(largest, naive.pool_rounding_up(image, "max"))
 
 
