@@ -129,16 +129,29 @@ class Segment:
             return scan.restore(self.codes, int(rows[0]), int(rows[-1]) + 1)
         return scan.take(self.codes, rows)
 
-    def view(self, rows: NDArray[np.int64] | None = None, threads: int | None = None) -> "View":
-        """What a search looks at: all that is alive, or `rows` (ascending, alive) alone."""
-        if rows is None:
-            return View(self, self.best(threads), None, self.alive)
+    def view(self, threads: int | None) -> "View":
+        """What a search looks at: all that is alive."""
+        return View(self, self.best(threads), None, self.alive)
+
+    def view_of(self, rows: NDArray[np.int64], threads: int | None) -> "View":
+        """Some rows alone, ascending and alive."""
         if SPARSE * len(rows) < len(self.codes):
             few = scan.arrange(self.take(rows), self.codes.bits, threads=threads)
             return View(self, few, rows, None)
         allowed = np.zeros(len(self.codes), bool)
         allowed[rows] = True
         return View(self, self.best(threads), None, allowed)
+
+    def view_under(self, mask: NDArray[np.bool_], threads: int | None) -> "View":
+        """Those of the alive rows, in their order, that `mask` marks."""
+        if SPARSE * np.count_nonzero(mask) < len(self.codes):
+            rows = np.flatnonzero(mask)
+            return self.view_of(rows if self.alive is None else self.live_rows()[rows], threads)
+        if self.alive is not None:
+            allowed = np.zeros(len(self.codes), bool)
+            allowed[self.alive] = mask
+            mask = allowed
+        return View(self, self.best(threads), None, np.ascontiguousarray(mask))
 
     def rerank(
         self,

@@ -47,7 +47,7 @@ class State:
 def views_of(state: State, where: Where | None, threads: int | None) -> list[View]:
     """What each segment has of the items to search."""
     if where is None:
-        return [segment.view(None, threads) for segment in state.segments]
+        return [segment.view(threads) for segment in state.segments]
     if isinstance(where, np.ndarray) and where.dtype == np.bool_:
         if where.shape != (len(state),):
             raise ValueError(
@@ -55,11 +55,7 @@ def views_of(state: State, where: Where | None, threads: int | None) -> list[Vie
                 f"not {where.shape}"
             )
         if len(state.segments) == 1:
-            segment = state.segments[0]
-            rows = np.flatnonzero(where)
-            if segment.alive is not None:
-                rows = segment.live_rows()[rows]
-            return [segment.view(rows, threads)]
+            return [state.segments[0].view_under(where.view(np.bool_), threads)]
         wanted = state.ids[where]
     else:
         wanted = np.unique(id_list(where, "where"))
@@ -68,7 +64,7 @@ def views_of(state: State, where: Where | None, threads: int | None) -> list[Vie
     for segment in state.segments:
         rows = segment.find(wanted)
         found |= rows >= 0
-        views.append(segment.view(rows[rows >= 0], threads))
+        views.append(segment.view_of(rows[rows >= 0], threads))
     if not found.all():
         raise ValueError(f"where: {some(wanted[~found])} not in the index")
     return views
