@@ -47,6 +47,14 @@ def test_images_in_two_parts(saved, form):
     assert load(path, image_size=2).items[0].shape == (2, 2, 3)
 
 
+def test_resampling_stays_within_the_memory_limit(saved):
+    path = saved(train_images=pixels(3, 4, 4, 3), test_images=pixels(2, 4, 4, 3))
+    assert len(load(path, image_size=2, memory_limit=5 * 12)) == 5
+    with pytest.raises(ValueError, match=r"5 images of 2x2 pixels.*memory_limit"):
+        load(path, image_size=2, memory_limit=5 * 12 - 1)
+    assert isinstance(load(path, image_size=4, memory_limit=1).items, Joined)
+
+
 def test_one_part_stays_a_memory_map(saved):
     features = np.arange(12, dtype=np.float32).reshape(4, 3)
     data = load(saved(features=features, labels=[0, 1, 1, 0]))

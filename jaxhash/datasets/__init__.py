@@ -67,7 +67,7 @@ def load(
         channels: For folders of images: 3 or 1; see `folders.load`.
         max_undecodable: For folders of images: largest share of files that may fail, 0..1.
         memory_limit: Bytes that decoded images may take; half of the free memory by default.
-            Folders of images that need more are decoded on demand.
+            Folders of images that need more are decoded on demand; anything else is refused.
         threads: Number of decoding threads; all cores by default.
         verify: For folders too large for memory; see `folders.load`.
         on_progress: Called now and then with the number of images done and the number of images.
@@ -98,9 +98,9 @@ def load(
             found, image_size=image_size, memory_limit=memory_limit, on_progress=on_progress
         )
     if name and name.name in archives.ARCHIVES and (files := archives.find(name.name, root)):
-        return archives.load(name.name, files, image_size)
+        return archives.load(name.name, files, image_size=image_size, memory_limit=memory_limit)
     if path.is_dir() and any(path.glob("*.npy")):
-        return arrays.load(path, image_size=image_size)
+        return arrays.load(path, image_size=image_size, memory_limit=memory_limit)
     if path.is_dir():
         return folders.load(
             path,
@@ -115,7 +115,7 @@ def load(
     if path.is_file():
         if path.suffix != ".npz":
             raise ValueError(f"{path}: a file of data is an .npz; give the folder of an image.")
-        return arrays.load(path, image_size=image_size)
+        return arrays.load(path, image_size=image_size, memory_limit=memory_limit)
     if name is None and text and not set("/\\~.") & set(text):
         prepared.check_known(text, (*EMBEDDED, *archives.ARCHIVES))  # a misspelt name, e.g. CIFAR10
     if name is None:

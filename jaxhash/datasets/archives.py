@@ -88,16 +88,24 @@ def places(name: str, data_dir: Path) -> list[Path]:
     return [data_dir / name, data_dir, data_dir / "downloads" / "manual"]
 
 
-def load(name: str, paths: list[Path], image_size: int | None = None) -> Dataset:
+def load(
+    name: str,
+    paths: list[Path],
+    *,
+    image_size: int | None = None,
+    memory_limit: int | None = None,
+) -> Dataset:
     """Reads the original files of a dataset, in the order they hold.
 
     Args:
         name: One of `ARCHIVES`.
         paths: The files, as `find` gives them.
         image_size: Side in pixels to resample to; None keeps the published size.
+        memory_limit: Bytes the resampled images may take; half of the free memory by default.
 
     Raises:
         BrokenArchive: where a file is damaged, or belongs to another dataset.
+        ValueError: where the images would not fit in memory.
     """
     check_size(image_size)
     try:
@@ -117,7 +125,7 @@ def load(name: str, paths: list[Path], image_size: int | None = None) -> Dataset
     return Dataset(
         name=name,
         kind="images",
-        items=resize(images, image_size),
+        items=resize(images, image_size, memory_limit=memory_limit),
         labels=np.concatenate(list(contents.labels.values())).astype(np.int32),
         parts=consecutive_parts({part: len(rows) for part, rows in contents.labels.items()}),
         classes=contents.classes,

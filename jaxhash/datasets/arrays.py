@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxhash.datasets.dataset import PARTS, Dataset, Items, check_labels, consecutive_parts
-from jaxhash.datasets.decoding import check_size, resize
+from jaxhash.datasets.decoding import check_memory, check_size, resize
 from jaxhash.datasets.joined import Joined
 
 _KINDS = ("images", "features")
@@ -19,7 +19,9 @@ _CHUNK_BYTES = 1 << 26
 Reader = Callable[[str], np.ndarray]
 
 
-def load(path: str | Path, *, image_size: int | None = None) -> Dataset:
+def load(
+    path: str | Path, *, image_size: int | None = None, memory_limit: int | None = None
+) -> Dataset:
     """Loads arrays by name: `<part>_images` or `<part>_features`, and `<part>_labels`.
 
     The parts are train, validation, test, database and query; `images` or `features` with
@@ -35,6 +37,7 @@ def load(path: str | Path, *, image_size: int | None = None) -> Dataset:
     Args:
         path: The file or folder.
         image_size: Side of the squares images are resampled to, in memory; None keeps them.
+        memory_limit: Bytes the resampled images may take; half of the free memory by default.
 
     Raises:
         ValueError: where an array is missing, has a wrong dtype or shape, or holds values that
@@ -76,7 +79,7 @@ def load(path: str | Path, *, image_size: int | None = None) -> Dataset:
     return Dataset(
         name=path.stem,
         kind="images" if kind == "images" else "features",
-        items=_join(arrays, kind, image_size),
+        items=_join(arrays, kind, image_size, memory_limit),
         labels=labels,
         parts=consecutive_parts(sizes),
         classes=classes or (),
@@ -252,10 +255,15 @@ def _number(
     return numbers.reshape(-1).astype(np.int32), tuple(str(label) for label in found)
 
 
-def _join(arrays: list[np.ndarray], kind: str, image_size: int | None) -> Items:
+def _join(
+    arrays: list[np.ndarray], kind: str, image_size: int | None, memory_limit: int | None
+) -> Items:
     """One sequence over all parts, copied only where images are resampled or already in memory."""
     if kind == "images" and image_size is not None:
-        arrays = [resize(array, image_size) for array in arrays]
+        if any(array.shape[1:3] != (image_size, image_size) for array in arrays):
+            total = sum(map(len, arrays))
+            check_memory((total, image_size, image_size, arrays[0].shape[3]), memory_limit)
+        arrays = [resize(array, image_size, memory_limit=memory_limit) for array in arrays]
     dtype = np.uint8 if kind == "images" else np.float32
     if len(arrays) == 1 and arrays[0].dtype == dtype:
         return arrays[0]

@@ -11,6 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from jaxhash.datasets.memory import default_memory_limit
+
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "PPM")
 """What is opened; formats that start another program (EPS) or that PIL only stubs are not."""
 
@@ -99,13 +101,23 @@ def decode(file: str | bytes, *, size: int | None = None, channels: int = 3) -> 
         raise Undecodable(_reason(error)) from error
 
 
-def resize(images: np.ndarray, size: int | None, *, threads: int | None = None) -> np.ndarray:
+def resize(
+    images: np.ndarray,
+    size: int | None,
+    *,
+    threads: int | None = None,
+    memory_limit: int | None = None,
+) -> np.ndarray:
     """Resamples uint8 (n, height, width, channels) to squares, as `decode` does for files.
 
     Args:
         images: The images; 1 or 3 channels.
         size: Side of the square in pixels; None or the images' own size returns them unchanged.
         threads: Number of threads; all cores by default.
+        memory_limit: Bytes the result may take; half of the free memory by default.
+
+    Raises:
+        ValueError: where the size is no size, or the result would take more than that.
 
     Example:
         >>> import numpy as np
@@ -116,6 +128,7 @@ def resize(images: np.ndarray, size: int | None, *, threads: int | None = None) 
     if size is None or (height, width) == (size, size):
         return images
     check_size(size)
+    check_memory((n, size, size, channels), memory_limit)
     out = np.empty((n, size, size, channels), np.uint8)
 
     def fill(row: int) -> None:
@@ -167,6 +180,17 @@ def check_size(size: int | None) -> None:
     """Refuses an image size that no square of pixels can have."""
     if size is not None and not (isinstance(size, int) and 1 <= size <= 4096):
         raise ValueError(f"image_size: a side of 1 to 4096 pixels, not {size!r}.")
+
+
+def check_memory(shape: tuple[int, ...], memory_limit: int | None) -> None:
+    """Refuses uint8 images (n, height, width, channels) that would not fit in memory."""
+    need = math.prod(shape)
+    limit = default_memory_limit() if memory_limit is None else memory_limit
+    if need > limit:
+        raise ValueError(
+            f"image_size: {shape[0]} images of {shape[2]}x{shape[1]} pixels take {need / 1e9:.2g} "
+            f"GB, more than the {limit / 1e9:.2g} GB allowed (memory_limit); give a smaller one."
+        )
 
 
 def check_channels(channels: int | None) -> None:

@@ -14,8 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxhash.datasets.dataset import Dataset, consecutive_parts
-from jaxhash.datasets.decoding import Undecodable, check_size, decode, decode_all
-from jaxhash.datasets.memory import default_memory_limit
+from jaxhash.datasets.decoding import Undecodable, check_memory, check_size, decode, decode_all
 from jaxhash.datasets.tfrecord import read_records
 
 _NAME = re.compile(r"(?P<name>[a-z][a-z0-9_]*)(/(?P<config>[^/:]+))?(:(?P<version>\d+\.\d+\.\d+))?")
@@ -299,11 +298,5 @@ def _allocate(
         shape = (n, *decode(first, size=size, channels=channels).shape)
     except Undecodable as error:
         raise ValueError(f"{name}: its first image cannot be decoded: {error}.") from error
-    need = int(np.prod(shape, dtype=np.int64))
-    limit = default_memory_limit() if memory_limit is None else memory_limit
-    if need > limit:
-        raise ValueError(
-            f"{name}: {n} images of {shape[2]}x{shape[1]} pixels take {need / 1e9:.1f} GB, more "
-            f"than the {limit / 1e9:.1f} GB allowed (memory_limit); give a smaller image_size."
-        )
+    check_memory(shape, memory_limit)
     return np.empty(shape, np.uint8)
