@@ -16,6 +16,8 @@ from search import scan
 from search import threads as pool
 from search.codes import check_count, width
 from search.kernels import buckets as kernels
+from search.kernels import hamming
+from search.kernels.hamming import ROW_BITS, ROW_MASK
 from search.scan import BLOCK, NO_DISTANCE, NO_ROW, Blocks
 
 _ANY: NDArray[np.bool_] = np.empty(0, np.bool_)
@@ -228,16 +230,18 @@ def radius(
     kernels.weigh(codes, starts, buckets.offsets, buckets.rows, mask, totals)
     offsets = np.zeros(len(starts), np.int64)
     np.cumsum(totals, out=offsets[1:])
-    distances, found = np.empty(offsets[-1], np.int32), np.empty(offsets[-1], np.int64)
+    keys = np.empty(offsets[-1], np.int64)
 
     def unfold(start: int, stop: int) -> None:
         kernels.unfold(
             near, codes, starts[start : stop + 1], buckets.offsets, buckets.rows, mask,
-            offsets[start : stop + 1], distances, found,
+            offsets[start : stop + 1], keys,
         )  # fmt: skip
+        for query in range(start, stop):
+            keys[offsets[query] : offsets[query + 1]].sort()
 
     pool.run(unfold, _tasks(len(totals)), workers)
-    return offsets, distances, found
+    return offsets, (keys >> ROW_BITS).astype(np.int32), keys & ROW_MASK
 
 
 def _expand(
@@ -257,14 +261,21 @@ def _expand(
     mask = _ANY if allowed is None else allowed
     every = len(left) == len(found)
 
+    k = found.shape[1]
+
     def expand(start: int, stop: int) -> None:
+        keys = np.empty((stop - start, 2 * k + 64), np.int64)
+        filled = np.empty(stop - start, np.int64)
+        kernels.expand(
+            near, codes, starts[start : stop + 1], whole, k, buckets.offsets, buckets.rows, mask,
+            keys, filled, certain[start:stop],
+        )  # fmt: skip
+        keys = keys[:, : filled.max()]
+        keys.sort(axis=1)  # by NumPy, which sorts whole numbers with vector instructions
         part = slice(start, stop) if every else left[start:stop]
         # A slice is written to in place; an index array makes copies, which are written back.
         near_part, found_part = distances[part], found[part]
-        kernels.expand(
-            near, codes, starts[start : stop + 1], whole, buckets.offsets, buckets.rows, mask,
-            near_part, found_part, certain[start:stop],
-        )  # fmt: skip
+        hamming.split(np.ascontiguousarray(keys[:, :k]), near_part, found_part)
         if not every:
             distances[part], found[part] = near_part, found_part
 

@@ -8,7 +8,8 @@ import numpy as np
 from search.kernels.compiling import compiled
 
 BLOCK = 256  # codes in a block, as in the scan's layout
-NO_DISTANCE = np.iinfo(np.int32).max
+ROW_BITS = 48  # keys are those of the scan: distance << 48 | row
+MISSING = np.iinfo(np.int64).max
 
 
 @compiled
@@ -205,38 +206,52 @@ def _least(codes, offsets, rows, allowed, need, out):  # type: ignore[no-untyped
 
 @compiled
 def expand(  # type: ignore[no-untyped-def]
-    code_distances, codes, starts, whole, offsets, rows, allowed, distances, found, certain
+    code_distances, codes, starts, whole, k, offsets, rows, allowed, keys, filled, certain
 ):
-    """From the nearest codes of every query to its nearest rows.
+    """From the nearest codes of every query to the keys of its nearest rows, unordered.
 
     code_distances, codes: query q has those from starts[q] to starts[q + 1], in order, ended
     early by -1. They hold all the codes nearer than the last of them, and when `whole`, all that
-    could matter. Fills distances and found (queries, k); certain[q] tells whether they are
-    exact: k rows were found before the last distance, which may be incomplete.
+    could matter. Writes filled[q] keys to keys[q], among them the k least, and MISSING after
+    them; certain[q] tells whether they are exact: k rows were found before the last distance,
+    which may be incomplete.
     """
-    k = found.shape[1]
+    room = keys.shape[1]
+    least = np.empty(k, np.int64)
     for query in range(len(starts) - 1):
         position, stop = starts[query], starts[query + 1]
         while stop > position and codes[stop - 1] < 0:
             stop -= 1
-        filled = 0
-        certain[query] = whole
-        while position < stop and filled < k:
-            distance = code_distances[position]
+        fill = 0
+        while position < stop and fill < k:
+            distance = np.int64(code_distances[position])
             end = position
             while end < stop and code_distances[end] == distance:
                 end += 1
             if end == stop and not whole:
                 break
-            out = found[query, filled:]
-            size = _least(codes[position:end], offsets, rows, allowed, k - filled, out)
-            distances[query, filled : filled + size] = distance
-            filled += size
+            need, before = k - fill, fill
+            for code in codes[position:end]:
+                first = offsets[code]
+                last = offsets[code + 1]
+                if len(allowed) == 0:
+                    last = min(last, first + need)
+                if fill + last - first > room:
+                    # Too many tie to sort them all: keep no more than the least.
+                    size = _least(codes[position:end], offsets, rows, allowed, need, least)
+                    for index in range(size):
+                        keys[query, before + index] = distance << ROW_BITS | least[index]
+                    fill = before + size
+                    break
+                for index in range(first, last):
+                    row = np.int64(rows[index])
+                    if len(allowed) == 0 or allowed[row]:
+                        keys[query, fill] = distance << ROW_BITS | row
+                        fill += 1
             position = end
-        if filled == k:
-            certain[query] = True
-        distances[query, filled:] = NO_DISTANCE
-        found[query, filled:] = -1
+        certain[query] = whole or fill >= k
+        filled[query] = fill
+        keys[query, fill:] = MISSING
 
 
 @compiled
@@ -255,19 +270,15 @@ def weigh(codes, starts, offsets, rows, allowed, totals):  # type: ignore[no-unt
 
 @compiled
 def unfold(  # type: ignore[no-untyped-def]
-    code_distances, codes, starts, offsets, rows, allowed, ends, distances, found
+    code_distances, codes, starts, offsets, rows, allowed, ends, keys
 ):
-    """All the allowed rows behind each query's codes, in (distance, row) order."""
+    """The keys of all the allowed rows behind each query's codes, from ends[q] on, unordered."""
     for query in range(len(starts) - 1):
-        position, stop = starts[query], starts[query + 1]
-        filled = ends[query]
-        while position < stop and filled < ends[query + 1]:
-            distance = code_distances[position]
-            end = position
-            while end < stop and code_distances[end] == distance:
-                end += 1
-            out = found[filled : ends[query + 1]]
-            size = _least(codes[position:end], offsets, rows, allowed, len(out), out)
-            distances[filled : filled + size] = distance
-            filled += size
-            position = end
+        fill = ends[query]
+        for position in range(starts[query], starts[query + 1]):
+            code = codes[position]
+            for index in range(offsets[code], offsets[code + 1]):
+                row = np.int64(rows[index])
+                if len(allowed) == 0 or allowed[row]:
+                    keys[fill] = np.int64(code_distances[position]) << ROW_BITS | row
+                    fill += 1
