@@ -83,7 +83,7 @@ def _tile_compiled(
     """LLVM for `tile`; `shape` gives the numbers by its length, `sums` the type by its own."""
     queries, groups = len(shape) // 8, len(shape) % 8
     wide = sums.dtype == types.uint16
-    signature = types.int64(planes, offset, width, words, word, limits, limit, shape, masks, sums)
+    signature = types.uint64(planes, offset, width, words, word, limits, limit, shape, masks, sums)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         kinds = signature.args
@@ -150,14 +150,17 @@ def _tile_compiled(
             least = rest if least is None else _call(builder, "llvm.umin", total, least, rest)
         flags = builder.icmp_unsigned("==", least, ir.Constant(total, [0] * LANES))
         hit = builder.icmp_unsigned("!=", builder.bitcast(flags, long), number(0))
+        which = cgutils.alloca_once_value(builder, number(0))
         with builder.if_then(hit, likely=False):
             for index, ((q, _), value) in enumerate(zip(tile, found, strict=True)):
-                address = builder.gep(sums, [number(index * LANES * (2 if wide else 1))])
-                builder.store(value, builder.bitcast(address, total.as_pointer()), align=1)
                 mask = builder.bitcast(builder.icmp_unsigned("<=", value, bounds[q]), long)
-                address = builder.gep(masks, [number(index * 8)])
-                builder.store(mask, builder.bitcast(address, long.as_pointer()), align=8)
-        return builder.zext(hit, long)
+                with builder.if_then(builder.icmp_unsigned("!=", mask, number(0)), likely=False):
+                    address = builder.gep(sums, [number(index * LANES * (2 if wide else 1))])
+                    builder.store(value, builder.bitcast(address, total.as_pointer()), align=1)
+                    address = builder.gep(masks, [number(index * 8)])
+                    builder.store(mask, builder.bitcast(address, long.as_pointer()), align=8)
+                    builder.store(builder.or_(builder.load(which), number(1 << index)), which)
+        return builder.bitcast(builder.load(which), long)
 
     return signature, generate
 
@@ -173,10 +176,10 @@ def _tile_python(
     shape: Any,
     masks: Any,
     sums: Any,
-) -> int:
+) -> Any:
     """What `_tile_compiled` computes, where numba's compiler is switched off."""
     queries, groups = len(shape) // 8, len(shape) % 8
-    hit = 0
+    which = 0
     for q in range(queries):
         for g in range(groups):
             total = np.ones(LANES, np.int64)
@@ -193,8 +196,8 @@ def _tile_python(
             sums[index * LANES : (index + 1) * LANES] = total
             within = np.packbits(total <= bound, bitorder="little").view(np.uint64)[0]
             masks[index] = within
-            hit |= int(within != 0)
-    return hit
+            which |= int(within != 0) << index
+    return np.uint64(which)
 
 
 @intrinsic
@@ -228,12 +231,13 @@ def _count_python(value: int) -> int:
     return int(value).bit_count()
 
 
-# tile(planes, offset, width, words, word, limits, limit, shape, masks, sums) -> 0 or 1
+# tile(planes, offset, width, words, word, limits, limit, shape, masks, sums) -> uint64
 #   compares `len(shape) // 8` queries with `len(shape) % 8` vectors of 64 codes, the first of
 #   them at planes[offset]. words[word + plane * queries + q] repeats byte `plane` of query q;
-#   limits[limit + q] repeats its limit, one or two bytes wide as `sums`. Returns whether any
-#   `distance + 1 <= limit`; only then are `masks` (a bit for every code within the limit) and
-#   `sums` (distance + 1, which a byte wraps round) written, query by query.
+#   limits[limit + q] repeats its limit, one or two bytes wide as `sums`. Bit q * vectors + v of
+#   the result says whether any `distance + 1 <= limit` for query q and vector v; only then are
+#   `masks` (a bit for every code within the limit) and `sums` (distance + 1, which a byte wraps
+#   round) written, at that place.
 # `tile` and `lowest`, `count` are plain Python when numba is told not to compile.
 PLAIN: bool = numba.config.DISABLE_JIT  # type: ignore[attr-defined]
 tile: Any = _tile_python if PLAIN else _tile_compiled
@@ -305,15 +309,16 @@ def _sweep(  # type: ignore[no-untyped-def]
                 continue
             for vector in range(start, stop, step):
                 offset = vector // per_block * width * BLOCK + vector % per_block * LANES
-                if not tile(
+                which = tile(
                     planes, offset, width, words, quad * width * abreast,
                     limits, quad * abreast, shape, masks, sums,
-                ):  # fmt: skip
-                    continue
-                for index in range(abreast * groups):
+                )  # fmt: skip
+                while which != 0:
+                    index = lowest(which)
+                    which &= which - np.uint64(1)
                     mask = masks[index]
                     query = quad * abreast + index // groups
-                    if mask == 0 or limits[query] == 0:
+                    if limits[query] == 0:
                         continue
                     part = vector + index % groups
                     if len(allowed):
@@ -457,15 +462,16 @@ def within(  # type: ignore[no-untyped-def]
             for vector in range(start * (BLOCK // LANES), stop * (BLOCK // LANES), groups):
                 block = vector // (BLOCK // LANES)
                 offset = block * width * BLOCK + vector % (BLOCK // LANES) * LANES
-                if not tile(
+                which = tile(
                     planes, offset, width, words, quad * width * abreast,
                     limits, quad * abreast, shape, masks, sums,
-                ):  # fmt: skip
-                    continue
-                for index in range(abreast * groups):
+                )  # fmt: skip
+                while which != 0:
+                    index = lowest(which)
+                    which &= which - np.uint64(1)
                     mask = masks[index]
                     query = quad * abreast + index // groups
-                    if mask == 0 or limits[query] == 0:
+                    if limits[query] == 0:
                         continue
                     part = vector + index % groups
                     if len(allowed):
