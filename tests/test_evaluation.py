@@ -12,7 +12,7 @@ from jaxhash.datasets.protocols import Split
 from jaxhash.encoding import Encoded
 from jaxhash.evaluation import evaluate, report
 
-BITS, CLASSES, ITEMS = 11, 4, 90
+BITS, CLASSES, ITEMS = 11, 9, 90
 
 
 def make_split(query, database, **changes):

@@ -1,5 +1,6 @@
 """Ranking measures: exact expectations over ties, against every order where there are few."""
 
+import math
 import os
 import subprocess
 import sys
@@ -87,6 +88,13 @@ def test_large_ties_agree_with_exact_fractions(top, denominator):
     twin = naive.expected_average_precision(ties, top, denominator)
     assert expected[0] == pytest.approx(twin, rel=1e-12)
     assert twin > 0
+
+
+@pytest.mark.parametrize("before", [0, 255, 256, 257, 5000])
+def test_harmonic_steps_are_exact(before):
+    for items in (0, 1, 2, 300, 40_000):
+        exact = math.fsum(1 / place for place in range(before + 1, before + items + 1))
+        assert kernels._harmonic_step(before, items) == pytest.approx(exact, rel=1e-14, abs=0)
 
 
 def test_twins_agree_with_each_other():
