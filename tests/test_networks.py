@@ -63,16 +63,27 @@ def test_channels_come_from_the_data(name, channels):
     assert outputs.latent.shape == (2, 1)
 
 
+HEADS = sorted({(method.activation, method.classifier) for method in METHODS.values()})
+
+
 @everyone
-@pytest.mark.parametrize("method", METHODS)
-def test_any_method_goes_on_any_network(name, method):
-    network, method = NETWORKS[name], METHODS[method]
-    module = network.build(
-        bits=1024, classes=3, activation=method.activation, classifier=method.classifier
-    )
-    variables, outputs, _ = shapes(module, shape_for(network, n=3))
+@pytest.mark.parametrize(("activation", "classifier"), HEADS)
+def test_any_head_goes_on_any_network(name, activation, classifier):
+    network = NETWORKS[name]
+    module = network.build(bits=1024, classes=3, activation=activation, classifier=classifier)
+    variables, outputs, _ = shapes(module, shape_for(network))
+    assert outputs.latent.shape == (2, 1024)
     kernel = networks.classifier_kernel(variables["params"])
-    assert (outputs.logits is None) == (kernel is None) == (method.classifier == "none")
+    assert (outputs.logits is None) == (kernel is None) == (classifier == "none")
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_any_method_takes_what_networks_give(method):
+    module = NETWORKS["mhcln"].build(
+        bits=9, classes=3, activation=method.activation, classifier=method.classifier
+    )
+    variables, outputs, _ = shapes(module, (3, 20))
+    kernel = networks.classifier_kernel(variables["params"])
     labels = jax.ShapeDtypeStruct((3,), jnp.int32)
     loss, _ = jax.eval_shape(partial(method.loss, classes=3), outputs, labels, kernel)
     assert loss.shape == ()
