@@ -22,8 +22,8 @@ from search.scan import BLOCK, NO_DISTANCE, NO_ROW, Blocks
 
 _ANY: NDArray[np.bool_] = np.empty(0, np.bool_)
 _SAMPLE = 1 << 16  # rows looked at to estimate how often codes repeat
-_SMALLEST = 4096  # below so many codes the scan takes no longer than the looking up
-_WORTH = 0.5  # distinct codes per row below which the index pays
+_WORTH = 0.5  # distinct codes per row, at most,
+_SAVED = 1 << 20  # and bytes of codes a query need not look at, at least, for the index to pay
 _TASK = 64  # queries whose codes one task turns into rows
 
 
@@ -94,14 +94,16 @@ def estimate_distinct(blocks: Blocks) -> int:
 def worthwhile(blocks: Blocks) -> bool:
     """Whether buckets over these codes would be faster to search than the codes themselves.
 
-    They are when codes repeat: at half as many distinct codes as rows, looking up the rows
-    costs what the shorter scan saves, and the index takes about as much memory as the codes.
+    They are when codes repeat and there are many: for 100 neighbours, looking up the rows takes
+    a core about as long as scanning a megabyte of codes. The index takes about as much memory
+    as the codes.
 
     Example:
-        >>> worthwhile(scan.arrange(np.zeros((5000, 4), np.uint8)))
+        >>> worthwhile(scan.arrange(np.zeros((500_000, 4), np.uint8)))
         True
     """
-    return blocks.count >= _SMALLEST and estimate_distinct(blocks) <= _WORTH * blocks.count
+    most = min(_WORTH * blocks.count, blocks.count - _SAVED / width(blocks.bits))
+    return most > 0 and estimate_distinct(blocks) <= most
 
 
 def build(blocks: Blocks, *, most: int | None = None, threads: int | None = None) -> Buckets | None:

@@ -186,10 +186,7 @@ def knn(
         distances[:], found[:] = NO_DISTANCE, NO_ROW
         return distances, found
 
-    # A query keeps 2 k keys and a histogram; a tile of them should stay in cache.
-    state = 8 * (2 * reach + 256) + 4 * (blocks.bits + 2)
-    tile = max(_ABREAST, min(_TILE, _STATE_BYTES // state) // _ABREAST * _ABREAST)
-    tiles, ranges = _split(blocks, count, tile, workers)
+    tiles, ranges = _split(blocks, count, tile_size(reach, blocks.bits), workers)
     planes = blocks.planes.reshape(-1)
     whole = len(ranges) == 2
     parts = np.empty((len(ranges) - 1, 0 if whole else count, reach), np.int64)
@@ -374,6 +371,17 @@ def _radii(radius: int | NDArray[np.integer], queries: int, bits: int) -> NDArra
     if radii.size and radii.min() < -1:
         raise ValueError(f"radius must not be negative, but holds {radii.min()}")
     return np.minimum(radii, bits).astype(np.int64)
+
+
+def tile_size(k: int, bits: int) -> int:
+    """How many queries share one pass over the codes: as many as keep their state in cache.
+
+    Example:
+        >>> tile_size(10, 64)
+        64
+    """
+    state = 8 * (2 * k + 256) + 4 * (bits + 2)
+    return max(_ABREAST, min(_TILE, _STATE_BYTES // state) // _ABREAST * _ABREAST)
 
 
 def check_allowed(allowed: NDArray[np.bool_], count: int) -> NDArray[np.bool_]:

@@ -1,0 +1,467 @@
+"""Measure the search beside FAISS in one process, and how it grows with the database.
+
+    python scripts/benchmark.py faiss [--quick] [--codes FILE.npz] [--out FILE.json]
+    python scripts/benchmark.py scale --folder DIR [--quick] [--out FILE.json]
+
+Every figure is the median and the least of interleaved runs, after both sides have warmed up, and
+stands beside the share of what the machine could do at most: popcounts of bytes a second in
+registers, and bytes a second read from an array as large as the codes, both measured here.
+"""
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import numba
+import numpy as np
+import tyro
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+from numpy.typing import NDArray
+
+from search import buckets, scan
+from search import threads as pool
+
+Codes = NDArray[np.uint8]
+CHAINS = 12  # independent chains of popcounts, enough to keep every unit of a core busy
+
+
+@intrinsic
+def popcounts(typingctx: Any, rounds: Any, seed: Any) -> Any:
+    """`rounds` times 12 popcounts of the bytes of a 512-bit vector, in registers."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        rounds, seed = arguments
+        word, byte = ir.VectorType(ir.IntType(64), 8), ir.VectorType(ir.IntType(8), 64)
+        count = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(byte, [byte]), "llvm.ctpop.v64i8"
+        )
+        chains = []
+        for chain in range(CHAINS):
+            start = builder.insert_element(
+                ir.Constant(word, [chain + 1] * 8), seed, ir.Constant(ir.IntType(32), chain % 8)
+            )
+            chains.append(cgutils.alloca_once_value(builder, builder.bitcast(start, byte)))
+        zero, one = ir.Constant(ir.IntType(64), 0), ir.Constant(ir.IntType(64), 1)
+        with cgutils.for_range_slice(builder, zero, rounds, one):
+            for place in chains:
+                builder.store(builder.call(count, [builder.load(place)]), place)
+        total = builder.load(chains[0])
+        for place in chains[1:]:
+            total = builder.xor(total, builder.load(place))
+        return builder.extract_element(builder.bitcast(total, word), ir.Constant(ir.IntType(32), 0))
+
+    return types.uint64(types.int64, types.uint64), generate
+
+
+@numba.njit(nogil=True)
+def count_bytes(rounds: int, seed: int) -> int:
+    """Run `popcounts`."""
+    return popcounts(rounds, seed)  # type: ignore[call-arg]
+
+
+@numba.njit(nogil=True)
+def read(words: NDArray[np.uint64]) -> np.uint64:
+    """Read every word once."""
+    total = np.uint64(0)
+    for word in words:
+        total |= word
+    return total
+
+
+def popcount_rate(threads: int) -> float:
+    """Popcounts of bytes a second on all threads together, without loads or anything else."""
+    rounds = 200_000
+    tasks = [(rounds, np.uint64(seed)) for seed in range(threads)]
+    seconds = min(timed(lambda: pool.run(count_bytes, tasks, threads)) for _ in range(8))
+    return threads * rounds * CHAINS * 64 / seconds
+
+
+def bandwidth(size: int, threads: int) -> float:
+    """Bytes a second that all threads together read from an array of `size` bytes."""
+    words = np.ones(max(size // 8, threads), np.uint64)
+    tasks = [(part,) for part in np.array_split(words, threads)]
+    seconds = min(timed(lambda: pool.run(read, tasks, threads)) for _ in range(8))
+    return words.nbytes / seconds
+
+
+def timed(call: Callable[[], Any]) -> float:
+    """Seconds that a call takes."""
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def interleave(calls: dict[str, Callable[[], Any]], runs: int) -> dict[str, dict[str, float]]:
+    """Median and least seconds of every call, taken in turn after one warm-up each."""
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for call in calls.values():
+        call()
+    for _ in range(runs):
+        for name, call in calls.items():
+            seconds[name].append(timed(call))
+    return {
+        name: {"median": float(np.median(values)), "least": min(values)}
+        for name, values in seconds.items()
+    }
+
+
+def uniform(rng: np.random.Generator, count: int, bits: int) -> Codes:
+    """Codes of independent fair bits."""
+    return rng.integers(0, 256, (count, bits // 8), dtype=np.uint8)
+
+
+def around(rng: np.random.Generator, centres: NDArray, count: int, flips: NDArray | float) -> Codes:
+    """Codes around random ones of the centres, bits flipped with the given chance."""
+    codes = np.empty((count, centres.shape[1] // 8), np.uint8)
+    chances = np.broadcast_to(np.asarray(flips, np.float32), (count,))
+    for start in range(0, count, 1 << 16):
+        part = slice(start, min(start + (1 << 16), count))
+        size = part.stop - start
+        flipped = rng.random((size, centres.shape[1]), np.float32) < chances[part, None]
+        codes[part] = np.packbits(centres[rng.integers(0, len(centres), size)] ^ flipped, axis=1)
+    return codes
+
+
+def learned(rng: np.random.Generator, count: int, bits: int) -> Codes:
+    """Codes as a trained network gives them: ten classes, most items near theirs, some far."""
+    centres = np.random.default_rng(7).integers(0, 2, (10, bits), dtype=np.uint8)
+    return around(rng, centres, count, rng.beta(0.35, 6.0, count))
+
+
+@dataclass
+class Faiss:
+    """Side by side with FAISS's IndexBinaryFlat, over the cases of the project's promise."""
+
+    codes: Annotated[Path | None, tyro.conf.arg(help="real codes: database, queries, bits")] = None
+    count: Annotated[int, tyro.conf.arg(help="codes in the generated databases")] = 1_000_000
+    runs: Annotated[int, tyro.conf.arg(help="runs of each side")] = 15
+    threads: Annotated[int, tyro.conf.arg(help="threads of each side")] = 2
+    bits: Annotated[tuple[int, ...], tyro.conf.arg(help="widths to measure")] = (
+        64, 128, 48, 32, 256,
+    )  # fmt: skip
+    quick: Annotated[bool, tyro.conf.arg(help="a small run that only shows it works")] = False
+    out: Annotated[Path | None, tyro.conf.arg(help="where the figures go, as JSON")] = None
+    seed: int = 0
+
+
+@dataclass
+class Scale:
+    """Time and space against the number of 64-bit codes, on disk and memory-mapped."""
+
+    folder: Annotated[Path, tyro.conf.arg(help="where the files may lie; emptied afterwards")]
+    counts: tuple[int, ...] = (10_000_000, 100_000_000, 1_000_000_000)
+    distinct: Annotated[int, tyro.conf.arg(help="distinct codes behind learned-like ones")] = (
+        1_000_000
+    )
+    runs: int = 5
+    threads: int = 2
+    quick: Annotated[bool, tyro.conf.arg(help="a small run that only shows it works")] = False
+    out: Annotated[Path | None, tyro.conf.arg(help="where the figures go, as JSON")] = None
+    seed: int = 0
+
+
+def faiss_table(options: Faiss) -> dict[str, Any]:
+    """Measure and print every case; returns the rows and what the machine can do."""
+    import faiss
+
+    faiss.omp_set_num_threads(options.threads)
+    if options.quick:
+        options.count, options.runs = min(options.count, 100_000), 3
+    rng = np.random.default_rng(options.seed)
+    limits = {"popcounts": popcount_rate(options.threads)}
+    print(f"popcount bound: {limits['popcounts'] / 1e9:.0f} G bytes/s, {options.threads} threads")
+    rows: list[dict[str, Any]] = []
+    for bits in options.bits:
+        centres = rng.integers(0, 2, (100, bits), dtype=np.uint8)
+        for name, database, queries in (
+            ("uniform", uniform(rng, options.count, bits), uniform(rng, 1000, bits)),
+            (
+                "clustered",
+                around(rng, centres, options.count, 0.03),
+                around(rng, centres, 1000, 0.03),
+            ),
+        ):
+            rows += compare(faiss, options, limits, name, bits, database, queries)
+    rows += compare_repeating(faiss, options, limits, rng)
+    return {"limits": limits, "rows": rows, "first": first_calls()}
+
+
+def compare(
+    faiss: Any,
+    options: Faiss,
+    limits: dict[str, float],
+    name: str,
+    bits: int,
+    database: Codes,
+    queries: Codes,
+) -> list[dict[str, Any]]:
+    """The cases of one database: k nearest for 1, 100 and 1,000 queries, and two radii."""
+    flat = faiss.IndexBinaryFlat(8 * database.shape[1])
+    flat.add(database)
+    blocks = scan.arrange(database, bits)
+    size = f"bandwidth of {blocks.planes.nbytes} bytes"
+    limits[size] = bandwidth(blocks.planes.nbytes, options.threads)
+    rows = []
+    for count in (1, 100, 1000):
+        asked = queries[:count]
+        for k in (10, 100, 1000):
+            seconds = interleave(
+                {
+                    "faiss": partial(flat.search, asked, k),
+                    "search": partial(scan.knn, blocks, asked, k, threads=options.threads),
+                },
+                options.runs if count < 1000 or bits != 48 else max(options.runs // 2, 3),
+            )
+            same = equal(flat.search(asked, k), scan.knn(blocks, asked, k))
+            row = {"codes": name, "bits": bits, "queries": count, "k": k, "same": same}
+            rows.append(row | judge(seconds, blocks, count, k, limits, size))
+            show(rows[-1])
+    for radius in (2, 8):
+        asked = queries[:100]
+        seconds = interleave(
+            {
+                "faiss": partial(flat.range_search, asked, radius + 1),
+                "search": partial(scan.radius, blocks, asked, radius, threads=options.threads),
+            },
+            options.runs,
+        )
+        bounds, _, found = flat.range_search(asked, radius + 1)
+        offsets, _, rows_within = scan.radius(blocks, asked, radius)
+        order = np.lexsort((found, np.repeat(np.arange(100), np.diff(bounds.astype(np.int64)))))
+        mine = np.lexsort((rows_within, np.repeat(np.arange(100), np.diff(offsets))))
+        same = np.array_equal(bounds, offsets) and np.array_equal(found[order], rows_within[mine])
+        row = {"codes": name, "bits": bits, "queries": 100, "radius": radius, "same": same}
+        rows.append(row | judge(seconds, blocks, 100, 0, limits, size))
+        show(rows[-1])
+    return rows
+
+
+def equal(one: tuple[NDArray, NDArray], other: tuple[NDArray, NDArray]) -> bool:
+    """Whether two searches gave the same distances and ids."""
+    return bool(np.array_equal(one[0], other[0]) and np.array_equal(one[1], other[1]))
+
+
+def judge(
+    seconds: dict[str, dict[str, float]],
+    blocks: scan.Blocks,
+    queries: int,
+    k: int,
+    limits: dict[str, float],
+    size: str,
+) -> dict[str, Any]:
+    """The ratio of the medians, codes a second, and the shares of both physical limits."""
+    spent = seconds["search"]["median"]
+    bytes_each = blocks.planes.shape[1]
+    passes = -(-queries // scan.tile_size(k, blocks.bits))
+    return seconds | {
+        "times": seconds["faiss"]["median"] / spent,
+        "codes_per_second": blocks.count * queries / spent,
+        "of_popcounts": blocks.count * queries * bytes_each / spent / limits["popcounts"],
+        "of_bandwidth": blocks.planes.nbytes * passes / spent / limits[size],
+    }
+
+
+def compare_repeating(
+    faiss: Any, options: Faiss, limits: dict[str, float], rng: np.random.Generator
+) -> list[dict[str, Any]]:
+    """Codes that repeat, real ones or simulated: as they are, and drawn with repetition to 1M."""
+    if options.codes is None:
+        bits, name = 48, "simulated"
+        database, queries = learned(rng, 50_000, bits), learned(rng, 1000, bits)
+    else:
+        with np.load(options.codes) as file:
+            database, queries, bits = file["database"], file["queries"], int(file["bits"])
+        name, queries = "learned", queries[:1000]
+    rows = []
+    drawn = database[rng.integers(0, len(database), options.count)]
+    for label, codes in ((name, database), (f"{name}, repeated", drawn)):
+        flat = faiss.IndexBinaryFlat(8 * codes.shape[1])
+        flat.add(codes)
+        blocks = scan.arrange(codes, bits)
+        index = buckets.build(blocks)
+        assert index is not None
+        size = f"bandwidth of {blocks.planes.nbytes} bytes"
+        limits[size] = bandwidth(blocks.planes.nbytes, options.threads)
+        chosen = buckets.worthwhile(blocks)
+        for k in (10, 100, 1000):
+            seconds = interleave(
+                {
+                    "faiss": partial(flat.search, queries, k),
+                    "scan": partial(scan.knn, blocks, queries, k, threads=options.threads),
+                    "buckets": partial(buckets.knn, index, queries, k, threads=options.threads),
+                },
+                max(options.runs // 2, 3) if len(codes) > 100_000 else options.runs,
+            )
+            theirs = flat.search(queries, k)
+            same = equal(theirs, scan.knn(blocks, queries, k))
+            same = same and equal(theirs, buckets.knn(index, queries, k))
+            seconds["search"] = seconds["buckets" if chosen else "scan"]
+            row = {
+                "codes": label, "bits": bits, "queries": len(queries), "k": k, "same": same,
+                "distinct": index.blocks.count, "by": "buckets" if chosen else "scan",
+            }  # fmt: skip
+            rows.append(row | judge(seconds, blocks, len(queries), k, limits, size))
+            show(rows[-1])
+    return rows
+
+
+def show(row: dict[str, Any]) -> None:
+    """One line for one case."""
+    what = f"k={row['k']}" if "k" in row else f"radius={row['radius']}"
+    print(
+        f"{row['codes']:20} {row['bits']:4d} bits {row['queries']:5d} queries {what:9}"
+        f"  faiss {1e3 * row['faiss']['median']:9.2f} ms ({1e3 * row['faiss']['least']:.2f})"
+        f"  search {1e3 * row['search']['median']:8.2f} ms ({1e3 * row['search']['least']:.2f})"
+        f"  {row['times']:7.1f}x  {row['codes_per_second'] / 1e9:7.1f} G codes/s"
+        f"  {100 * row['of_popcounts']:4.0f} % popcount {100 * row['of_bandwidth']:4.0f} % memory"
+        f"  {'same' if row['same'] else 'DIFFERENT'}",
+        flush=True,
+    )
+
+
+FIRST = """
+import time
+start = time.perf_counter()
+import search
+imported = time.perf_counter()
+import numpy as np
+codes = np.random.default_rng(0).integers(0, 256, (100_000, 8), dtype=np.uint8)
+begun = time.perf_counter()
+search.hamming_knn(codes[:100], codes, 10)
+print(imported - start, time.perf_counter() - begun)
+"""
+
+
+def first_calls() -> dict[str, float]:
+    """Seconds to import, and to the first answer of a new process, without and with a cache."""
+    figures = {}
+    with tempfile.TemporaryDirectory() as cache:
+        environment = {**os.environ, "NUMBA_CACHE_DIR": cache, "PYTHONPATH": os.getcwd()}
+        for name in ("cold", "warm"):
+            answer = subprocess.run(
+                [sys.executable, "-c", FIRST], env=environment, check=True, capture_output=True
+            )
+            figures["import"], figures[name] = map(float, answer.stdout.split())
+    print("first call: " + ", ".join(f"{name} {value:.2f} s" for name, value in figures.items()))
+    return figures
+
+
+def scale_table(options: Scale) -> dict[str, Any]:
+    """Measure and print every size; the files are removed at the end, whatever happens."""
+    counts = (200_000, 1_000_000) if options.quick else options.counts
+    options.folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for count in counts:
+        for kind in ("uniform", "learned-like"):
+            folder = Path(tempfile.mkdtemp(prefix="scale-", dir=options.folder))
+            try:
+                rows += measure_size(options, folder, kind, count)
+            finally:
+                shutil.rmtree(folder)
+    return {"limits": {"popcounts": popcount_rate(options.threads)}, "rows": rows}
+
+
+def measure_size(options: Scale, folder: Path, kind: str, count: int) -> list[dict[str, Any]]:
+    """Build, open and search one database of 64-bit codes by scan and, where it pays, buckets."""
+    rng = np.random.default_rng(options.seed)
+    path = folder / "planes"
+    shape = (-(-count // scan.BLOCK), 8, scan.BLOCK)
+    centres = learned(rng, options.distinct, 64)
+    weights = 1.0 / np.arange(1, len(centres) + 1)
+    edges = np.cumsum(weights / weights.sum())
+    arranging = 0.0
+    planes = np.memmap(path, np.uint8, "w+", shape=shape)
+    step = scan.BLOCK << 15
+    for start in range(0, count, step):
+        size = min(step, count - start)
+        if kind == "uniform":
+            codes = uniform(rng, size, 64)
+        else:
+            chosen = np.searchsorted(edges, rng.random(size)).clip(max=len(centres) - 1)
+            codes = centres[chosen]
+        part = planes[start // scan.BLOCK : -(-(start + size) // scan.BLOCK)]
+        arranging += timed(lambda: scan.arrange(codes, out=part, threads=options.threads))  # noqa: B023
+    arranging += timed(planes.flush)
+    del planes
+
+    begun = time.perf_counter()
+    mapped = np.memmap(path, np.uint8, "r", shape=shape)
+    blocks = scan.Blocks(mapped, count, 64)
+    opening = time.perf_counter() - begun
+    common: dict[str, Any] = {"codes": kind, "count": count}
+    rows: list[dict[str, Any]] = [
+        common
+        | {"by": "scan", "build": arranging, "open": opening}
+        | {"bytes_per_code": path.stat().st_size / count}
+    ]
+    near = rng.integers(0, count, 100)
+    queries = scan.take(blocks, near) ^ np.packbits(rng.random((100, 64)) < 0.03, axis=1)
+    searches: dict[str, Callable[..., Any]] = {
+        "scan": lambda asked, k: scan.knn(blocks, asked, k, threads=options.threads)
+    }
+    if buckets.worthwhile(blocks):
+        begun = time.perf_counter()
+        index = buckets.build(blocks, threads=options.threads)
+        built = time.perf_counter() - begun
+        assert index is not None
+        rows.append(
+            common
+            | {"by": "buckets", "build": built, "distinct": index.blocks.count}
+            | {"bytes_per_code": index.nbytes / count}
+        )
+        searches["buckets"] = lambda asked, k: buckets.knn(index, asked, k, threads=options.threads)
+    for row in rows:
+        search = searches[row["by"]]
+        for asked in (queries[:1], queries):
+            for k in (10, 100):
+                search(asked, k)
+                seconds = sorted(
+                    timed(lambda: search(asked, k))  # noqa: B023
+                    for _ in range(options.runs)
+                )
+                row[f"{len(asked)} queries, k={k}"] = {
+                    "median": float(np.median(seconds)) / len(asked),
+                    "least": seconds[0] / len(asked),
+                }
+        print(
+            f"{kind:12} {count:13,d} {row['by']:8} build {row['build']:7.2f} s"
+            f"  {row['bytes_per_code']:5.2f} bytes/code  time per query: "
+            + ", ".join(
+                f"{key} {1e3 * value['median']:.3f} ms"
+                for key, value in row.items()
+                if "queries" in key
+            ),
+            flush=True,
+        )
+    return rows
+
+
+def main() -> None:
+    """Run one of the two measurements."""
+    options = tyro.extras.subcommand_cli_from_dict({"faiss": Faiss, "scale": Scale})
+    report = {
+        "command": " ".join(sys.argv),
+        "machine": {"processor": platform.processor() or platform.machine()}
+        | {"cores": os.cpu_count(), "python": platform.python_version()}
+        | {"numba": numba.__version__, "numpy": np.__version__},
+    }
+    report |= faiss_table(options) if isinstance(options, Faiss) else scale_table(options)
+    if options.out is not None:
+        options.out.write_text(json.dumps(report, indent=1))
+
+
+if __name__ == "__main__":
+    main()
