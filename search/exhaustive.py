@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from search import codes as _codes
 from search import threads as _threads
-from search.rerank import check_features, check_queries, rerank
+from search.rerank import as_single, check_features, check_queries, rerank
 
 # Bytes of features in float32, and of their products with a chunk of queries, held at a time.
 BLOCK_BYTES = 1 << 26
@@ -87,7 +87,7 @@ def _candidates(
     limits = np.full(len(queries), np.inf, np.float32)
     for first in range(0, len(features), rows):
         with np.errstate(over="ignore", invalid="ignore"):
-            block = features[first : first + rows].astype(np.float32)
+            block = as_single(features[first : first + rows], threads)
             block -= centre
             halves = np.einsum("nd,nd->n", block, block) / 2
         if not np.isfinite(halves).all():

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search import codes as _codes
-from search import storage, writing
+from search import paging, storage, writing
 from search.scan import Blocks
 from search.segments import Segment, combine, in_id_order, nearest
 from search.state import (
@@ -272,7 +272,7 @@ class HashIndex:
             codes, _ = _codes.validate(codes, state.bits)
             if ids is None:
                 ids = next_ids(state, len(codes))
-            if features is not None and not storage.is_mapped(features):
+            if features is not None and paging.owner(features) is None:
                 features = np.array(features)  # the caller may fill the same array again
             new = new_segment(codes, state.bits, features, ids)
             given = writing.check_ids(ids)

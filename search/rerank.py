@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search import codes as _codes
+from search import paging
 from search import threads as _threads
 from search.kernels import euclidean
 
@@ -64,9 +65,13 @@ def rerank(
     row_bytes = features.shape[1] * features.itemsize
     raw = _frozen(features.view(np.uint16) if features.dtype == np.float16 else features)
     contiguous = raw.flags.c_contiguous
+    mapped = contiguous and paging.owner(features) is not None
 
     def distances(queries: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.float32]:
         source = raw
+        if mapped:
+            wanted = np.sort(rows, axis=None) if len(rows) > 1 else rows[0]
+            paging.fetch(features, wanted[np.searchsorted(wanted, 0) :])
         if not contiguous:
             # Only the candidates are copied, never the store.
             source, rows = _frozen(np.ascontiguousarray(raw[rows.ravel()])), _in_order(rows)
@@ -180,6 +185,26 @@ def check_features(array: NDArray[np.floating]) -> NDArray[np.floating]:
     if array.ndim != 2:
         raise ValueError(f"features must have the shape (n, d), not {array.shape}")
     return array.view(np.ndarray)
+
+
+def as_single(features: NDArray[np.floating], threads: int | None = None) -> NDArray[np.float32]:
+    """A copy of float16 or float32 features (n, d) in float32, at the speed of memory.
+
+    NaN in float16 may come out as infinity, on processors that have no float16.
+
+    Example:
+        >>> as_single(np.array([[0.5]], np.float16))
+        array([[0.5]], dtype=float32)
+    """
+    if features.dtype != np.float16 or not features.flags.c_contiguous:
+        return features.astype(np.float32, order="C")
+    out = np.empty(features.shape, np.float32)
+    half = _frozen(features.view(np.uint16))
+    pieces = min(2 * _threads.resolve(threads), 1 + features.nbytes // LEAST_TASK)
+    edges = np.linspace(0, len(features), pieces + 1).astype(int).tolist()
+    tasks = [(half, start, stop, out) for start, stop in pairwise(edges)]
+    _threads.run(euclidean.widen_rows, tasks, threads)
+    return out
 
 
 def _check_ids(ids: NDArray[np.int64], queries: int, rows: int) -> NDArray[np.int64]:

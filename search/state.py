@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from search import scan, storage, writing
+from search import paging, scan, storage, writing
 from search.merge import merge_checked
 from search.rerank import check_features, check_queries
 from search.rows import join
@@ -164,7 +164,7 @@ def new_segment(
 
 def _check_finite(features: NDArray[np.floating]) -> None:
     """Refuse NaN and infinity, a piece at a time; a mapped store is not read for it."""
-    if storage.is_mapped(features):
+    if paging.owner(features) is not None:
         return  # `rerank` refuses them when it meets them
     step = max(1, storage.PIECE // max(1, features.shape[1] * features.itemsize))
     for start in range(0, len(features), step):

@@ -317,16 +317,6 @@ def _check_values(name: str, stored: Stored) -> None:
                 raise DamagedFile(f"{name}: features hold NaN or infinity")
 
 
-def is_mapped(array: np.ndarray) -> bool:
-    """Whether the array's memory is a mapped file's."""
-    owner: object = array
-    while isinstance(owner, np.ndarray):
-        owner = owner.base
-    if isinstance(owner, memoryview):
-        owner = owner.obj
-    return isinstance(owner, mmap.mmap)
-
-
 def aligned(offset: int) -> int:
     """The next multiple of the alignment."""
     return -(-offset // ALIGNMENT) * ALIGNMENT

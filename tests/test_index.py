@@ -263,7 +263,7 @@ def test_rows_of_an_npy_file_search_as_blocks_do(rng, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("mapped", [False, True])
 def test_grouping_equal_codes_changes_no_result(mapped, rng, tmp_path, monkeypatch):
-    monkeypatch.setattr(buckets, "_SMALLEST", 0)
+    monkeypatch.setattr(buckets, "worthwhile", lambda _: True)
     rows, features = draw_items(rng, 900, 8)
     ids = np.arange(900) * 2 + 7
     index = HashIndex(pack(rows), features=features, ids=ids)

@@ -1,9 +1,11 @@
 """Re-ranking and merging equal their slow twins, refuse bad input, and do not depend on threads."""
 
+import mmap
 import os
 import subprocess
 import sys
 import textwrap
+import time
 
 import naive
 import numpy as np
@@ -11,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search import asymmetric, merge, pack, rerank
-from search.rerank import smallest
+from search import asymmetric, merge, pack, paging, rerank
+from search.rerank import as_single, smallest
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -67,6 +69,11 @@ def test_every_half_is_widened_exactly():
     exact = np.sqrt(np.square(every[found[0], 0].astype(np.float32)))
     np.testing.assert_array_equal(distances[0], exact)
 
+    np.testing.assert_array_equal(as_single(every), every.astype(np.float32))
+    wide = np.resize(every, (300, 700))
+    for array in (wide, wide.T, wide.astype(np.float32), wide[:0]):
+        np.testing.assert_array_equal(as_single(array, threads=2), array.astype(np.float32))
+
 
 def test_rerank_does_not_depend_on_threads_batch_pool_or_strides(rng):
     features = rng.standard_normal((3000, 70)).astype(np.float16)
@@ -101,6 +108,44 @@ def test_rerank_reads_a_mapped_store(rng, tmp_path):
     expected = naive.rerank(features[:3], features, ids, 7)
     got = rerank(features[:3], mapped, ids, 7)
     np.testing.assert_array_equal(got[1], expected[1])
+
+
+def test_pages_are_asked_for_at_both_ends_of_a_file(rng, tmp_path, monkeypatch):
+    features = rng.integers(-3, 4, (300, 700)).astype(np.float16)
+    np.save(tmp_path / "features.npy", features)
+    mapped = np.load(tmp_path / "features.npy", mmap_mode="r")
+    monkeypatch.setattr(paging, "_resident", lambda _: False)
+    for rows in ([0], [299], [0, 299], [5, 6, 7, 200], range(300)):
+        ids = np.array([[-1, *rows]])
+        expected = naive.rerank(features[:1], features, ids, 3)
+        np.testing.assert_array_equal(rerank(features[:1], mapped, ids, 3)[1], expected[1])
+    rerank(features[:2], mapped, np.full((2, 3), -1), 3)
+    paging.fetch(mapped[100:], np.array([199]))
+    assert paging.owner(mapped[3:, :5]) is not None
+    assert paging.owner(features) is None
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="cannot empty the page cache")
+def test_asked_for_pages_come_into_memory(rng, tmp_path):
+    path = tmp_path / "features.npy"
+    np.save(path, rng.integers(-3, 4, (3000, 2048)).astype(np.float16))
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    mapped = np.load(path, mmap_mode="r").view(np.ndarray)
+    rows = np.arange(3, 3000, 500)
+    paging.fetch(mapped, rows)
+    left = set(rows.tolist())
+    for _ in range(1000):
+        left -= {
+            row
+            for row in left
+            if paging._resident(mapped[row].ctypes.data // mmap.PAGESIZE * mmap.PAGESIZE)
+        }
+        if not left:
+            break
+        time.sleep(0.01)
+    assert not left
 
 
 @pytest.mark.parametrize(

@@ -161,3 +161,12 @@ def table_sums(tables, codes, rows, per_query, start, stop, out):  # type: ignor
         for column in range(width):
             total += table[column, code[column]]
         out[candidate] = total
+
+
+@compiled
+def widen_rows(half, start, stop, out):  # type: ignore[no-untyped-def]
+    """Rows `start` to `stop` of float16 seen as uint16 (n, d) as float32, into `out`."""
+    for row in range(start, stop):
+        source, target = half[row], out[row]
+        for column in range(source.size):
+            target[column] = _widen(source[column])
