@@ -1,61 +1,62 @@
-"""3 x 3 convolution and 2 x 2 max-pooling, with a forward and a backward pass of our own on CPU.
+"""3 x 3 convolution, alone or followed by 2 x 2 max-pooling, with our own passes on CPU.
 
 XLA's CPU backend computes a convolution's forward pass well and its gradients several times
 slower, and max-pooling's gradient element by element. Here both are written as what that backend
-does best, large matrix products and fused element-wise passes. Other platforms keep the
-library's own: which one runs is decided when the program is lowered for its device.
+does best: a few large matrix products, with element-wise work between them. Other platforms keep
+the library's own; which one runs is settled when the program is lowered for its device.
 
 The convolution is Winograd's minimal filtering (Lavin and Gray, Fast algorithms for convolutional
-neural networks, CVPR 2016, sections 3 and 4): every m x m tile of the output comes from
-(m + 2)^2 products in place of 9 m^2. As the three transforms are linear, both gradients are the
-same kind of sum: the image's gradient is a convolution with the turned kernel, the kernel's
-gradient is a product of the transformed image with the transformed output gradient.
+neural networks, CVPR 2016, sections 3 and 4): a 4 x 4 tile of the output takes 36 products in
+place of 144. The gradients are its adjoint, so that they save as much.
 """
 
-from collections.abc import Sequence
+import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
-# One row per output of the transform, for tiles of m = 2 and of m = 4 outputs a side.
-# IMAGE is B^T, KERNEL is G and OUTPUT is A^T in the paper's notation.
-IMAGE = {
-    2: ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1)),
-    4: (
-        (4, 0, -5, 0, 1, 0),
-        (0, -4, -4, 1, 1, 0),
-        (0, 4, -4, -1, 1, 0),
-        (0, -2, -1, 2, 1, 0),
-        (0, 2, -1, -2, 1, 0),
-        (0, 4, 0, -5, 0, 1),
-    ),
-}
-KERNEL = {
-    2: ((1, 0, 0), (1 / 2, 1 / 2, 1 / 2), (1 / 2, -1 / 2, 1 / 2), (0, 0, 1)),
-    4: (
-        (1 / 4, 0, 0),
-        (-1 / 6, -1 / 6, -1 / 6),
-        (-1 / 6, 1 / 6, -1 / 6),
-        (1 / 24, 1 / 12, 1 / 6),
-        (1 / 24, -1 / 12, 1 / 6),
-        (0, 0, 1),
-    ),
-}
-OUTPUT = {
-    2: ((1, 1, 1, 0), (0, 1, -1, -1)),
-    4: ((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8, -8, 1)),
-}
+# Side of an output tile. At 4 float32 keeps five digits; a larger one would save more products and
+# keep fewer.
+TILE = 4
 
-Matrix = Sequence[Sequence[float]]
-Grid = list[list[jax.Array]]  # a small matrix whose entries are arrays of one shape
+# One row per output of the transform, along one side of a tile: B^T, G and A^T in the paper.
+IMAGE = np.array(
+    [
+        [4, 0, -5, 0, 1, 0],
+        [0, -4, -4, 1, 1, 0],
+        [0, 4, -4, -1, 1, 0],
+        [0, -2, -1, 2, 1, 0],
+        [0, 2, -1, -2, 1, 0],
+        [0, 4, 0, -5, 0, 1],
+    ]
+)
+KERNEL = np.array(
+    [
+        [1 / 4, 0, 0],
+        [-1 / 6, -1 / 6, -1 / 6],
+        [-1 / 6, 1 / 6, -1 / 6],
+        [1 / 24, 1 / 12, 1 / 6],
+        [1 / 24, -1 / 12, 1 / 6],
+        [0, 0, 1],
+    ]
+)
+OUTPUT = np.array(
+    [
+        [1, 1, 1, 1, 1, 0],
+        [0, 1, -1, 2, -2, 0],
+        [0, 1, 1, 4, 4, 0],
+        [0, 1, -1, 8, -8, 1],
+    ]
+)
 
 
 def convolve(images: jax.Array, kernel: jax.Array) -> jax.Array:
     """Convolve with a 3 x 3 kernel, stride 1, borders padded with zeros.
 
-    images: (n, h, w, c); kernel: (3, 3, c, out), of the same dtype. Returns (n, h, w, out) in that
-    dtype; products are accumulated in float32.
+    images: (n, h, w, c); kernel: (3, 3, c, out), of the same dtype, float32 or bfloat16. Returns
+    (n, h, w, out) in that dtype. On CPU the products are taken in float32 for both.
 
     Raises:
         ValueError: the kernel is not 3 x 3, or its channels are not the images'.
@@ -64,60 +65,37 @@ def convolve(images: jax.Array, kernel: jax.Array) -> jax.Array:
         >>> convolve(jnp.ones((1, 8, 8, 3)), jnp.ones((3, 3, 3, 16))).shape
         (1, 8, 8, 16)
     """
-    if images.ndim != 4 or kernel.ndim != 4:
-        raise ValueError(
-            f"images and kernel must have 4 axes, (n, h, w, c) and (3, 3, c, out): got shapes "
-            f"{images.shape} and {kernel.shape}"
-        )
-    if kernel.shape[:3] != (3, 3, images.shape[3]):
-        raise ValueError(
-            f"kernel has shape {kernel.shape}: images of {images.shape[3]} channels need "
-            f"(3, 3, {images.shape[3]}, out)"
-        )
-    return _convolve(images, kernel)
+    _check(images, kernel)
+    return lax.platform_dependent(images, kernel, cpu=_convolve, default=_library_convolve)
 
 
-def max_pool(images: jax.Array) -> jax.Array:
-    """Maximum over 2 x 2 windows with stride 2; an odd last row or column is dropped.
+def convolve_and_pool(images: jax.Array, kernel: jax.Array) -> jax.Array:
+    """`convolve`, then the maximum over 2 x 2 windows; an odd last row or column is dropped.
 
-    images: (n, h, w, c). Returns (n, h // 2, w // 2, c). The gradient goes to the first of equal
-    maxima in reading order.
+    Returns (n, h // 2, w // 2, out). The gradient goes to the first of equal maxima in reading
+    order. On CPU the full-size output is never laid out as an image.
 
     Raises:
-        ValueError: a side is shorter than 2.
+        ValueError: as `convolve`, or the images have a side shorter than 2.
 
     Example:
-        >>> float(max_pool(jnp.arange(16.0).reshape(1, 4, 4, 1))[0, 0, 0, 0])
-        5.0
+        >>> convolve_and_pool(jnp.ones((1, 9, 8, 3)), jnp.ones((3, 3, 3, 16))).shape
+        (1, 4, 4, 16)
     """
-    if images.ndim != 4 or min(images.shape[1:3]) < 2:
+    _check(images, kernel)
+    if min(images.shape[1:3]) < 2:
         raise ValueError(f"images of shape {images.shape} have no 2 x 2 window to pool")
-    return _max_pool(images)
-
-
-# ---- convolution ------------------------------------------------------------------------------
-
-
-@jax.custom_vjp
-def _convolve(images: jax.Array, kernel: jax.Array) -> jax.Array:
-    return lax.platform_dependent(images, kernel, cpu=_winograd, default=_library_convolve)
-
-
-def _convolve_forward(
-    images: jax.Array, kernel: jax.Array
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _convolve(images, kernel), (images, kernel)
-
-
-def _convolve_backward(
-    saved: tuple[jax.Array, jax.Array], slope: jax.Array
-) -> tuple[jax.Array, jax.Array]:
     return lax.platform_dependent(
-        *saved, slope, cpu=_winograd_gradients, default=_library_gradients
+        images, kernel, cpu=_convolve_and_pool, default=_library_convolve_and_pool
     )
 
 
-_convolve.defvjp(_convolve_forward, _convolve_backward)
+def _check(images: jax.Array, kernel: jax.Array) -> None:
+    if images.ndim != 4 or kernel.shape[:3] != (3, 3, images.shape[3]):
+        raise ValueError(
+            f"got images of shape {images.shape} and a kernel of shape {kernel.shape}: they must "
+            f"be (n, h, w, c) and (3, 3, c, out)"
+        )
 
 
 def _library_convolve(images: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -126,188 +104,184 @@ def _library_convolve(images: jax.Array, kernel: jax.Array) -> jax.Array:
     )
 
 
-def _library_gradients(
-    images: jax.Array, kernel: jax.Array, slope: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    _, pull = jax.vjp(_library_convolve, images, kernel)
-    return pull(slope)
+def _library_convolve_and_pool(images: jax.Array, kernel: jax.Array) -> jax.Array:
+    full = _library_convolve(images, kernel)
+    return lax.reduce_window(full, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
 
 
-def _tile(dtype: jnp.dtype) -> int:
-    """Side of an output tile.
+# ---- forward and backward ---------------------------------------------------------------------
+# In between, everything is (p, n, down, across, channels): entry (i, j) of a k x k tile is row
+# p = i * k + j, so that a transform along both of a tile's sides is one small matrix product.
 
-    Larger tiles save more products but round worse: at 4, float32 keeps five digits, and
-    bfloat16's eight bits would leave one.
-    """
-    return 4 if dtype == jnp.float32 else 2
+Saved = tuple[jax.Array, ...]
 
 
-def _winograd(images: jax.Array, kernel: jax.Array) -> jax.Array:
-    m = _tile(images.dtype)
+@jax.custom_vjp
+def _convolve(images: jax.Array, kernel: jax.Array) -> jax.Array:
     _, h, w, _ = images.shape
-    products = [
-        [_multiply(a, b) for a, b in zip(*rows, strict=True)]
-        for rows in zip(_transform_images(images, m), _transform_kernel(kernel, m), strict=True)
-    ]
-    return _join(_transform(products, OUTPUT[m]), h, w).astype(images.dtype)
+    return _join(_output_tiles(images, kernel), h, w).astype(images.dtype)
 
 
-def _winograd_gradients(
-    images: jax.Array, kernel: jax.Array, slope: jax.Array
+def _convolve_forward(images: jax.Array, kernel: jax.Array) -> tuple[jax.Array, Saved]:
+    return _convolve(images, kernel), (images, kernel)
+
+
+def _convolve_backward(saved: Saved, slope: jax.Array) -> tuple[jax.Array, jax.Array]:
+    images, kernel = saved
+    _, h, w, _ = images.shape
+    return _gradients(images, kernel, _split(slope, *_tiles(h, w), TILE))
+
+
+_convolve.defvjp(_convolve_forward, _convolve_backward)
+
+
+@jax.custom_vjp
+def _convolve_and_pool(images: jax.Array, kernel: jax.Array) -> jax.Array:
+    return _convolve_and_pool_forward(images, kernel)[0]
+
+
+def _convolve_and_pool_forward(images: jax.Array, kernel: jax.Array) -> tuple[jax.Array, Saved]:
+    _, h, w, _ = images.shape
+    full = _output_tiles(images, kernel)
+    half = TILE // 2
+    windows = full.reshape(half, 2, half, 2, *full.shape[1:])
+    a, b, c, d = (windows[:, i, :, j] for i in range(2) for j in range(2))
+    upper, lower = jnp.maximum(a, b), jnp.maximum(c, d)
+    pooled = jnp.maximum(upper, lower).reshape(half * half, *full.shape[1:])
+    # The first corner, in reading order, that holds the maximum.
+    winner = jnp.where(upper >= lower, jnp.where(a >= b, 0, 1), jnp.where(c >= d, 2, 3))
+    saved = images, kernel, winner.astype(jnp.int8)
+    return _join(pooled, h // 2, w // 2).astype(images.dtype), saved
+
+
+def _convolve_and_pool_backward(saved: Saved, slope: jax.Array) -> tuple[jax.Array, jax.Array]:
+    images, kernel, winner = saved
+    _, h, w, _ = images.shape
+    half = TILE // 2
+    tiles = _split(slope, *_tiles(h, w), half)
+    within = tiles.shape[1:]
+    corner = jnp.arange(4, dtype=jnp.int8).reshape(1, 2, 1, 2, 1, 1, 1, 1)
+    spread = jnp.where(
+        winner[:, None, :, None] == corner, tiles.reshape(half, 1, half, 1, *within), 0
+    )
+    return _gradients(images, kernel, spread.reshape(4 * half * half, *within))
+
+
+_convolve_and_pool.defvjp(_convolve_and_pool_forward, _convolve_and_pool_backward)
+
+
+def _output_tiles(images: jax.Array, kernel: jax.Array) -> jax.Array:
+    """The convolution's output (TILE^2, n, down, across, out) in float32."""
+    products = _multiply(_transform_images(images), _transform_kernel(kernel))
+    return _mix(OUTPUT, products)
+
+
+def _gradients(
+    images: jax.Array, kernel: jax.Array, slopes: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    m = _tile(images.dtype)
-    turned = kernel[::-1, ::-1].transpose(0, 1, 3, 2)
-    seen = _transform_images(images, m)
-    wanted = _transform_slope(slope, m)
-    products = [
-        [_correlate(a, b) for a, b in zip(*rows, strict=True)]
-        for rows in zip(seen, wanted, strict=True)
-    ]
-    grid = _transform(products, _transpose(KERNEL[m]))
-    gradient = jnp.stack([jnp.stack(row) for row in grid]).astype(kernel.dtype)
-    return _winograd(slope, turned), gradient
+    """The images' and the kernel's gradients, from the output's (TILE^2, n, down, across, out)."""
+    _, h, w, _ = images.shape
+    slopes = _mix(OUTPUT.T, slopes)
+    kernel_slope = _mix(KERNEL.T, _correlate(_transform_images(images), slopes))
+    turned = _transform_kernel(kernel.transpose(0, 1, 3, 2))
+    image_slope = _add_windows(_mix(IMAGE.T, _multiply(slopes, turned)), h, w)
+    return image_slope.astype(images.dtype), kernel_slope.reshape(kernel.shape).astype(kernel.dtype)
 
 
 def _multiply(tiles: jax.Array, weights: jax.Array) -> jax.Array:
-    """(n, s, t, c) x (c, out) -> float32 (n, s, t, out), as one matrix product."""
-    flat = tiles.reshape(-1, tiles.shape[-1])
-    product = jnp.dot(flat, weights, preferred_element_type=jnp.float32)
-    return product.reshape(*tiles.shape[:-1], -1)
+    """(p, n, down, across, c) x (p, c, out) -> float32 (p, n, down, across, out)."""
+    flat = tiles.reshape(len(tiles), -1, tiles.shape[-1])
+    products = jnp.matmul(flat, weights, preferred_element_type=jnp.float32)
+    return products.reshape(*tiles.shape[:-1], -1)
 
 
 def _correlate(tiles: jax.Array, slopes: jax.Array) -> jax.Array:
-    """(n, s, t, c) and (n, s, t, out) -> float32 (c, out), summed over all tiles."""
-    return lax.dot_general(
-        tiles.reshape(-1, tiles.shape[-1]),
-        slopes.reshape(-1, slopes.shape[-1]),
-        (((0,), (0,)), ((), ())),
-        preferred_element_type=jnp.float32,
-    )
+    """(p, n, down, across, c) and (..., out) -> float32 (p, c, out), summed over all tiles."""
+    flat = (x.reshape(len(x), -1, x.shape[-1]) for x in (tiles, slopes))
+    return jnp.einsum("ptc,pto->pco", *flat, preferred_element_type=jnp.float32)
 
 
 # ---- transforms -------------------------------------------------------------------------------
 
 
-def _transform_images(images: jax.Array, m: int) -> Grid:
-    """Images (n, h, w, c) -> (m + 2)^2 arrays (n, tiles down, tiles across, c)."""
-    # Without the barrier, whatever made the images is computed again in each of the arrays.
-    images = lax.optimization_barrier(images)
+def _transform_images(images: jax.Array) -> jax.Array:
+    """Images (n, h, w, c) -> float32 ((TILE + 2)^2, n, down, across, c)."""
+    return _mix(IMAGE, _windows(images))
+
+
+def _transform_kernel(kernel: jax.Array) -> jax.Array:
+    """Kernel (3, 3, c, out) -> float32 ((TILE + 2)^2, c, out)."""
+    return _mix(KERNEL, kernel.astype(jnp.float32).reshape(9, *kernel.shape[2:]))
+
+
+def _mix(matrix: np.ndarray, entries: jax.Array) -> jax.Array:
+    """Apply a (q, p) transform along both sides of tiles: (p^2, ...) -> float32 (q^2, ...)."""
+    flat = entries.reshape(len(entries), -1)
+    # The transforms of bfloat16 images and slopes are whole numbers small enough to be exact in it.
+    both = jnp.asarray(np.kron(matrix, matrix), flat.dtype)
+    mixed = jnp.dot(both, flat, preferred_element_type=jnp.float32)
+    return mixed.reshape(-1, *entries.shape[1:])
+
+
+def _tiles(h: int, w: int) -> tuple[int, int]:
+    """How many tiles cover h x w outputs, (down, across)."""
+    return -(-h // TILE), -(-w // TILE)
+
+
+def _windows(images: jax.Array) -> jax.Array:
+    """(n, h, w, c) -> ((TILE + 2)^2, n, down, across, c): what each output tile sees."""
     _, h, w, _ = images.shape
-    down, across = -(-h // m), -(-w // m)
-    padding = ((0, 0), (1, 1 + down * m - h), (1, 1 + across * m - w), (0, 0))
-    padded = jnp.pad(images, padding)
-    rows, columns = (down - 1) * m + 1, (across - 1) * m + 1
-    window = [
-        [padded[:, i : i + rows : m, j : j + columns : m] for j in range(m + 2)]
-        for i in range(m + 2)
-    ]
-    return _rounded(_transform(window, IMAGE[m]), images.dtype)
+    down, across = (TILE * tiles for tiles in _tiles(h, w))
+    padded = jnp.pad(images, ((0, 0), (1, 1 + down - h), (1, 1 + across - w), (0, 0)))
+    # A gather would be one pass in place of two, but XLA then computes whatever made the images
+    # again for each of the windows that share a pixel.
+    shifts = [(i, j) for i in range(TILE + 2) for j in range(TILE + 2)]
+    ends = down - TILE + 1, across - TILE + 1
+    return jnp.stack([padded[:, i : i + ends[0] : TILE, j : j + ends[1] : TILE] for i, j in shifts])
 
 
-def _transform_slope(slope: jax.Array, m: int) -> Grid:
-    """Gradient of the output (n, h, w, out) -> (m + 2)^2 arrays: `_transform_output`'s adjoint."""
-    slope = lax.optimization_barrier(slope)
-    n, h, w, out = slope.shape
-    down, across = -(-h // m), -(-w // m)
-    padded = jnp.pad(slope, ((0, 0), (0, down * m - h), (0, across * m - w), (0, 0)))
-    tiles = padded.reshape(n, down, m, across, m, out)
-    window = [[tiles[:, :, i, :, j] for j in range(m)] for i in range(m)]
-    return _rounded(_transform(window, _transpose(OUTPUT[m])), slope.dtype)
+def _add_windows(windows: jax.Array, h: int, w: int) -> jax.Array:
+    """The adjoint of `_windows`: (n, h, w, c), where overlapping windows add up.
+
+    Gathers with constant indices: XLA's CPU backend makes one vectorised pass of them, where
+    padding and adding takes several.
+    """
+    k = TILE + 2
+    _, n, down, across, c = windows.shape
+    grid = windows.reshape(k, k, n, down, across, c).transpose(2, 0, 1, 3, 4, 5)
+    total = jnp.zeros((n, h, w, c), windows.dtype)
+    for row, i, in_row in _seen_by(h, down):
+        for column, j, in_column in _seen_by(w, across):
+            places = i[:, None], j, row[:, None], column
+            part = grid.at[:, *places].get(mode="promise_in_bounds")
+            inside = (in_row[:, None] & in_column)[None, :, :, None]
+            total += jnp.where(inside, part, 0)
+    return total
 
 
-def _transform_kernel(kernel: jax.Array, m: int) -> Grid:
-    """Kernel (3, 3, c, out) -> (m + 2)^2 arrays (c, out)."""
-    entries = [[kernel[i, j].astype(jnp.float32) for j in range(3)] for i in range(3)]
-    grid = _rounded(_transform(entries, KERNEL[m]), kernel.dtype)
-    # Keeps a transposed kernel from being folded into the product, which is slower for it.
-    return lax.optimization_barrier(grid)
+def _seen_by(size: int, tiles: int) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """The at most two windows along one side that see each pixel.
+
+    Each is (which window, which of its entries, whether there is one), int and bool (size,).
+    """
+    window, entry = np.divmod(np.arange(size) + 1, TILE)  # the first window starts at pixel -1
+    last = np.minimum(window, tiles - 1), entry, window < tiles
+    overlaps = (entry < 2) & (window > 0)  # the last two entries of the window before
+    before = np.maximum(window - 1, 0), np.where(entry < 2, entry + TILE, 0), overlaps
+    return [last, before]
 
 
-def _transform(grid: Grid, matrix: Matrix) -> Grid:
-    """matrix . grid . matrix^T, where the grid's entries are arrays."""
-    by_column = [
-        [_combine(row, [line[j] for line in grid]) for j in range(len(grid[0]))] for row in matrix
-    ]
-    return [[_combine(row, line) for row in matrix] for line in by_column]
+def _split(images: jax.Array, down: int, across: int, m: int) -> jax.Array:
+    """(n, h, w, c) -> (m^2, n, down, across, c): m x m tiles side by side, zeros outside."""
+    n, h, w, c = images.shape
+    padded = jnp.pad(images, ((0, 0), (0, down * m - h), (0, across * m - w), (0, 0)))
+    grid = padded.reshape(n, down, m, across, m, c).transpose(2, 4, 0, 1, 3, 5)
+    return grid.reshape(m * m, n, down, across, c)
 
 
-def _combine(weights: Sequence[float], arrays: Sequence[jax.Array]) -> jax.Array:
-    """The weighted sum of arrays, in float32, without the terms that are zero."""
-    terms = [
-        array.astype(jnp.float32) if weight == 1 else array.astype(jnp.float32) * weight
-        for weight, array in zip(weights, arrays, strict=True)
-        if weight != 0
-    ]
-    return sum(terms[1:], start=terms[0])
-
-
-def _join(grid: Grid, h: int, w: int) -> jax.Array:
-    """m x m arrays (n, down, across, out) -> (n, h, w, out), cut to size."""
-    tiles = jnp.stack([jnp.stack(row, axis=3) for row in grid], axis=2)
-    n, down, m, across, _, out = tiles.shape
-    return tiles.reshape(n, down * m, across * m, out)[:, :h, :w]
-
-
-def _rounded(grid: Grid, dtype: jnp.dtype) -> Grid:
-    return [[array.astype(dtype) for array in row] for row in grid]
-
-
-def _transpose(matrix: Matrix) -> Matrix:
-    return tuple(zip(*matrix, strict=True))
-
-
-# ---- pooling ----------------------------------------------------------------------------------
-
-
-@jax.custom_vjp
-def _max_pool(images: jax.Array) -> jax.Array:
-    return lax.platform_dependent(images, cpu=_window_max, default=_library_max_pool)
-
-
-def _max_pool_forward(images: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    pooled = _max_pool(images)
-    return pooled, (images, pooled)
-
-
-def _max_pool_backward(saved: tuple[jax.Array, jax.Array], slope: jax.Array) -> tuple[jax.Array]:
-    gradient = lax.platform_dependent(
-        *saved, slope, cpu=_window_max_gradient, default=_library_max_pool_gradient
-    )
-    return (gradient,)
-
-
-_max_pool.defvjp(_max_pool_forward, _max_pool_backward)
-
-
-def _library_max_pool(images: jax.Array) -> jax.Array:
-    return lax.reduce_window(images, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
-
-
-def _library_max_pool_gradient(images: jax.Array, pooled: jax.Array, slope: jax.Array) -> jax.Array:
-    del pooled
-    _, pull = jax.vjp(_library_max_pool, images)
-    return pull(slope)[0]
-
-
-def _windows(images: jax.Array) -> list[jax.Array]:
-    """The four arrays (n, h // 2, w // 2, c) of each window's corners, in reading order."""
-    _, h, w, _ = images.shape
-    h, w = h // 2 * 2, w // 2 * 2
-    return [images[:, i:h:2, j:w:2] for i in range(2) for j in range(2)]
-
-
-def _window_max(images: jax.Array) -> jax.Array:
-    a, b, c, d = _windows(images)
-    return jnp.maximum(jnp.maximum(a, b), jnp.maximum(c, d))
-
-
-def _window_max_gradient(images: jax.Array, pooled: jax.Array, slope: jax.Array) -> jax.Array:
-    _, h, w, _ = images.shape
-    taken = jnp.zeros(pooled.shape, bool)
-    parts = []
-    for corner in _windows(images):
-        wins = (corner == pooled) & ~taken
-        parts.append(jnp.where(wins, slope, 0))
-        taken = taken | wins
-    gradient = _join([parts[:2], parts[2:]], h // 2 * 2, w // 2 * 2)
-    return jnp.pad(gradient, ((0, 0), (0, h % 2), (0, w % 2), (0, 0)))
+def _join(tiles: jax.Array, h: int, w: int) -> jax.Array:
+    """The inverse of `_split`, cut to (n, h, w, c)."""
+    m = math.isqrt(len(tiles))
+    _, n, down, across, c = tiles.shape
+    grid = tiles.reshape(m, m, n, down, across, c).transpose(2, 3, 0, 4, 1, 5)
+    return grid.reshape(n, down * m, across * m, c)[:, :h, :w]

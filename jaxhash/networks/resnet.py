@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxhash.networks.convolution import convolve, max_pool
+from jaxhash.networks.convolution import convolve, convolve_and_pool
+from jaxhash.networks.normalisation import NormaliseAndGelu
 
 MIN_SIZE = 16
 
@@ -35,17 +36,19 @@ def opponent_patches(channels: int) -> np.ndarray:
 
 
 class Convolution(nn.Module):
-    """3 x 3 convolution without bias."""
+    """3 x 3 convolution without bias, followed by 2 x 2 max-pooling where `halve` is set."""
 
     width: int
+    halve: bool = False
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """(n, h, w, c) -> (n, h, w, width)."""
+        """(n, h, w, c) -> (n, h, w, width), or half the sides."""
         shape = (3, 3, x.shape[-1], self.width)
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape, jnp.float32)
-        return convolve(x.astype(self.dtype), kernel.astype(self.dtype))
+        operation = convolve_and_pool if self.halve else convolve
+        return operation(x.astype(self.dtype), kernel.astype(self.dtype))
 
 
 class Stem(nn.Module):
@@ -80,16 +83,10 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """(n, h, w, c) -> (n, h // 2, w // 2, width)."""
-        x = Convolution(self.width, self.dtype, name="conv1")(x)
-        x = max_pool(x)
-        x = nn.gelu(self._normalise("norm1", train)(x))
-        y = Convolution(self.width, self.dtype, name="conv2")(x)
-        return x + nn.gelu(self._normalise("norm2", train)(y))
-
-    def _normalise(self, name: str, train: bool) -> nn.Module:
-        return nn.BatchNorm(
-            use_running_average=not train, momentum=0.9, dtype=self.dtype, name=name
-        )
+        x = Convolution(self.width, halve=True, dtype=self.dtype, name="conv1")(x)
+        x = NormaliseAndGelu(name="norm1")(x, train=train)
+        y = Convolution(self.width, dtype=self.dtype, name="conv2")(x)
+        return x + NormaliseAndGelu(name="norm2")(y, train=train)
 
 
 class Trunk(nn.Module):
