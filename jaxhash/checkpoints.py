@@ -10,8 +10,8 @@ from orbax.checkpoint import checkpoint_managers as policies
 SCORE = "validation_map"
 
 
-def open_checkpoints(folder: Path | str) -> ocp.CheckpointManager:
-    """The checkpoints in a folder, which is made where absent.
+def open_checkpoints(folder: Path | str, *, scored: bool = True) -> ocp.CheckpointManager:
+    """The checkpoints in a folder, which is made where absent; `scored` if they come with scores.
 
     Saving goes on in the background; a save that a crash cut short is never seen again. Close the
     manager to wait for the last one.
@@ -33,7 +33,10 @@ def open_checkpoints(folder: Path | str) -> ocp.CheckpointManager:
     return ocp.CheckpointManager(
         Path(folder).resolve(),
         options=ocp.CheckpointManagerOptions(
-            preservation_policy=keep, cleanup_tmp_directories=True
+            preservation_policy=keep,
+            # Without it Orbax would not write the scores to disk.
+            best_fn=(lambda metrics: metrics[SCORE]) if scored else None,
+            cleanup_tmp_directories=True,
         ),
     )
 

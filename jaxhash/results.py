@@ -19,7 +19,7 @@ def evaluate_run(
     dataset: Dataset | None = None,
     data_dir: str | None = None,
     protocol: str | None = None,
-    protocol_options: dict[str, Any] | None = None,
+    protocol_options: dict[str, bool | int | float] | None = None,
     top: int = 1000,
     pool: int = 1000,
     batch_size: int = 256,
@@ -28,8 +28,8 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """The numbers of a finished run; see `evaluation.evaluate` for what they are.
 
-    dataset: the run's own, where it is loaded already. protocol: the run's own unless another is
-    named. top: cut-off of mAP@top. pool: candidates of the coarse search. on_batch: called with
+    dataset: the run's own, where it is loaded already. protocol, protocol_options: the
+    run's own unless others are given. top: cut-off of mAP@top. pool: candidates of the coarse search. on_batch: called with
     the number of images of each batch encoded.
 
     Raises:
@@ -45,16 +45,13 @@ def evaluate_run(
         config = dataclasses.replace(config, data_dir=data_dir)
     if dataset is None:
         dataset = planning.load_data(config)
-    other = protocol is not None and protocol != config.protocol
-    split = planning.split_data(
-        dataclasses.replace(
-            config,
-            protocol=protocol or config.protocol,
-            protocol_options=(protocol_options or {}) if other else config.protocol_options,
-        ),
-        dataset,
-    )
-    if other and split.train is not None:
+    asked = config
+    if protocol is not None:
+        asked = dataclasses.replace(config, protocol=protocol, protocol_options={})
+    if protocol_options:
+        asked = dataclasses.replace(asked, protocol_options=protocol_options)
+    split = planning.split_data(asked, dataset)
+    if asked != config:
         _warn_about_training(config, dataset, split, say)
     rows, back = np.unique(np.concatenate([split.query, split.database]), return_inverse=True)
     say(f"encoding {len(rows)} items")
@@ -88,9 +85,7 @@ def _warn_about_training(
     trained = planning.split_data(config, dataset).train
     seen = int(np.isin(split.query, trained).sum())
     if seen:
-        say(
-            f"careful: {seen} of {len(split.query)} queries were trained on under {config.protocol}"
-        )
+        say(f"careful: the run was trained on {seen} of these {len(split.query)} queries")
 
 
 def write_results(folder: Path | str, results: dict[str, Any]) -> list[Path]:

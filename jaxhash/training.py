@@ -118,7 +118,9 @@ def train(
     optimizer = optimisation.build(plan.recipe, plan.steps)
     state = initial_state(variables, optimizer, average=config.average > 0)
     state = sharding.everywhere(state, mesh)
-    keeper = checkpoints.open_checkpoints(folder / runs.CHECKPOINTS)
+    keeper = checkpoints.open_checkpoints(
+        folder / runs.CHECKPOINTS, scored=len(plan.split.validation) > 0
+    )
     step = (keeper.latest_step() or 0) if resume else 0
     if step:
         state = checkpoints.restore(keeper, step, state)
