@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from search import codes as _codes
 from search import paging, storage, writing
+from search.rerank import MOST_CANDIDATES
 from search.scan import Blocks
 from search.segments import Segment, combine, in_id_order, nearest
 from search.state import (
@@ -19,12 +20,11 @@ from search.state import (
     all_within,
     candidates,
     check_alike,
-    check_query_features,
-    finest,
     id_list,
     new_segment,
     next_ids,
     only_within,
+    refinement,
     some,
     views_of,
 )
@@ -150,6 +150,8 @@ class HashIndex:
         k: int,
         *,
         query_features: NDArray[np.floating] | None = None,
+        query_latents: NDArray[np.floating] | None = None,
+        threshold: float = 0.5,
         pool: int | None = None,
         radius: int | None = None,
         where: Where | None = None,
@@ -160,21 +162,25 @@ class HashIndex:
         With `query_features`, the candidates are the `pool` nearest by Hamming distance, or all
         within `radius`, or those that are both, and the results are the `k` candidates of the
         smallest Euclidean distance (the hierarchical search of Lin, Yang, Hsiao and Chen, "Deep
-        Learning of Binary Hash Codes for Fast Image Retrieval", CVPR Workshops 2015).
+        Learning of Binary Hash Codes for Fast Image Retrieval", CVPR Workshops 2015). With
+        `query_latents` instead, which needs no features in the index, they are ordered by the
+        distance between the query's latent and the stored bits, see `search.asymmetric`.
 
         Args:
             queries: uint8 (q, ceil(bits / 8)); pad bits are ignored.
             k: results for each query.
             query_features: float (q, d), finite.
-            pool: candidates for each query; needs `query_features`.
+            query_latents: float (q, bits), finite: what the network gave before the threshold.
+            threshold: of the method, for `query_latents`: 0.5 after a sigmoid, 0 for signed ones.
+            pool: candidates for each query; needs `query_features` or `query_latents`.
             radius: largest Hamming distance of a result or candidate, that distance included.
             where: the items to search: bool, one for each entry of `ids`, or a list of ids.
             threads: at most this many; all processors when None.
 
         Returns:
             distances (q, k): int32 Hamming, or float32 Euclidean (not squared) with
-            `query_features`; ids int64 (q, k); both in (distance, id) order. Where there are
-            fewer than k: id -1, with the largest int32 or infinity for a distance.
+            `query_features` or `query_latents`; ids int64 (q, k); both in (distance, id) order.
+            Where there are fewer than k: id -1, with the largest int32 or infinity for a distance.
 
         Raises:
             TypeError, ValueError: naming the argument.
@@ -191,24 +197,31 @@ class HashIndex:
         k = _codes.check_count(k, "k")
         pool = None if pool is None else _codes.check_count(pool, "pool")
         radius = None if radius is None else _codes.check_count(radius, "radius")
-        views = views_of(state, where, threads)
-        if query_features is None:
+        fine = refinement(state, query_features, query_latents, threshold, len(queries))
+        if fine is None:
             if pool is not None:
-                raise ValueError("pool needs query_features: without them, k alone counts")
-            return only_within(nearest(views, queries, k, threads), radius)
-        fine = check_query_features(state, query_features, len(queries))
-        if pool is not None:
-            coarse = candidates(views, queries, pool, radius, threads)
-            return finest(state, fine, coarse, k, threads)
-        if radius is None:
-            raise ValueError("query_features need candidates: give pool, radius or both")
-        offsets, _, ids = all_within(views, queries, radius, threads)
-        results = [
-            finest(state, fine[i : i + 1], ids[None, offsets[i] : offsets[i + 1]], k, threads)
-            for i in range(len(queries))
-        ]
-        results.append((np.empty((0, k), np.float32), np.empty((0, k), np.int64)))
-        return tuple(np.concatenate(each) for each in zip(*results, strict=True))  # type: ignore[return-value]
+                raise ValueError("pool needs query_features or query_latents: else k alone counts")
+            return only_within(
+                nearest(views_of(state, where, threads), queries, k, threads), radius
+            )
+        if pool is None and radius is None:
+            raise ValueError("re-ranking needs candidates: give pool, radius or both")
+        views = views_of(state, where, threads)
+        distances = np.full((len(queries), k), np.inf, np.float32)
+        found = np.full((len(queries), k), -1, np.int64)
+        if pool is None:
+            assert radius is not None
+            offsets, _, ids = all_within(views, queries, radius, threads)
+            for i in range(len(queries)):
+                one, near = slice(i, i + 1), ids[None, offsets[i] : offsets[i + 1]]
+                distances[one], found[one] = fine.best(state, one, near, k, threads)
+            return distances, found
+        group = max(1, MOST_CANDIDATES // max(1, min(pool, len(state))))
+        for start in range(0, len(queries), group):
+            part = slice(start, start + group)
+            near = candidates(views, queries[part], pool, radius, threads)
+            distances[part], found[part] = fine.best(state, part, near, k, threads)
+        return distances, found
 
     def within(
         self,

@@ -67,7 +67,8 @@ def rerank(
     contiguous = raw.flags.c_contiguous
     mapped = contiguous and paging.owner(features) is not None
 
-    def distances(queries: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    # Without annotations, which would be evaluated at every call.
+    def distances(queries, rows):  # type: ignore[no-untyped-def]
         source = raw
         if mapped:
             wanted = np.sort(rows, axis=None) if len(rows) > 1 else rows[0]
@@ -151,7 +152,7 @@ def asymmetric(
     k = _codes.check_count(k, "k")
     codes = _frozen(np.ascontiguousarray(codes))
 
-    def distances(latents: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    def distances(latents, rows):  # type: ignore[no-untyped-def]
         tables = _frozen(_byte_tables(latents, threshold, spread))
         squared = _in_parallel(euclidean.table_sums, tables, codes, rows, codes.shape[1], threads)
         return np.sqrt(squared, out=squared)
@@ -201,8 +202,7 @@ def as_single(features: NDArray[np.floating], threads: int | None = None) -> NDA
     out = np.empty(features.shape, np.float32)
     half = _frozen(features.view(np.uint16))
     pieces = min(2 * _threads.resolve(threads), 1 + features.nbytes // LEAST_TASK)
-    edges = np.linspace(0, len(features), pieces + 1).astype(int).tolist()
-    tasks = [(half, start, stop, out) for start, stop in pairwise(edges)]
+    tasks = [(half, start, stop, out) for start, stop in _parts(len(features), pieces)]
     _threads.run(euclidean.widen_rows, tasks, threads)
     return out
 
@@ -233,8 +233,9 @@ def _nearest(distances, queries, ids, k, most):  # type: ignore[no-untyped-def]
         rows = np.ascontiguousarray(ids[start : start + group])
         near = distances(queries[start : start + group], rows)
         picked = smallest(near, min(k, rows.shape[1]))
-        best[start : start + group, : picked.shape[1]] = np.take_along_axis(near, picked, 1)
-        found[start : start + group, : picked.shape[1]] = np.take_along_axis(rows, picked, 1)
+        lines = np.arange(len(rows))[:, None]
+        best[start : start + group, : picked.shape[1]] = near[lines, picked]
+        found[start : start + group, : picked.shape[1]] = rows[lines, picked]
     return best, found
 
 
@@ -259,13 +260,17 @@ def _in_parallel(kernel, queries, items, rows, row_bytes, threads):  # type: ign
     out = np.empty(rows.shape, np.float32)
     flat, results = _frozen(rows.reshape(-1)), out.reshape(-1)
     pieces = min(4 * _threads.resolve(threads), 1 + rows.size * row_bytes // LEAST_TASK)
-    edges = np.linspace(0, rows.size, pieces + 1).astype(int).tolist()
     tasks = [
         (queries, items, flat, rows.shape[1], start, stop, results)
-        for start, stop in pairwise(edges)
+        for start, stop in _parts(rows.size, pieces)
     ]
     _threads.run(kernel, tasks, threads)
     return out
+
+
+def _parts(total: int, pieces: int) -> list[tuple[int, int]]:
+    """(start, stop) of equal parts of `total`."""
+    return list(pairwise(total * piece // pieces for piece in range(pieces + 1)))
 
 
 def _in_order(rows: NDArray[np.int64]) -> NDArray[np.int64]:

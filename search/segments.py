@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from search import buckets, scan
 from search.buckets import Buckets
 from search.merge import merge_checked
-from search.rerank import rerank
+from search.rerank import asymmetric, rerank
 from search.rows import Rows
 from search.scan import Blocks
 
@@ -163,6 +163,31 @@ class Segment:
         """The `k` best of `rows` (q, p) by Euclidean distance: distances and ids."""
         assert self.features is not None
         distances, found = rerank(queries, self.features, rows, k, threads=threads)
+        return distances, self.ids_of(found)
+
+    def asymmetric(
+        self,
+        latents: NDArray[np.float32],
+        rows: NDArray[np.int64],
+        k: int,
+        threshold: float,
+        threads: int | None,
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """The `k` best of `rows` (q, p) by the latents and the stored bits: distances and ids."""
+        # Gathered in the order of their rows, so that places are in the order of ids.
+        ordered = np.sort(rows, axis=1)
+        flat = ordered.ravel()
+        places = np.where(ordered < 0, -1, np.arange(flat.size).reshape(rows.shape))
+        wanted = np.maximum(flat, 0) if len(self.codes) else flat
+        if isinstance(self.codes, Rows):
+            codes = self.codes.codes[wanted]
+        else:
+            codes = scan.take(self.codes, wanted)
+        distances, found = asymmetric(
+            latents, codes, places, k, bits=self.codes.bits, threshold=threshold, threads=threads
+        )
+        if flat.size:
+            found = np.where(found < 0, -1, flat[found])
         return distances, self.ids_of(found)
 
 

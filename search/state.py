@@ -104,10 +104,54 @@ def all_within(
     return join(parts)
 
 
-def check_query_features(
-    state: State, query_features: NDArray[np.floating], queries: int
-) -> NDArray[np.float32]:
-    """`query_features` as float32 (q, d) that fit the index."""
+@dataclasses.dataclass(frozen=True)
+class Refinement:
+    """What candidates are put in order by: float32 (q, d) features, or latents with a threshold."""
+
+    values: NDArray[np.float32]
+    threshold: float | None = None
+
+    def best(
+        self,
+        state: State,
+        queries: slice,
+        candidates: NDArray[np.int64],
+        k: int,
+        threads: int | None,
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """The `k` best of candidate ids (q, p) for some of the queries."""
+        values, results = self.values[queries], []
+        for segment in state.segments:
+            rows = np.where(candidates == -1, -1, segment.find(candidates))
+            if self.threshold is None:
+                results.append(segment.rerank(values, rows, k, threads))
+            else:
+                results.append(segment.asymmetric(values, rows, k, self.threshold, threads))
+        return merge_checked(results, k)
+
+
+def refinement(
+    state: State,
+    query_features: NDArray[np.floating] | None,
+    query_latents: NDArray[np.floating] | None,
+    threshold: float,
+    queries: int,
+) -> Refinement | None:
+    """The one that the arguments of a search ask for, checked against the index."""
+    if query_features is None and query_latents is None:
+        return None
+    if query_features is None:
+        assert query_latents is not None
+        latents = check_queries(query_latents, "query_latents")
+        if latents.shape != (queries, state.bits):
+            raise ValueError(
+                f"query_latents must have the shape ({queries}, {state.bits}), not {latents.shape}"
+            )
+        if not np.isfinite(threshold):
+            raise ValueError(f"threshold must be finite, not {threshold}")
+        return Refinement(latents, float(threshold))
+    if query_latents is not None:
+        raise ValueError("query_latents and query_features: give one of them")
     if state.features is None:
         raise ValueError("query_features: the index has no features to compare them with")
     fine = check_queries(query_features)
@@ -115,22 +159,7 @@ def check_query_features(
         raise ValueError(
             f"query_features must have the shape ({queries}, {state.features[1]}), not {fine.shape}"
         )
-    return fine
-
-
-def finest(
-    state: State,
-    fine: NDArray[np.float32],
-    candidates: NDArray[np.int64],
-    k: int,
-    threads: int | None,
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """The `k` best of candidate ids (q, p) by Euclidean distance."""
-    results = [
-        segment.rerank(fine, np.where(candidates == -1, -1, segment.find(candidates)), k, threads)
-        for segment in state.segments
-    ]
-    return merge_checked(results, k)
+    return Refinement(fine)
 
 
 def new_segment(

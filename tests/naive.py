@@ -400,8 +400,8 @@ def merge(results, k):
 class Items(dict):
     """An index as a dictionary: id -> (bits, feature vector)."""
 
-    def search(self, queries, k, features=None, pool=None, radius=None, where=None):
-        """`HashIndex.search` for queries given as bits (q, b)."""
+    def search(self, queries, k, features=None, pool=None, radius=None, where=None, latents=None):
+        """`HashIndex.search` for queries given as bits (q, b); threshold 0.5."""
         rows = []
         for number, query in enumerate(queries):
             coarse = sorted(
@@ -411,15 +411,17 @@ class Items(dict):
             )
             if radius is not None:
                 coarse = [(distance, i) for distance, i in coarse if distance <= radius]
-            if features is None:
+            if features is None and latents is None:
                 rows.append(ranked(coarse, k, np.iinfo(np.int32).max))
                 continue
+            one = (latents if features is None else features)[number].astype(float)
             fine = [
-                (np.sqrt(((features[number].astype(float) - self[i][1]) ** 2).sum()), i)
+                (np.sqrt(((one - self[i][0 if features is None else 1]) ** 2).sum()), i)
                 for _, i in (coarse if pool is None else coarse[:pool])
             ]
             rows.append(ranked(fine, k, np.inf))
-        return as_arrays(rows, k, np.int32 if features is None else np.float32)
+        coarse_only = features is None and latents is None
+        return as_arrays(rows, k, np.int32 if coarse_only else np.float32)
 
 
 def read_index_file(data):

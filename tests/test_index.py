@@ -34,6 +34,7 @@ def agree(index, items, rng):
         asked[0] = items[min(items)][0]
     queries = pack(asked)
     fine = rng.integers(-2, 3, (2, DIMENSIONS)).astype(np.float32)
+    latents = rng.integers(0, 9, (2, bits)) / 8
     chosen = rng.random(len(items)) < rng.choice([0.05, 0.5, 1.0])
     wanted = index.ids[chosen]
     radius = int(rng.integers(0, bits + 1))
@@ -52,6 +53,8 @@ def agree(index, items, rng):
             got = index.search(queries, k, query_features=fine, **options)
             options.pop("threads", None)
             equal(got, items.search(asked, k, fine, **options))
+            got = index.search(queries, k, query_latents=latents, **options)
+            equal(got, items.search(asked, k, latents=latents, **options))
         got = index.search(queries, k, query_features=fine, pool=3, where=chosen)
         expected = items.search(asked, k, fine, pool=3, where=set(wanted.tolist()))
         equal(got, expected)
@@ -358,6 +361,18 @@ def test_the_constructor_names_the_argument_that_is_wrong(change, error, words):
         ({"k": 1.0}, TypeError, "k "),
         ({"pool": -1}, ValueError, "pool"),
         ({"pool": 3, "query_features": None}, ValueError, "pool needs query_features"),
+        ({"query_latents": np.zeros((1, 12))}, ValueError, "query_latents and query_features"),
+        ({"query_features": None, "query_latents": np.zeros((1, 11))}, ValueError, "query_latents"),
+        (
+            {"query_features": None, "query_latents": np.full((1, 12), np.nan)},
+            ValueError,
+            "query_l",
+        ),
+        (
+            {"query_features": None, "query_latents": np.zeros((1, 12)), "threshold": np.nan},
+            ValueError,
+            "threshold",
+        ),
         ({"radius": -1}, ValueError, "radius"),
         ({"radius": 1.5}, TypeError, "radius"),
         ({"threads": 0}, ValueError, "threads"),
