@@ -13,12 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search import scan
+from search import tables as multi_index
 from search import threads as pool
 from search.codes import check_count, width
 from search.kernels import buckets as kernels
 from search.kernels import hamming
 from search.kernels.hamming import ROW_BITS, ROW_MASK
 from search.scan import BLOCK, NO_DISTANCE, NO_ROW, Blocks
+from search.tables import Tables
 
 _ANY: NDArray[np.bool_] = np.empty(0, np.bool_)
 _SAMPLE = 1 << 16  # rows looked at to estimate how often codes repeat
@@ -35,6 +37,7 @@ class Buckets:
         blocks: the m distinct codes.
         offsets: int64 (m + 1,); code i has the rows from offsets[i] to offsets[i + 1].
         rows: uint32 or int64 (n,), ascending for each code.
+        tables: the distinct codes by parts of their bits, to find near ones without a scan.
 
     Example:
         >>> found = build(scan.arrange(np.array([[5], [7], [5]], np.uint8)))
@@ -45,6 +48,7 @@ class Buckets:
     blocks: Blocks
     offsets: NDArray[np.int64]
     rows: NDArray[np.integer]
+    tables: Tables | None = None
 
     @property
     def count(self) -> int:
@@ -59,7 +63,8 @@ class Buckets:
     @property
     def nbytes(self) -> int:
         """Bytes that the index takes."""
-        return self.blocks.planes.nbytes + self.offsets.nbytes + self.rows.nbytes
+        own = self.blocks.planes.nbytes + self.offsets.nbytes + self.rows.nbytes
+        return own + (0 if self.tables is None else self.tables.nbytes)
 
     def __len__(self) -> int:
         return self.count
@@ -106,7 +111,13 @@ def worthwhile(blocks: Blocks) -> bool:
     return most > 0 and estimate_distinct(blocks) <= most
 
 
-def build(blocks: Blocks, *, most: int | None = None, threads: int | None = None) -> Buckets | None:
+def build(
+    blocks: Blocks,
+    *,
+    most: int | None = None,
+    tables: bool = False,
+    threads: int | None = None,
+) -> Buckets | None:
     """Group the rows of equal codes.
 
     Needs, at its peak, the memory of the result and four (or, above 4,294,967,295 rows, eight)
@@ -115,6 +126,8 @@ def build(blocks: Blocks, *, most: int | None = None, threads: int | None = None
     Args:
         blocks: the database.
         most: give up, and return None, when there are more distinct codes than this.
+        tables: also make multi-index tables of the distinct codes. They pay from about a million
+            distinct codes on, for near neighbours, and take `search.tables.size` bytes.
         threads: number of threads; all processors when left out.
 
     Example:
@@ -155,7 +168,8 @@ def build(blocks: Blocks, *, most: int | None = None, threads: int | None = None
     )
     codes = words.astype(">u8").view(np.uint8).reshape(len(words), 8 * words.shape[1])
     distinct = scan.arrange(codes[:, : width(blocks.bits)], blocks.bits, threads=workers)
-    return Buckets(distinct, offsets, rows)
+    index = multi_index.build(distinct, threads=workers) if tables else None
+    return Buckets(distinct, offsets, rows, index)
 
 
 def knn(
@@ -224,9 +238,12 @@ def radius(
     """
     workers = pool.resolve(threads)
     allowed, among = _filter(buckets, allowed)
-    starts, near, codes = scan.radius(
-        buckets.blocks, queries, radius, allowed=among, threads=workers
-    )
+    if buckets.tables is not None and among is None:
+        starts, near, codes = multi_index.radius(buckets.tables, queries, radius, threads=workers)
+    else:
+        starts, near, codes = scan.radius(
+            buckets.blocks, queries, radius, allowed=among, threads=workers
+        )
     mask = _ANY if allowed is None else allowed
     totals = np.empty(len(starts) - 1, np.int64)
     kernels.weigh(codes, starts, buckets.offsets, buckets.rows, mask, totals)

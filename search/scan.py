@@ -242,7 +242,7 @@ def radius(
         (array([0, 1]), array([1], dtype=int32), array([1]))
     """
     queries = _queries(blocks, queries)
-    radii = _radii(radius, len(queries), blocks.bits)
+    radii = check_radii(radius, len(queries), blocks.bits)
     workers = pool.resolve(threads)
     blocks, rows, mask = _restrict(blocks, allowed)
     count = len(queries)
@@ -358,7 +358,7 @@ def _queries(blocks: Blocks, queries: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return queries
 
 
-def _radii(radius: int | NDArray[np.integer], queries: int, bits: int) -> NDArray[np.int64]:
+def check_radii(radius: int | NDArray[np.integer], queries: int, bits: int) -> NDArray[np.int64]:
     """A radius for every query, none above the number of bits."""
     if np.ndim(radius) == 0:
         return np.full(queries, min(check_count(radius, "radius"), bits), np.int64)  # type: ignore[arg-type]

@@ -1,5 +1,7 @@
 """The bucket index gives the answers of the scan, whatever the codes are like."""
 
+import dataclasses
+
 import naive
 import numpy as np
 import pytest
@@ -7,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import search
-from search import buckets, scan
+from search import buckets, scan, tables
+from search.scan import knn
 
 
 def assert_same(found, expected):
@@ -119,6 +122,66 @@ def test_distinct_codes_are_estimated(rng):
         codes = rng.integers(0, distinct, 1_000_000).astype(np.uint32).view(np.uint8)
         estimate = buckets.estimate_distinct(scan.arrange(codes.reshape(-1, 4)))
         assert 0.8 * distinct <= estimate <= 1.25 * distinct
+
+
+@settings(max_examples=60, deadline=None)
+@given(cases, st.sampled_from([0, 1, 3, 30, 700]), st.booleans())
+def test_tables_are_the_scan(case, k, calibrate):
+    """Searched to the end, or given up for the scan when the clock says so."""
+    _, codes, queries, blocks = draw_case(case)
+    index = tables.build(blocks, threads=case["threads"], calibrate=calibrate)
+    found = tables.knn(index, queries, k, threads=case["threads"])
+    assert_same(found, naive.hamming_knn(queries, codes, k))
+    for radius in (0, 3, case["bits"] // 4):
+        found = tables.radius(index, queries, radius, threads=case["threads"])
+        assert_same(found, naive.hamming_radius(queries, codes, radius))
+
+
+def test_tables_give_up_at_any_point(rng):
+    """Whatever part of the queries the budget suffices for, the answers are the scan's."""
+    codes = search.pack(rng.integers(0, 2, (3000, 32)))
+    queries = np.concatenate([codes[:20], search.pack(rng.integers(0, 2, (30, 32)))])
+    plain = tables.build(scan.arrange(codes), calibrate=False)
+    expected = naive.hamming_knn(queries, codes, 2)
+    for budget in (0, 10, 100, 1000, 10_000):
+        # A comparison takes a second, a scan as many as the budget.
+        limited = dataclasses.replace(
+            plain, scan_one=float(budget), scan_many=float(budget), compare=1.0
+        )
+        assert_same(tables.knn(limited, queries, 2, threads=1), expected)
+        found = tables.radius(limited, queries, 3, threads=1)
+        assert_same(found, naive.hamming_radius(queries, codes, 3))
+
+
+def test_tables_keep_to_the_budget(rng, monkeypatch):
+    """Near neighbours are found without the scan, far ones by it."""
+    codes = search.pack(rng.integers(0, 2, (5000, 64)))
+    plain = tables.build(scan.arrange(codes), calibrate=False)
+    limited = dataclasses.replace(plain, scan_one=500.0, scan_many=500.0, compare=1.0)
+    scanned = []
+    monkeypatch.setattr(
+        tables.scan,
+        "knn",
+        lambda blocks, queries, *rest, **more: (
+            scanned.append(len(queries)) or knn(blocks, queries, *rest, **more)
+        ),
+    )
+    tables.knn(limited, codes[:40], 1)
+    assert not scanned
+    tables.knn(limited, search.pack(rng.integers(0, 2, (40, 64))), 1)
+    assert scanned == [40]
+
+
+@settings(max_examples=20, deadline=None)
+@given(cases, st.sampled_from([1, 30, 700]))
+def test_buckets_with_tables_are_the_scan(case, k):
+    _, codes, queries, blocks = draw_case(case)
+    index = buckets.build(blocks, tables=True, threads=case["threads"])
+    assert_same(buckets.knn(index, queries, k), naive.hamming_knn(queries, codes, k))
+    radius = case["bits"] // 4
+    assert_same(
+        buckets.radius(index, queries, radius), naive.hamming_radius(queries, codes, radius)
+    )
 
 
 def test_refusals():
