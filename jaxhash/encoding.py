@@ -43,7 +43,7 @@ def pack_bits(bits: jax.Array) -> jax.Array:
         Array([[144, 128]], dtype=uint8)
     """
     n, b = bits.shape
-    padded = jnp.pad(bits, ((0, 0), (0, -b % 8))).reshape(n, -1, 8)
+    padded = jnp.pad(bits.astype(bool), ((0, 0), (0, -b % 8))).reshape(n, -(-b // 8), 8)
     weights = jnp.array([128, 64, 32, 16, 8, 4, 2, 1], jnp.uint8)
     return jnp.where(padded, weights[None, None], jnp.uint8(0)).sum(axis=2, dtype=jnp.uint8)
 

@@ -28,9 +28,9 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """The numbers of a finished run; see `evaluation.evaluate` for what they are.
 
-    dataset: the run's own, where it is loaded already. protocol, protocol_options: the
-    run's own unless others are given. top: cut-off of mAP@top. pool: candidates of the coarse search. on_batch: called with
-    the number of images of each batch encoded.
+    dataset: the run's own, where it is loaded already. protocol, protocol_options: the run's own
+    unless others are given. top: cut-off of mAP@top. pool: candidates of the coarse search.
+    on_batch: called with the number of images of each batch encoded.
 
     Raises:
         FileNotFoundError: the folder holds no finished run.

@@ -66,7 +66,7 @@ def _is_folder_of_images(data: str, data_dir: str | None) -> bool:
 
 
 def attachments(
-    model: Model, dataset: Dataset, data: str, data_dir: str | None
+    model: Model, dataset: Dataset, data: str, data_dir: str | None = None
 ) -> dict[str, bytes]:
     """What an index of a dataset's rows has to keep so that its results can be shown.
 

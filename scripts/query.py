@@ -60,12 +60,12 @@ def main() -> None:
         model, index, images, options.k, pool=options.pool or None, radius=options.radius
     )
     items = retrieval.Items(index)
-    kind = "bits apart" if options.pool == 0 else "apart"
     for query, distances, ids in zip(options.images, *found, strict=True):
         known = ids >= 0
         print(f"{query}:{'' if known.any() else ' nothing found'}")
         for distance, title in zip(distances[known], items.titles(ids[known]), strict=True):
-            print(f"  {distance:>8.4g} {kind}  {title}")
+            apart = f"{distance} bits" if options.pool == 0 else f"{distance:.3f}"
+            print(f"  {apart:>8} apart  {title}")
     if options.gallery is not None:
         figure = retrieval.gallery(items, images, found, [path.name for path in options.images])
         plots.save(figure, options.gallery)

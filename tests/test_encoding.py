@@ -1,0 +1,252 @@
+"""Encoding: the right bits, in any batch, from any source, into arrays and files."""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from test_runs import small_model
+
+from jaxhash import datasets, encoding, models, networks, retrieval
+from jaxhash.encoding import batches, encode, encode_to_index, pack_bits
+from search import HashIndex, pack
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.sampled_from([0, 3]), st.sampled_from([1, 7, 8, 9, 64, 70]), st.integers(0, 99))
+def test_bits_are_packed_as_the_search_packs_them(n: int, b: int, seed: int) -> None:
+    bits = np.random.default_rng(seed).random((n, b)) < 0.5
+    codes = np.asarray(pack_bits(jnp.asarray(bits)))
+    assert codes.dtype == np.uint8
+    np.testing.assert_array_equal(codes, pack(bits.astype(np.uint8)))
+
+
+def by_hand(model: models.Model, items: np.ndarray) -> encoding.Encoded:
+    outputs, _ = networks.apply(model.build(), model.variables, jnp.asarray(items), train=False)
+    latent = np.asarray(outputs.latent)
+    codes = pack((latent > model.threshold).astype(np.uint8))
+    return encoding.Encoded(codes, np.asarray(outputs.features), latent, np.asarray(outputs.logits))
+
+
+@pytest.mark.parametrize("batch_size", [1, 8, 24, 100])
+def test_any_batch_size_gives_what_the_network_gives(batch_size: int) -> None:
+    model = small_model()
+    items = np.random.default_rng(0).normal(size=(37, 6)).astype(np.float32)
+    expected = by_hand(model, items)
+    got = encode(model, items, batch_size=batch_size, features="float32")
+    np.testing.assert_allclose(got.latent, expected.latent, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(got.features, expected.features, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(got.logits, expected.logits, rtol=1e-4, atol=1e-5)
+    # Bits of latents that rounding could move to the other side are left out of account.
+    sure = np.abs(expected.latent - model.threshold) > 1e-5
+    ours, theirs = (np.unpackbits(c, axis=1)[:, : model.bits] for c in (got.codes, expected.codes))
+    assert sure.mean() > 0.9
+    np.testing.assert_array_equal(ours[sure], theirs[sure])
+    assert (np.unpackbits(got.codes, axis=1)[:, model.bits :] == 0).all()
+
+
+def test_a_latent_at_the_threshold_is_a_zero_bit() -> None:
+    model = small_model()
+    params = model.variables["params"]
+    params["head"]["latent"] = {
+        "kernel": np.zeros_like(params["head"]["latent"]["kernel"]),
+        "bias": np.array([0.0, 1e-3, -1e-3] + [0.0] * 8, np.float32),
+    }
+    codes = encode(model, np.ones((3, 6), np.float32)).codes
+    # sigmoid(0) is exactly the threshold of 0.5.
+    assert codes.tolist() == [[0b01000000, 0]] * 3
+
+
+def test_rows_choose_and_keep_leaves_out() -> None:
+    model = small_model()
+    items = np.random.default_rng(1).normal(size=(20, 6)).astype(np.float32)
+    whole = encode(model, items)
+    rows = np.array([3, 7, 19])
+    part = encode(model, items, rows=rows, keep=("codes", "features"))
+    np.testing.assert_array_equal(part.codes, whole.codes[rows])
+    assert part.latent is None
+    assert part.logits is None
+    assert part.features.dtype == np.float16
+    for bad, message in (
+        ({"features": "int8"}, "float16, float32"),
+        ({"batch_size": 0}, "at least 1"),
+        ({"keep": ("bits",)}, "choose among codes"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            encode(model, items, **bad)
+    with pytest.raises(ValueError, match="no items"):
+        encode(model, items[:0])
+    with pytest.raises(ValueError, match="features of 6 numbers, and got 5"):
+        encode(model, items[:, :5])
+    with pytest.raises(ValueError, match="takes features of shape"):
+        encode(model, np.zeros((2, 8, 8, 1), np.uint8))
+
+
+def test_one_compilation_serves_all_batches_and_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    traces = []
+    prepare = models.Model.prepare
+    monkeypatch.setattr(
+        models.Model, "prepare", lambda self, items: (traces.append(1), prepare(self, items))[1]
+    )
+    encoding._compiled.cache_clear()
+    items = np.random.default_rng(6).normal(size=(21, 6)).astype(np.float32)
+    codes = [encode(small_model(seed), items, batch_size=8).codes for seed in (0, 1)]
+    assert len(traces) == 1
+    assert not np.array_equal(*codes)
+
+
+def test_items_are_read_a_batch_at_a_time() -> None:
+    asked = []
+
+    class Lazy:
+        shape, dtype = (1000, 6), np.dtype(np.float32)
+
+        def __len__(self) -> int:
+            return 1000
+
+        def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+            asked.append(len(rows))
+            return np.repeat(np.asarray(rows, np.float32)[:, None] / 1000, 6, axis=1)
+
+    model = small_model()
+    parts = batches(model, Lazy(), batch_size=16)
+    first_rows, first = next(parts)
+    assert first_rows.tolist() == list(range(16))
+    assert len(first.codes) == 16
+    assert len(asked) <= 6  # what is read ahead is bounded
+    parts.close()
+    assert max(asked) == 16
+
+
+def test_grey_and_colour_meet(tmp_path: Path) -> None:
+    grey = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 1)).astype(np.uint8)
+    colour = np.repeat(grey, 3, axis=-1)
+    for channels in (1, 3):
+        for images in (grey, colour):
+            got = np.asarray(models.with_channels(jnp.asarray(images), channels))
+            np.testing.assert_array_equal(got, grey if channels == 1 else colour)
+    luma = np.asarray(models.with_channels(jnp.array([[[[255, 0, 0]]]], jnp.uint8), 1))
+    assert luma.item() == 76
+    with pytest.raises(ValueError, match="images of 3 channels, and got 4"):
+        models.with_channels(jnp.zeros((1, 2, 2, 4), jnp.uint8), 3)
+
+
+# ---------------------------------------------------------------- into files, and asking
+
+
+def test_an_index_holds_what_the_arrays_hold(tmp_path: Path) -> None:
+    model = small_model()
+    items = np.random.default_rng(2).normal(size=(45, 6)).astype(np.float32)
+    done = []
+    path = tmp_path / "blobs.index"
+    skipped = encode_to_index(model, items, path, batch_size=16, on_batch=done.append)
+    assert skipped == []
+    assert done == [16, 16, 13]
+    index = HashIndex.open(path)
+    encoded = encode(model, items)
+    assert len(index) == 45
+    distances, ids = index.search(encoded.codes, 1)
+    assert (distances == 0).all()
+    np.testing.assert_array_equal(encoded.codes[ids[:, 0]], encoded.codes)
+    found = retrieval.ask(model, index, items[:5], 3, pool=45)
+    assert found.ids[:, 0].tolist() == [0, 1, 2, 3, 4]
+    np.testing.assert_allclose(found.distances[:, 0], 0, atol=0.02)
+    # Codes alone keep no features to compare.
+    encode_to_index(model, items, path, features=None)
+    with pytest.raises(ValueError, match="features"):
+        retrieval.ask(model, HashIndex.open(path), items[:5], 3, pool=45)
+    assert retrieval.ask(model, HashIndex.open(path), items[:5], 3).distances.dtype == np.int32
+
+
+def test_a_failed_encoding_leaves_the_old_index(tmp_path: Path) -> None:
+    model = small_model()
+    path = tmp_path / "old.index"
+    encode_to_index(model, np.zeros((3, 6), np.float32), path)
+    before = path.read_bytes()
+
+    class Failing:
+        shape, dtype = (64, 6), np.dtype(np.float32)
+
+        def __len__(self) -> int:
+            return 64
+
+        def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+            if rows[0] >= 32:
+                raise OSError("disk gone")
+            return np.zeros((len(rows), 6), np.float32)
+
+    with pytest.raises(OSError, match="disk gone"):
+        encode_to_index(model, Failing(), path, batch_size=16)
+    with pytest.raises(ValueError, match="no items"):
+        encode_to_index(model, np.zeros((0, 6), np.float32), path)
+    assert path.read_bytes() == before
+    assert [one.name for one in tmp_path.iterdir()] == ["old.index"]
+
+
+def image_model() -> models.Model:
+    return small_model(
+        network="dsh", item_shape=(8, 8, 1), mean=(0.5,), std=(0.25,), classifier="none"
+    )
+
+
+def test_undecodable_images_are_left_out_and_named(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number in range(12):
+        pixels = rng.integers(0, 256, (20, 24, 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(photos / f"{number:02d}.png")
+    whole = (photos / "05.png").read_bytes()
+    (photos / "05.png").write_bytes(whole[: len(whole) // 2])  # its header is whole
+    model = image_model()
+    dataset = retrieval.load_items(str(photos), model)
+    path = tmp_path / "photos.index"
+    kept = retrieval.attachments(model, dataset, str(photos))
+    skipped = encode_to_index(model, dataset.items, path, batch_size=8, attachments=kept)
+    assert [row for row, _ in skipped] == [5]
+    index = HashIndex.open(path)
+    assert index.ids.tolist() == [0, 1, 2, 3, 4, 6, 7, 8, 9, 10, 11]
+    items = retrieval.Items(index)
+    assert items.titles([6]) == [str(photos / "06.png")]
+    assert items.class_names([6]) == [None]
+    assert items.pictures([6, 11], size=16)[1].shape == (16, 16, 3)
+    # Without being told what to do about them, such images end the encoding.
+    with pytest.raises(datasets.Undecodable, match=r"05\.png"):
+        encode(model, dataset.items)
+    found = retrieval.ask(model, index, dataset.items[np.array([7])], 2, pool=11)
+    assert found.ids[0, 0] == 7
+
+
+def test_an_index_of_another_model_is_refused(tmp_path: Path) -> None:
+    model, other = small_model(), small_model(seed=1)
+    dataset = datasets.Dataset(
+        "blobs",
+        "features",
+        np.eye(6, dtype=np.float32),
+        np.array([0, 1, 0, 1, 0, 1], np.int32),
+        {"all": np.arange(6)},
+        ("cat", "dog"),
+    )
+    kept = retrieval.attachments(model, dataset, "blobs.npz")
+    path = tmp_path / "blobs.index"
+    encode_to_index(model, dataset.items, path, attachments=kept)
+    index = HashIndex.open(path)
+    with pytest.raises(ValueError, match="made by another model"):
+        retrieval.ask(other, index, dataset.items, 2)
+    items = retrieval.Items(index)
+    assert items.class_names([1, 2]) == ["dog", "cat"]
+    assert items.titles([1]) == ["dog (1)"]
+    assert json.loads(bytes(index.attachments["jaxhash"]))["data"] == "blobs.npz"
+
+
+def test_devices_share_a_batch() -> None:
+    model = small_model()
+    items = np.random.default_rng(4).normal(size=(30, 6)).astype(np.float32)
+    one = encode(model, items, devices=jax.devices()[:1])
+    eight = encode(model, items, devices=jax.devices())
+    np.testing.assert_allclose(one.latent, eight.latent, rtol=1e-4, atol=1e-6)

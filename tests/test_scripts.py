@@ -1,0 +1,219 @@
+"""The scripts as a user meets them: what they print, leave and refuse."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxhash import datasets, runs, training
+from jaxhash.runs import Config
+
+SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
+NAMES = ("train", "encode", "evaluate", "query", "demo")
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch):
+    """A function that runs a script with the given words on its command line."""
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+
+    def module(name: str) -> ModuleType:
+        return importlib.import_module(name)
+
+    def call(name: str, *words: object) -> None:
+        monkeypatch.setattr(sys, "argv", [f"scripts/{name}.py", *map(str, words)])
+        module("command_line").run(module(name).main)
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on the digits, long enough to be better than chance and no longer."""
+    folder = tmp_path_factory.mktemp("runs") / "digits"
+    config = Config(
+        network="dsh",
+        recipe="scratch",
+        image_size=8,
+        bits=20,
+        batch_size=64,
+        epochs=4,
+        optimizer="adam",
+        learning_rate=0.003,
+        augment="none",
+    )
+    training.train(config, folder, devices=jax.devices()[:1])
+    return folder
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_script_explains_itself(
+    name: str, script, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit) as stopped:
+        script(name, "--help")
+    assert stopped.value.code == 0
+    help_text = capsys.readouterr().out
+    doc = sys.modules[name].__doc__
+    assert f"python scripts/{name}.py" in doc
+    assert any(word in doc for word in ("second", "minute"))
+    assert "--run" in help_text
+    if name == "train":
+        for option in runs.to_json(Config()):
+            assert f"--{option.replace('_', '-')}" in help_text
+        assert "Length of the code, 1 to 1024" in help_text
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "message"),
+    [
+        ("train", ["--bits", "0"], "train.py: bits is 0: give 1 to 1024"),
+        ("train", ["--method", "dlhbc"], "did you mean dlbhc"),
+        ("train", ["--data", "no/such/folder"], "no/such/folder"),
+        ("train", ["--coordinator", "localhost:1"], "--processes and --process"),
+        ("train", ["--devices", "99"], "there are 8"),
+        ("encode", ["--run", "none", "--data", "digits", "--out", "x.index"], "no model.json in"),
+        ("evaluate", ["--run", "none"], "no model.json in none"),
+        ("query", ["--run", "none", "--index", "x.index", "a.jpg"], "no model.json in none"),
+        ("query", ["--run", "none", "--index", "x.index"], "name at least one image"),
+    ],
+)
+def test_a_mistake_is_answered_in_one_line(
+    name: str, words: list[str], message: str, script, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        script(name, *words)
+    assert message in str(stopped.value.code)
+    assert "Traceback" not in str(stopped.value.code)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "message"),
+    [
+        ("train", ["--bist", "48"], "--bits"),
+        ("train", ["--precision", "half"], "bfloat16"),
+        ("train", ["--bits", "many"], "--bits"),
+        ("encode", [], "--run"),
+    ],
+)
+def test_a_wrong_option_names_the_right_ones(
+    name: str, words: list[str], message: str, script, capsys
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        script(name, *words)
+    assert stopped.value.code == 2
+    captured = capsys.readouterr()
+    assert message in captured.out + captured.err
+
+
+def test_a_traceback_is_shown_where_it_is_asked_for(script, monkeypatch) -> None:
+    monkeypatch.setenv("JAXHASH_TRACEBACK", "1")
+    with pytest.raises(ValueError, match="bits is 0"):
+        script("train", "--bits", "0")
+
+
+def test_training_from_the_command_line_and_on(script, tmp_path: Path, capsys) -> None:
+    np.savez(
+        tmp_path / "blobs.npz",
+        train_features=np.eye(4, 6, dtype=np.float32)[np.arange(80) % 4],
+        train_labels=np.arange(80) % 4,
+        test_features=np.eye(4, 6, dtype=np.float32)[np.arange(12) % 4],
+        test_labels=np.arange(12) % 4,
+    )
+    folder = tmp_path / "run"
+    words = ["--data", tmp_path / "blobs.npz", "--method", "dlbhc", "--bits", 12, "--run", folder]
+    script("train", *words, "--recipe", "scratch", "--steps", 4, "--batch-size", 8)
+    printed = capsys.readouterr()
+    assert "dlbhc, 12 bits, on mhcln" in printed.out
+    assert "validation mAP" in printed.err
+    assert f"scripts/evaluate.py --run {folder}" in printed.out
+    with pytest.raises(SystemExit) as stopped:
+        script("train", *words)
+    assert "already holds a run" in str(stopped.value.code)
+    # A resumed run takes its options from its folder, and refuses others.
+    script("train", "--resume", "--run", folder)
+    with pytest.raises(SystemExit) as stopped:
+        script("train", "--resume", "--run", folder, "--bits", 16)
+    assert "another bits" in str(stopped.value.code)
+    script("train", *words, "--overwrite", "--recipe", "scratch", "--steps", 2, "--batch-size", 8)
+    assert runs.load_config(folder).steps == 2
+
+
+def test_evaluating_writes_results_and_figures(script, digits_run: Path, capsys) -> None:
+    script("evaluate", "--run", digits_run, "--top", 100, "--pool", 50)
+    results = json.loads((digits_run / runs.RESULTS).read_text())
+    assert (results["protocol"], results["bits"], results["queries"]) == ("p-all", 20, 359)
+    assert results["rankings"]["codes"]["mAP"] > 0.2  # chance is 0.1
+    assert results["rankings"]["coarse_to_fine"]["pool"] == 50
+    for name in ("precision_recall.png", "precision_at_k.png", "training.png"):
+        with Image.open(digits_run / name) as picture:
+            assert picture.width > 100
+    assert "p-all, 20 bits, 359 queries" in capsys.readouterr().out
+    script("evaluate", "--run", digits_run, "--protocol", "fraction")
+    printed = capsys.readouterr().out
+    assert "careful: the run was trained on" in printed
+    with pytest.raises(SystemExit) as stopped:
+        script("evaluate", "--run", digits_run, "--protocol", "p-dhs")
+    assert "p-dsh" in str(stopped.value.code)
+
+
+def test_a_folder_of_photos_is_encoded_and_asked(
+    script, digits_run: Path, tmp_path: Path, capsys
+) -> None:
+    digits = datasets.load("digits", image_size=8)
+    photos = tmp_path / "photos"
+    for row in range(30):
+        folder = photos / digits.classes[digits.labels[row]]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(digits.items[row, :, :, 0]).save(folder / f"{row}.png")
+    (photos / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 no more")
+    index = tmp_path / "photos.index"
+    words = ["--run", digits_run, "--data", photos, "--out", index]
+    with pytest.raises(SystemExit) as stopped:
+        script("encode", *words)
+    assert "broken.jpg" in str(stopped.value.code) or "decode" in str(stopped.value.code)
+    assert not index.exists()
+    script("encode", *words, "--max-undecodable", 0.1)
+    printed = capsys.readouterr().out
+    assert "broken.jpg" in printed
+    assert "30 codes of 20 bits" in printed
+    with pytest.raises(SystemExit) as stopped:
+        script("encode", *words, "--max-undecodable", 0.1)
+    assert "--overwrite" in str(stopped.value.code)
+
+    picture = next(photos.rglob("7.png"))
+    gallery = tmp_path / "out.png"
+    script("query", "--run", digits_run, "--index", index, picture, "-k", 3, "--gallery", gallery)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"{picture}:"
+    assert float(lines[1].split()[0]) < 0.01
+    assert lines[1].endswith(str(picture))
+    assert len([line for line in lines if line.endswith(".png") and " apart " in line]) == 3
+    with Image.open(gallery) as drawn:
+        assert drawn.width > drawn.height
+    script("query", "--run", digits_run, "--index", index, picture, "-k", 2, "--pool", 0)
+    assert "0 bits apart" in capsys.readouterr().out
+    script("query", "--run", digits_run, "--index", index, picture, "--pool", 0, "--radius", 0)
+    assert str(picture) in capsys.readouterr().out
+    with pytest.raises(SystemExit) as stopped:
+        script("query", "--run", digits_run, "--index", picture, picture)
+    assert "Traceback" not in str(stopped.value.code)
+
+
+def test_a_part_of_a_dataset_is_encoded(script, digits_run: Path, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "test.index"
+    words = ["--run", digits_run, "--data", "digits", "--out", out]
+    script("encode", *words, "--part", "test", "--features", "none")
+    assert "359 codes" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as stopped:
+        script("encode", *words, "--overwrite", "--part", "tset")
+    assert "train, test" in str(stopped.value.code)
