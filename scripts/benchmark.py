@@ -31,7 +31,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from search import buckets, scan
+from search import buckets, scan, tables
 from search import threads as pool
 
 Codes = NDArray[np.uint8]
@@ -166,6 +166,7 @@ class Scale:
     distinct: Annotated[int, tyro.conf.arg(help="distinct codes behind learned-like ones")] = (
         1_000_000
     )
+    memory: Annotated[int, tyro.conf.arg(help="bytes that tables of codes may take")] = 12 << 30
     runs: int = 5
     threads: int = 2
     quick: Annotated[bool, tyro.conf.arg(help="a small run that only shows it works")] = False
@@ -375,7 +376,7 @@ def scale_table(options: Scale) -> dict[str, Any]:
 
 
 def measure_size(options: Scale, folder: Path, kind: str, count: int) -> list[dict[str, Any]]:
-    """Build, open and search one database of 64-bit codes by scan and, where it pays, buckets."""
+    """Build, open and search one database of 64-bit codes: scan, and buckets or tables."""
     rng = np.random.default_rng(options.seed)
     path = folder / "planes"
     shape = (-(-count // scan.BLOCK), 8, scan.BLOCK)
@@ -414,7 +415,7 @@ def measure_size(options: Scale, folder: Path, kind: str, count: int) -> list[di
     }
     if buckets.worthwhile(blocks):
         begun = time.perf_counter()
-        index = buckets.build(blocks, threads=options.threads)
+        index = buckets.build(blocks, tables=True, threads=options.threads)
         built = time.perf_counter() - begun
         assert index is not None
         rows.append(
@@ -423,10 +424,20 @@ def measure_size(options: Scale, folder: Path, kind: str, count: int) -> list[di
             | {"bytes_per_code": index.nbytes / count}
         )
         searches["buckets"] = lambda asked, k: buckets.knn(index, asked, k, threads=options.threads)
+    elif tables.size(count, 64) <= options.memory:
+        begun = time.perf_counter()
+        plain = tables.build(blocks, threads=options.threads)
+        built = time.perf_counter() - begun
+        rows.append(
+            common
+            | {"by": "tables", "build": built}
+            | {"bytes_per_code": (plain.nbytes + blocks.planes.nbytes) / count}
+        )
+        searches["tables"] = lambda asked, k: tables.knn(plain, asked, k, threads=options.threads)
     for row in rows:
         search = searches[row["by"]]
         for asked in (queries[:1], queries):
-            for k in (10, 100):
+            for k in (1, 10, 100):
                 search(asked, k)
                 seconds = sorted(
                     timed(lambda: search(asked, k))  # noqa: B023

@@ -72,7 +72,7 @@ def size(count: int, bits: int) -> int:
 
     Example:
         >>> size(1_000_000, 64) // 1_000_000
-        48
+        49
     """
     cut = parts(count, bits)
     number = 4 if count <= np.iinfo(np.uint32).max else 8

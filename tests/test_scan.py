@@ -124,6 +124,18 @@ def test_distances_fall_with_the_rows(rng):
         assert_same(search.hamming_knn(queries, codes, k), naive.hamming_knn(queries, codes, k))
 
 
+def test_the_sample_misleads(rng):
+    """Equal codes exactly where the kernel samples: it guesses a bound too low and must go back."""
+    codes = draw_codes(rng, 64 * 256, 64)
+    queries = draw_codes(rng, 9, 64)
+    codes[:256] = codes[32 * 256 : 33 * 256] = queries[4]
+    blocks = scan.arrange(codes)
+    for part in (queries, queries[4:5]):
+        for k in (500, 512, 513, 600):
+            found = scan.knn(blocks, part, k, threads=1)
+            assert_same(found, naive.hamming_knn(part, codes, k))
+
+
 def test_radius_of_every_query_its_own(rng):
     codes, queries = draw_codes(rng, 3000, 24), draw_codes(rng, 5, 24)
     radii = np.array([-1, 0, 6, 12, 24])
@@ -290,8 +302,8 @@ def test_pool_may_be_used_by_its_own_tasks():
 IN_ANOTHER_PROCESS = """
 import sys
 sys.path[:0] = [{tests!r}, {root!r}]
-import naive, numpy as np, search
-from search import scan
+import naive, numba, numpy as np, search
+from search import buckets, scan
 rng = np.random.default_rng(3)
 for bits in (5, 64, 256, 264):
     codes = search.pack(rng.integers(0, 2, (300, bits)))
@@ -305,6 +317,16 @@ for bits in (5, 64, 256, 264):
         found = search.hamming_radius(part, codes, bits // 2, bits=bits)
         for one, other in zip(found, naive.hamming_radius(part, codes, bits // 2)):
             np.testing.assert_array_equal(one, other)
+    if not numba.config.DISABLE_JIT:
+        continue  # the other kernels have no vectors of their own
+    repeated = codes[rng.integers(0, 20, 60)]
+    index = buckets.build(scan.arrange(repeated, bits), tables=bits < 100)
+    found = buckets.knn(index, queries, 9)
+    for one, other in zip(found, naive.hamming_knn(queries, repeated, 9)):
+        np.testing.assert_array_equal(one, other)
+    found = buckets.radius(index, queries, 3)
+    for one, other in zip(found, naive.hamming_radius(queries, repeated, 3)):
+        np.testing.assert_array_equal(one, other)
 assert "jax" not in sys.modules
 """
 

@@ -3,6 +3,9 @@
 No kernel checks its arguments.
 """
 
+from typing import Any
+
+import numba
 import numpy as np
 
 from search.kernels.compiling import compiled
@@ -13,7 +16,7 @@ MISSING = np.iinfo(np.int64).max
 
 
 @compiled
-def _hash(words, position):  # type: ignore[no-untyped-def]
+def _hash_compiled(words, position):  # type: ignore[no-untyped-def]
     """A 64-bit hash of one code: every word is folded in and mixed by multiplication."""
     value = np.uint64(0x9E3779B97F4A7C15)
     for word in words[position]:
@@ -21,6 +24,20 @@ def _hash(words, position):  # type: ignore[no-untyped-def]
         value ^= value >> np.uint64(32)
     value *= np.uint64(0xD6E8FEB86659FD93)
     return value ^ (value >> np.uint64(29))
+
+
+def _hash_python(words: Any, position: int) -> Any:
+    """What `_hash_compiled` computes: NumPy would warn of every product that wraps round."""
+    value, last = 0x9E3779B97F4A7C15, 2**64 - 1
+    for word in words[position]:
+        value = (value ^ int(word)) * 0xD6E8FEB86659FD93 & last
+        value ^= value >> 32
+    value = value * 0xD6E8FEB86659FD93 & last
+    return np.uint64(value ^ (value >> 29))
+
+
+PLAIN: bool = numba.config.DISABLE_JIT  # type: ignore[attr-defined]
+_hash: Any = _hash_python if PLAIN else _hash_compiled
 
 
 @compiled
