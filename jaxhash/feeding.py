@@ -45,7 +45,7 @@ def shuffled(seed: int, images: int, batch_size: int) -> Rows:
 
     Example:
         >>> rows = shuffled(seed=0, images=6, batch_size=3)
-        >>> sorted([*rows(0), *rows(1)])
+        >>> np.sort([*rows(0), *rows(1)]).tolist()
         [0, 1, 2, 3, 4, 5]
     """
     if not 1 <= batch_size <= images:
