@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from search import HashIndex, buckets, hamming_knn, merge, pack
 from search.interchange import open_npy
+from search.segments import in_id_order
 
 seeds = st.integers(0, 2**32 - 1)
 DIMENSIONS = 3
@@ -148,6 +149,48 @@ def test_removing_equals_rebuilding(rng):
     equal(index.search(codes[:20], 10), before)
     index.add(codes[gone], ids=gone)
     equal(index.search(codes[:20], 10), HashIndex(codes).search(codes[:20], 10))
+
+
+def test_an_id_may_come_back_as_another_item(rng):
+    rows, features = draw_items(rng, 40, 8)
+    index = HashIndex(pack(rows), features=features)
+    items = naive.Items(enumerate(zip(rows, features, strict=True)))
+    index.remove(range(20))
+    for gone in range(20):
+        del items[gone]
+    with pytest.raises(ValueError, match=r"ids: 1 ids \(7\) not in the index"):
+        index.remove([7])
+    with pytest.raises(ValueError, match=r"where: 2 ids \(7, 8\) not in the index"):
+        index.search(pack(rows[:1]), 1, where=[7, 8, 30])
+    rows, features = draw_items(rng, 10, 8)
+    index.add(pack(rows), features, np.arange(5, 15))
+    assert len(index._state.segments) == 2
+    items.update(zip(range(5, 15), zip(rows, features, strict=True), strict=True))
+    for _ in range(5):
+        agree(index, items, rng)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=seeds, parts=st.lists(st.integers(0, 60), max_size=4), step=st.integers(1, 70))
+def test_segments_are_joined_in_the_order_of_ids_in_small_batches(seed, parts, step):
+    rng = np.random.default_rng(seed)
+    ids = rng.permutation(sum(parts)) * 2 - 30
+    segments, kept = [], []
+    for own in np.split(ids, np.cumsum(parts))[:-1]:
+        codes = (own % 251).astype(np.uint8)[:, None]
+        order = np.argsort(own)
+        segment = HashIndex(codes, ids=own, features=own[:, None].astype(np.float32))
+        gone = own[rng.random(len(own)) < 0.3]
+        segment.remove(gone)
+        segments += segment._state.segments
+        kept += sorted(set(own[order].tolist()) - set(gone.tolist()))
+    batches = list(in_id_order(segments, step))
+    for codes, features, some in batches:
+        assert len(some) <= step * len(segments)
+        np.testing.assert_array_equal(codes[:, 0], some % 251)
+        np.testing.assert_array_equal(features[:, 0], some)
+    joined = np.concatenate([np.empty(0, np.int64), *(batch[2] for batch in batches)])
+    np.testing.assert_array_equal(joined, sorted(kept))
 
 
 def test_shards_merged_equal_the_whole(rng):
@@ -454,6 +497,25 @@ def test_sixteen_threads_search_one_index_and_agree(rng):
 
     with ThreadPoolExecutor(16) as pool:
         assert all(pool.map(work, range(16)))
+
+
+def test_changes_from_many_threads_are_all_kept(rng):
+    index = HashIndex(np.zeros((10, 2), np.uint8))
+    codes = rng.integers(0, 256, (3, 2), dtype=np.uint8)
+
+    def change(_):
+        mine = [index.add(codes) for _ in range(30)]
+        index.remove(mine[0])
+        return np.concatenate(mine[1:])
+
+    switch = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(6) as pool:
+            added = np.concatenate(list(pool.map(change, range(6))))
+    finally:
+        sys.setswitchinterval(switch)
+    np.testing.assert_array_equal(index.ids, np.r_[range(10), np.sort(added)])
 
 
 def test_searches_never_see_half_a_change(rng):

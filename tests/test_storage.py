@@ -149,19 +149,22 @@ def test_a_flipped_byte_never_crashes_an_unverified_mapped_search(tmp_path):
     path, _ = small(tmp_path)
     whole = path.read_bytes()
     opened, messages = 0, set()
-    for at, flip in itertools.product(range(len(whole)), (0xFF, 0x40)):
-        path.write_bytes(whole[:at] + bytes([whole[at] ^ flip]) + whole[at + 1 :])
-        try:
-            found = HashIndex.open(path).search(
-                np.zeros((1, 1), np.uint8), 6, query_features=np.zeros((1, 2)), pool=5
-            )
-        except DamagedFile:
-            continue
-        except ValueError as error:  # features that are no longer finite
-            messages.add(str(error)[:9])
-        else:
-            assert found[1].shape == (1, 6)
-        opened += 1
+    with open(path, "r+b", buffering=0) as file:
+        for at, flip in itertools.product(range(len(whole)), (0xFF, 0x40)):
+            os.pwrite(file.fileno(), bytes([whole[at] ^ flip]), at)
+            try:
+                found = HashIndex.open(path).search(
+                    np.zeros((1, 1), np.uint8), 6, query_features=np.zeros((1, 2)), pool=5
+                )
+            except DamagedFile:
+                continue
+            except ValueError as error:  # features that are no longer finite
+                messages.add(str(error)[:9])
+            else:
+                assert found[1].shape == (1, 6)
+            finally:
+                os.pwrite(file.fileno(), whole[at : at + 1], at)
+            opened += 1
     assert 0 < opened < 2 * len(whole)
     assert messages == {"features:"}
 
@@ -345,6 +348,19 @@ def test_writing_in_batches_equals_saving_the_whole(
         features = None
     whole = HashIndex(codes, bits=bits, features=features, ids=ids, attachments={"names": b"x"})
     assert same(written, whole)
+
+
+@pytest.mark.parametrize("ids", [[-5, 1], [0, 1], [0, 2], [1, 2]])
+def test_ids_are_left_out_only_if_they_count_from_zero(ids, tmp_path):
+    with Writer(tmp_path / "i", bits=8) as writer:
+        for start in (0, 1):
+            writer.append(np.ones((1, 1), np.uint8), ids=np.array(ids[start : start + 1]))
+    with Writer(tmp_path / "j", bits=8) as writer:
+        writer.append(np.ones((2, 1), np.uint8), ids=np.array(ids))
+    for name in "ij":
+        assert HashIndex.open(tmp_path / name, verify=True).ids.tolist() == ids
+        present = "ids" in naive.read_index_file((tmp_path / name).read_bytes())[3]
+        assert present == (ids != [0, 1])
 
 
 def test_the_writer_refuses_batches_that_do_not_fit(tmp_path):
