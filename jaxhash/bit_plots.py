@@ -20,8 +20,9 @@ from jaxhash.plots import BLACK, BLUE, GREEN, ORANGE, STYLES, VERMILION
 MOST_NAMES = 30
 """Classes that are named on an axis or a map; more would not be legible."""
 
-_DIVERGING = LinearSegmentedColormap.from_list("blue to vermilion", [BLUE, "#FFFFFF", VERMILION])
-_DIVERGING.set_bad("#BBBBBB")
+_DIVERGING = LinearSegmentedColormap.from_list(
+    "blue to vermilion", [BLUE, "#FFFFFF", VERMILION]
+).with_extremes(bad="#BBBBBB")
 _MARKERS = tuple(style["marker"] for style in STYLES)
 _COLOURS = tuple(style["color"] for style in STYLES)
 
@@ -154,7 +155,7 @@ def group_sizes(groups: Groups, purity: NDArray[np.floating]) -> Figure:
     _finish(figure, left)
     right.plot(ranks, np.cumsum(sizes) / sizes.sum(), color=GREEN, linewidth=1.6)
     right.set(xscale="log", ylim=(0, 1.03), xlabel="codes, the commonest first")
-    right.set_ylabel("share of the items that have one of them")
+    right.set_ylabel("share of the items")
     alone = int((sizes == 1).sum())
     right.set_title(f"{alone:,} codes have one item each", fontsize=10)
     _finish(figure, right, legend=False)

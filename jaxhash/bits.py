@@ -159,8 +159,8 @@ def project(codes: NDArray[np.uint8], bits: int | None = None) -> Projection:
     """The codes' first two principal components: a map of them.
 
     Squared distance in the space of the bits is Hamming distance, so what is far apart here
-    differs in at least that many bits; the converse does not hold. Axes point to where the bit
-    with the largest weight is one, so that the same codes give the same map everywhere.
+    differs in at least that many bits; the converse does not hold. Axes point to where the first
+    of the bits with the largest weight is one, so that the same codes give the same map anywhere.
 
     Raises:
         TypeError, ValueError: the codes are not codes, or there are none.
@@ -172,7 +172,8 @@ def project(codes: NDArray[np.uint8], bits: int | None = None) -> Projection:
     centred = _centred(codes, bits)
     variances, axes = np.linalg.eigh(centred.T @ centred / len(centred))
     chosen = axes[:, ::-1][:, :2]
-    strongest = np.abs(chosen).argmax(axis=0)
+    weights = np.abs(chosen)
+    strongest = (weights > weights.max(axis=0, keepdims=True) - 1e-6).argmax(axis=0)
     chosen = chosen * np.sign(chosen[strongest, np.arange(chosen.shape[1])])
     variances = np.maximum(variances[::-1], 0)
     total = variances.sum()

@@ -461,3 +461,72 @@ def crc32c(data: bytes) -> int:
             odd = (crc ^ byte >> bit) & 1
             crc = crc >> 1 ^ (0x82F63B78 if odd else 0)
     return crc ^ 0xFFFFFFFF
+
+
+# ---- convolution -------------------------------------------------------------------------------
+
+
+def convolve(images, kernel):
+    """3 x 3, stride 1, zeros beyond the border: (n, h, w, c) x (3, 3, c, out) in float64."""
+    n, h, w, _ = images.shape
+    padded = np.pad(images.astype(np.float64), ((0, 0), (1, 1), (1, 1), (0, 0)))
+    output = np.zeros((n, h, w, kernel.shape[3]))
+    for y in range(h):
+        for x in range(w):
+            for i in range(3):
+                for j in range(3):
+                    output[:, y, x] += padded[:, y + i, x + j] @ kernel[i, j].astype(np.float64)
+    return output
+
+
+def max_pool(images):
+    """Maximum over 2 x 2 windows with stride 2, an odd last row or column dropped."""
+    n, h, w, c = images.shape
+    output = np.zeros((n, h // 2, w // 2, c), images.dtype)
+    for y in range(h // 2):
+        for x in range(w // 2):
+            output[:, y, x] = images[:, 2 * y : 2 * y + 2, 2 * x : 2 * x + 2].max(axis=(1, 2))
+    return output
+
+
+# ---- what bits do: jaxhash.bits -----------------------------------------------------------------
+
+
+def bit_entropy(column):
+    """Entropy in bits of one column of zeros and ones, from the counts of either."""
+    total = 0.0
+    for value in (0, 1):
+        count = sum(int(each) == value for each in column)
+        if count:
+            total += count / len(column) * math.log2(len(column) / count)
+    return total
+
+
+def bit_correlation(one, other):
+    """Pearson's correlation of two columns of bits; NaN where one of them never changes."""
+    a, b = [float(v) for v in one], [float(v) for v in other]
+    mean_a, mean_b = sum(a) / len(a), sum(b) / len(b)
+    square_a = sum((v - mean_a) ** 2 for v in a)
+    square_b = sum((v - mean_b) ** 2 for v in b)
+    if not square_a or not square_b:
+        return math.nan
+    shared = sum((v - mean_a) * (w - mean_b) for v, w in zip(a, b, strict=True))
+    return shared / math.sqrt(square_a * square_b)
+
+
+def class_distances(bits, labels):
+    """Pairs within and between classes by Hamming distance, pair by pair; bits (n, b)."""
+    within, between = np.zeros((2, bits.shape[1] + 1), np.int64)
+    for i, j in itertools.combinations(range(len(bits)), 2):
+        distance = int((bits[i] != bits[j]).sum())
+        (within if share_a_class(labels, i, j) else between)[distance] += 1
+    return within, between
+
+
+def separation(within, between):
+    """The share of all (within, between) pairs of pairs in which the first is nearer."""
+    wins, all_pairs = Fraction(0), 0
+    for (d, near), (e, far) in itertools.product(enumerate(within), enumerate(between)):
+        all_pairs += int(near) * int(far)
+        wins += int(near) * int(far) * (Fraction(1) if d < e else Fraction(int(d == e), 2))
+    return float(wins / all_pairs)
