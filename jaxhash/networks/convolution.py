@@ -59,7 +59,7 @@ def convolve(images: jax.Array, kernel: jax.Array) -> jax.Array:
     (n, h, w, out) in that dtype. On CPU the products are taken in float32 for both.
 
     Raises:
-        ValueError: the kernel is not 3 x 3, or its channels are not the images'.
+        ValueError: the kernel is not 3 x 3, or its channels or dtype are not the images'.
 
     Example:
         >>> convolve(jnp.ones((1, 8, 8, 3)), jnp.ones((3, 3, 3, 16))).shape
@@ -95,6 +95,10 @@ def _check(images: jax.Array, kernel: jax.Array) -> None:
         raise ValueError(
             f"got images of shape {images.shape} and a kernel of shape {kernel.shape}: they must "
             f"be (n, h, w, c) and (3, 3, c, out)"
+        )
+    if images.dtype != kernel.dtype:
+        raise ValueError(
+            f"images are {images.dtype} and kernel is {kernel.dtype}: cast one of them"
         )
 
 
