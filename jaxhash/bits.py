@@ -329,8 +329,8 @@ def latent_histogram(
     lowest, highest = min(values.min(), threshold), max(values.max(), threshold)
     step = (highest - lowest) / bins or 1.0
     below, above = np.ceil((threshold - lowest) / step), np.ceil((highest - threshold) / step)
-    if not below + above:
-        below = 1
+    if values.min() <= threshold:
+        below = max(below, 1)  # room for zeros that lie at the threshold itself
     edges = threshold + step * np.arange(-below, above + 1)
     # Rounding may leave the extreme values just outside.
     places = np.clip(np.searchsorted(edges, values, side="left") - 1, 0, len(edges) - 2)

@@ -153,6 +153,13 @@ def test_histogram_parts_zeros_from_ones(values, threshold, bins):
     assert len(counts) <= bins + 2
 
 
+def test_histogram_of_equal_values():
+    for value in (0.2, 0.5, 0.7):
+        counts, edges = bits.latent_histogram(np.full((4, 3), value), 0.5, 1)
+        assert counts.tolist() == [12]
+        assert (edges[0] < 0.5) == (value <= 0.5)
+
+
 def test_sweep_measures_what_the_codes_would_be(rng):
     labels = rng.integers(0, 3, 40)
     latent = rng.random((40, 11)) * 0.5 + rng.random((3, 11))[labels]
