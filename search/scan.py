@@ -26,7 +26,7 @@ _STATE_BYTES = 1 << 19  # what a tile of queries may keep in the second-level ca
 _TILE = 64
 _SPARSE = 16  # gather the allowed codes first where fewer than one in so many is allowed
 _WORK = 1 << 21  # pairs of bytes to compare that make it worth while to wake a thread
-_FOUND = 1 << 16  # radius results that one call of the kernel may return, at least
+_FOUND = 1 << 18  # radius results, at least, after which a call of the kernel returns
 
 
 @dataclass(frozen=True)
@@ -252,7 +252,7 @@ def radius(
 
     def search(part: int, start: int, stop: int) -> list[tuple[NDArray, NDArray]]:
         shape, words, masks, sums = _prepare(queries[start:stop])
-        room = max(_FOUND, stretch * (stop - start))
+        room = _FOUND + stretch * (stop - start)  # the kernel stops before a stretch may not fit
         pieces, block = [], ranges[part]
         while block < ranges[part + 1]:
             keys, owners = np.empty(room, np.int64), np.empty(room, np.int32)
@@ -260,20 +260,46 @@ def radius(
                 planes, blocks.count, width(blocks.bits), block, ranges[part + 1],
                 words, stop - start, radii[start:stop], shape, mask, masks, sums, keys, owners,
             )  # fmt: skip
-            pieces.append((keys[:filled].copy(), owners[:filled] + np.int32(start)))
+            piece = keys[:filled], owners[:filled]
+            # Few results shall not keep all the room there was for many.
+            pieces.append(piece if 4 * filled > room else (piece[0].copy(), piece[1].copy()))
         return pieces
 
-    tasks = [(part, *pair) for part in range(len(ranges) - 1) for pair in pairwise(tiles)]
-    pieces = [piece for task in pool.run(search, tasks, workers) for piece in task]
+    def count_found(start: int, stop: int, pieces: list[tuple[NDArray, NDArray]]) -> NDArray:
+        counts = np.zeros((stop - start, blocks.bits + 1), np.int64)
+        for piece in pieces:
+            hamming.tally(*piece, counts)
+        return counts
+
+    spans = list(pairwise(tiles))
+    tasks = [(part, *span) for span in spans for part in range(len(ranges) - 1)]
+    found = pool.run(search, tasks, workers)
+    by_span = [
+        [piece for part in found[first : first + len(ranges) - 1] for piece in part]
+        for first in range(0, len(tasks), len(ranges) - 1)
+    ]
+    counts = pool.run(
+        count_found, [(*span, own) for span, own in zip(spans, by_span, strict=True)], workers
+    )
     offsets = np.zeros(count + 1, np.int64)
-    for _, owners in pieces:
-        offsets[1:] += np.bincount(owners, minlength=count)
+    for (start, stop), own in zip(spans, counts, strict=True):
+        offsets[start + 1 : stop + 1] = own.sum(axis=1)
     np.cumsum(offsets, out=offsets)
-    keys, cursors = np.empty(offsets[-1], np.int64), offsets[:-1].copy()
-    for found, owners in pieces:
-        hamming.gather(found, owners, cursors, keys)
-    distances, order = np.empty(len(keys), np.int32), np.empty(len(keys), np.int64)
-    hamming.order_segments(keys, offsets, blocks.bits, distances, order)
+    distances, order = np.empty(offsets[-1], np.int32), np.empty(offsets[-1], np.int64)
+
+    def settle(start: int, cursors: NDArray, pieces: list[tuple[NDArray, NDArray]]) -> None:
+        hamming.lay_out(cursors, offsets[start], distances)
+        for piece in pieces:
+            hamming.put(*piece, cursors, order)
+
+    pool.run(
+        settle,
+        [
+            (span[0], *own)
+            for span, own in zip(spans, zip(counts, by_span, strict=True), strict=True)
+        ],
+        workers,
+    )
     return offsets, distances, order if rows is None else rows[order]
 
 

@@ -2,8 +2,8 @@
 
 The codes are ordered by each of a few parts of their bits, in a table each. Near neighbours are
 found by looking up a few parts of the query; far ones would need so many that a scan is faster.
-So both are timed when the tables are built, every search may cost no more than the scan would,
-and the queries that it did not suffice for are scanned. The answers are always the scan's.
+So both are timed when the tables are built, a query is given up after half the time that the
+scan would take, and what was given up is scanned. The answers are always the scan's.
 """
 
 import math
@@ -23,6 +23,7 @@ from search.scan import NO_DISTANCE, NO_ROW, Blocks
 _TASK = 16  # queries of one task
 _TRIED = 16  # queries that show whether it is worth trying the others
 _WIDEST = 24  # bits in a part: its table of beginnings has 2 ** bits entries
+_SHARE = 0.5  # of the time of the scan, spent on tables before a query is given up for it
 _UNLIMITED = 1 << 62
 
 
@@ -149,13 +150,13 @@ def _least(call) -> float:  # type: ignore[no-untyped-def]
 
 
 def budget(tables: Tables, queries: int, threads: int) -> int:
-    """Comparisons that take as long as scanning for one of so many queries.
+    """Comparisons that take half as long as scanning for one of so many queries.
 
     A lone query is scanned by all the threads, but looked up by one.
     """
     alone = tables.scan_one / threads if queries < 2 * threads else tables.scan_one
     seconds = alone if queries < 8 else tables.scan_many
-    return _UNLIMITED if math.isinf(seconds) else int(seconds / tables.compare)
+    return _UNLIMITED if math.isinf(seconds) else int(_SHARE * seconds / tables.compare)
 
 
 def knn(

@@ -152,14 +152,17 @@ def _tile_compiled(
         hit = builder.icmp_unsigned("!=", builder.bitcast(flags, long), number(0))
         which = cgutils.alloca_once_value(builder, number(0))
         with builder.if_then(hit, likely=False):
+            # No branches here: with hits in every other vector none could be foretold.
+            hits = number(0)
             for index, ((q, _), value) in enumerate(zip(tile, found, strict=True)):
+                address = builder.gep(sums, [number(index * LANES * (2 if wide else 1))])
+                builder.store(value, builder.bitcast(address, total.as_pointer()), align=1)
                 mask = builder.bitcast(builder.icmp_unsigned("<=", value, bounds[q]), long)
-                with builder.if_then(builder.icmp_unsigned("!=", mask, number(0)), likely=False):
-                    address = builder.gep(sums, [number(index * LANES * (2 if wide else 1))])
-                    builder.store(value, builder.bitcast(address, total.as_pointer()), align=1)
-                    address = builder.gep(masks, [number(index * 8)])
-                    builder.store(mask, builder.bitcast(address, long.as_pointer()), align=8)
-                    builder.store(builder.or_(builder.load(which), number(1 << index)), which)
+                address = builder.gep(masks, [number(index * 8)])
+                builder.store(mask, builder.bitcast(address, long.as_pointer()), align=8)
+                some = builder.zext(builder.icmp_unsigned("!=", mask, number(0)), long)
+                hits = builder.or_(hits, builder.shl(some, number(index)))
+            builder.store(hits, which)
         return builder.bitcast(builder.load(which), long)
 
     return signature, generate
@@ -493,32 +496,31 @@ def within(  # type: ignore[no-untyped-def]
 
 
 @compiled
-def gather(found, owners, cursors, out):  # type: ignore[no-untyped-def]
-    """Scatter keys to their queries, in the order they come: to out[cursors[q]] and on."""
+def tally(found, owners, counts):  # type: ignore[no-untyped-def]
+    """Add to counts[q, d] how many keys query q found at distance d."""
     for position in range(len(found)):
-        query = owners[position]
-        out[cursors[query]] = found[position]
-        cursors[query] += 1
+        counts[owners[position], found[position] >> ROW_BITS] += 1
 
 
 @compiled
-def order_segments(keys, offsets, bits, distances, rows):  # type: ignore[no-untyped-def]
-    """Sort every query's keys, which are in row order, by distance; split distance and row."""
-    counts = np.empty(bits + 2, np.int64)
-    for query in range(len(offsets) - 1):
-        counts[:] = 0
-        for position in range(offsets[query], offsets[query + 1]):
-            counts[(keys[position] >> ROW_BITS) + 1] += 1
-        place = offsets[query]
-        for distance in range(bits + 1):
-            place += counts[distance]
-            counts[distance] = place
-        for position in range(offsets[query], offsets[query + 1]):
-            distance = keys[position] >> ROW_BITS
-            place = counts[distance]
-            counts[distance] += 1
-            distances[place] = distance
-            rows[place] = keys[position] & ROW_MASK
+def lay_out(counts, start, distances):  # type: ignore[no-untyped-def]
+    """Write the distances of all results, from `start` on; counts become where each run begins."""
+    place = start
+    for query in range(counts.shape[0]):
+        for distance in range(counts.shape[1]):
+            first = place
+            place += counts[query, distance]
+            counts[query, distance] = first
+            distances[first:place] = distance
+
+
+@compiled
+def put(found, owners, cursors, rows):  # type: ignore[no-untyped-def]
+    """Write rows, which are in order for each query, where the runs of their distances go on."""
+    for position in range(len(found)):
+        query, distance = owners[position], found[position] >> ROW_BITS
+        rows[cursors[query, distance]] = found[position] & ROW_MASK
+        cursors[query, distance] += 1
 
 
 @compiled
