@@ -349,18 +349,23 @@ class HashIndex:
                 whole = combine(state.segments, state.bits)
                 self._state = dataclasses.replace(state, segments=(whole,))
 
-    def prepare(self, threads: int | None = None) -> None:
-        """Do now what would speed up searching: group equal codes, where there are enough.
+    def prepare(self, *, tables: bool = False, threads: int | None = None) -> None:
+        """Do now what speeds up searching; results stay the same.
 
-        An index in memory does it at its first search; one that is mapped from a file only here,
-        because it reads all codes and needs memory, about that of the codes. Results stay the
-        same.
+        Equal codes are grouped, where there are enough of them: about as much memory as the
+        codes. An index in memory does that by itself at its first search, one that is mapped from
+        a file only here, because it means to read all of it.
+
+        Args:
+            tables: also make multi-index tables, for near neighbours among about a million
+                distinct codes or more; `search.tables.size` tells their memory.
+            threads: at most this many; all processors when None.
 
         Example:
-            >>> index.prepare()  # doctest: +SKIP
+            >>> index.prepare(tables=True)  # doctest: +SKIP
         """
         for segment in self._state.segments:
-            segment.best(threads, ask=True)
+            segment.prepare(threads, tables)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the index as one file, without what was removed; the file appears whole or not.

@@ -28,17 +28,27 @@ class Engine:
     """
 
     def __init__(self, codes: Blocks | Rows, mapped: bool) -> None:
+        self._codes = codes
         self._best: Blocks | Rows | Buckets = codes
         self._undecided: Blocks | None = codes if isinstance(codes, Blocks) else None
         self._automatic = not mapped
         self._deciding = threading.Lock()
 
-    def best(self, threads: int | None, ask: bool = False) -> Blocks | Rows | Buckets:
-        """The codes in the form to search; `ask` groups mapped codes too if it pays."""
-        if self._undecided is not None and (self._automatic or ask):
-            with self._deciding:
-                self._decide(threads)
+    def best(self, threads: int | None) -> Blocks | Rows | Buckets:
+        """The codes in the form to search."""
+        if self._automatic and self._undecided is not None:
+            self.prepare(threads)
         return self._best
+
+    def prepare(self, threads: int | None, tables: bool = False) -> None:
+        """Decide now, for mapped codes too; make multi-index tables as well when asked to."""
+        with self._deciding:
+            if tables and isinstance(self._codes, Blocks):
+                made = buckets.build(self._codes, tables=True, threads=threads)
+                self._best = self._codes if made is None else made
+                self._undecided = None
+            else:
+                self._decide(threads)
 
     def _decide(self, threads: int | None) -> None:
         codes = self._undecided  # None if another thread came first
@@ -73,10 +83,15 @@ class Segment:
         if self.engine is None:
             object.__setattr__(self, "engine", Engine(self.codes, self.mapped))
 
-    def best(self, threads: int | None, ask: bool = False) -> Blocks | Rows | Buckets:
+    def best(self, threads: int | None) -> Blocks | Rows | Buckets:
         """The codes in the form to search, see `Engine`."""
         assert self.engine is not None
-        return self.engine.best(threads, ask)
+        return self.engine.best(threads)
+
+    def prepare(self, threads: int | None, tables: bool) -> None:
+        """See `Engine.prepare`."""
+        assert self.engine is not None
+        self.engine.prepare(threads, tables)
 
     def __len__(self) -> int:
         """The number of codes that were not removed."""

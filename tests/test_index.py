@@ -307,8 +307,8 @@ def test_rows_of_an_npy_file_search_as_blocks_do(rng, tmp_path, monkeypatch):
     equal(saved.search(codes[:5], 40), blocks.search(codes[:5], 40))
 
 
-@pytest.mark.parametrize("mapped", [False, True])
-def test_grouping_equal_codes_changes_no_result(mapped, rng, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("mapped", "tables"), [(False, False), (True, False), (True, True)])
+def test_grouping_equal_codes_changes_no_result(mapped, tables, rng, tmp_path, monkeypatch):
     monkeypatch.setattr(buckets, "worthwhile", lambda _: True)
     rows, features = draw_items(rng, 900, 8)
     ids = np.arange(900) * 2 + 7
@@ -317,7 +317,7 @@ def test_grouping_equal_codes_changes_no_result(mapped, rng, tmp_path, monkeypat
         index.save(tmp_path / "i")
         index = HashIndex.open(tmp_path / "i")
         assert not isinstance(index._state.segments[0].best(1), buckets.Buckets)
-        index.prepare()
+        index.prepare(tables=tables)
     items = naive.Items(zip(ids.tolist(), zip(rows, features, strict=True), strict=True))
     agree(index, items, rng)
     assert isinstance(index._state.segments[0].best(1), buckets.Buckets)
