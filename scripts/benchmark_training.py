@@ -1,0 +1,325 @@
+"""Our training step beside the same network in PyTorch, on this machine's CPU.
+
+    python scripts/benchmark_training.py --out training.json
+    python scripts/benchmark_training.py --batch-size 64 --rounds 3     # a quick look
+
+One step is forward, backward and SGD with Nesterov momentum on one batch of random images, with
+DLBHC's loss; ours is the one that scripts/train.py compiles. First both are given the same weights
+and images, and the loss and every gradient compared: the script stops if they differ. Then the
+steps are timed in turn, round after round, so that what else the machine does meets all alike;
+compiling is told apart. The rate of one large matrix product in each library says how far the
+hardware is the limit.
+
+Needs the `bench` extra (PyTorch). About three minutes at the defaults on two cores.
+"""
+
+import dataclasses
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import torch
+import tyro
+from torch import nn
+from torch.nn import functional
+
+from jaxhash import networks
+from jaxhash.allocator import keep_memory
+from jaxhash.feeding import Batch
+from jaxhash.methods import METHODS
+from jaxhash.steps import initial_state, make_train_step
+
+CLASSES = 10
+MOMENTUM = 0.9
+
+Step = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Config:
+    """What to measure, and how often."""
+
+    network: str = "resnet"
+    """resnet or resnet-small."""
+    size: int = 32
+    """Side of the images in pixels, a multiple of 8."""
+    batch_size: int = 256
+    """Images in a step."""
+    bits: int = 48
+    """Bits of the code."""
+    rounds: int = 7
+    """Steps of each kind, in turn."""
+    tolerance: float = 5e-3
+    """Largest difference of a gradient between the two, as a share of its norm."""
+    learning_rate: float = 0.01
+    """Of both optimisers."""
+    threads: int = len(os.sched_getaffinity(0))
+    """Threads of PyTorch; jax takes all processors it is allowed."""
+    out: Path | None = None
+    """Also write everything as JSON."""
+
+
+def main(config: Config) -> None:
+    """Compare, measure, print a table."""
+    kept = keep_memory()
+    torch.set_num_threads(config.threads)
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    shape = config.batch_size, config.size, config.size, 3
+    images = rng.normal(size=shape).astype(np.float32)
+    labels = rng.integers(0, CLASSES, config.batch_size)
+
+    difference = compare(config, images, labels)
+    worst = max(difference, key=lambda name: difference[name])
+    print(f"same loss and gradients: largest difference {difference[worst]:.1e} ({worst})")
+    if not difference[worst] < config.tolerance:
+        raise SystemExit(f"{worst} differs by more than {config.tolerance}: the two do not agree")
+
+    steps: dict[str, Step] = {}
+    first: dict[str, float] = {}
+    for dtype in ("float32", "bfloat16"):
+        for name, make in (("jaxhash", our_step), ("torch", torch_step)):
+            start = time.perf_counter()
+            step = make(config, dtype, images, labels)
+            step()
+            first[f"{name} {dtype}"] = time.perf_counter() - start
+            steps[f"{name} {dtype}"] = step
+    times = in_turn(steps, config.rounds)
+    products = in_turn(large_products(), config.rounds)
+
+    print(f"{'':18}  images/s best  median   first step (with compiling) s")
+    for name, seconds in times.items():
+        best, median = (config.batch_size / f(seconds) for f in (min, statistics.median))
+        print(f"{name:18}  {best:13.0f}  {median:6.0f}  {first[name]:6.1f}")
+    rates = {name: 2 * 2048**3 / min(seconds) / 1e9 for name, seconds in products.items()}
+    for name, rate in rates.items():
+        print(f"{name:18}  {rate:13.0f}  Gflop/s in one product of 2048 x 2048 matrices")
+
+    if config.out is not None:
+        report = {
+            "config": dataclasses.asdict(config) | {"out": str(config.out)},
+            "versions": {"jax": jax.__version__, "torch": torch.__version__},
+            "machine": {"processor": platform.processor(), "threads": config.threads},
+            "memory_kept": kept,
+            "differences": difference,
+            "first_seconds": first,
+            "step_seconds": times,
+            "product_gflops": rates,
+        }
+        unfinished = config.out.with_suffix(".partial")
+        unfinished.write_text(json.dumps(report, indent=1))
+        os.replace(unfinished, config.out)
+
+
+def in_turn(steps: dict[str, Step], rounds: int) -> dict[str, list[float]]:
+    """Seconds of every step in every round, after one round that is not counted."""
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for counted in range(-1, rounds):
+        for name, step in steps.items():
+            start = time.perf_counter()
+            step()
+            if counted >= 0:
+                times[name].append(time.perf_counter() - start)
+    return times
+
+
+def large_products() -> dict[str, Step]:
+    """One matrix product in each library and format."""
+    products: dict[str, Step] = {}
+    side = np.random.default_rng(1).normal(size=(2048, 2048)).astype(np.float32)
+    multiply = jax.jit(lambda a: jnp.dot(a, a, preferred_element_type=jnp.float32))
+    for dtype in ("float32", "bfloat16"):
+        ours = jnp.asarray(side, dtype)
+        theirs = torch.from_numpy(side).to(getattr(torch, dtype))
+        products[f"jax dot {dtype}"] = partial(_wait_for, multiply, ours)
+        products[f"torch dot {dtype}"] = partial(torch.mm, theirs, theirs)
+    return products
+
+
+def _wait_for(function: Callable[..., Any], *arguments: Any) -> None:
+    jax.block_until_ready(function(*arguments))
+
+
+# ---- ours --------------------------------------------------------------------------------------
+
+
+def our_module(config: Config, dtype: str) -> networks.HashNetwork:
+    """The network under DLBHC's head."""
+    network = networks.NETWORKS[config.network]
+    return network.build(bits=config.bits, classes=CLASSES, dtype=jnp.dtype(dtype))
+
+
+def our_variables(config: Config) -> dict[str, Any]:
+    """The same start for both."""
+    shape = (1, config.size, config.size, 3)
+    return networks.init(our_module(config, "float32"), jax.random.key(0), shape)
+
+
+def our_step(config: Config, dtype: str, images: np.ndarray, labels: np.ndarray) -> Step:
+    """The step of scripts/train.py, without augmentation."""
+    optimizer = optax.sgd(config.learning_rate, MOMENTUM, nesterov=True)
+    step = make_train_step(
+        our_module(config, dtype),
+        METHODS["dlbhc"],
+        optimizer,
+        lambda items: items,
+        classes=CLASSES,
+        steps=1,
+        key=jax.random.key(0),
+    )
+    compiled = jax.jit(step, donate_argnums=0)
+    batch = Batch(jnp.asarray(images), jnp.asarray(labels, jnp.int32))
+    state = initial_state(our_variables(config), optimizer)
+
+    def run() -> None:
+        nonlocal state
+        state, metrics = compiled(state, batch)
+        jax.block_until_ready((state, metrics))
+
+    return run
+
+
+# ---- PyTorch's ---------------------------------------------------------------------------------
+
+
+class Block(nn.Module):
+    """As `jaxhash.networks.resnet.Block`."""
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, width, 3, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(n, c, h, w) -> (n, width, h // 2, w // 2)."""
+        x = gelu(self.norm1(functional.max_pool2d(self.conv1(x), 2)))
+        return x + gelu(self.norm2(self.conv2(x)))
+
+
+class Twin(nn.Module):
+    """As `jaxhash.networks.resnet.Trunk` under DLBHC's head."""
+
+    def __init__(self, widths: tuple[int, ...], bits: int) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 24, 2, bias=False)
+        channels = (24, *widths)
+        self.blocks = nn.ModuleList(map(Block, channels[:-1], channels[1:]))
+        self.latent = nn.Linear(widths[-1], bits)
+        self.classifier = nn.Linear(bits, CLASSES)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Images (n, 3, h, w) -> logits (n, classes); the head in float32, as ours."""
+        x = gelu(self.stem(functional.pad(x, (0, 1, 0, 1), mode="replicate")))
+        for block in self.blocks:
+            x = block(x)
+        with torch.autocast("cpu", enabled=False):
+            return self.classifier(torch.sigmoid(self.latent(x.float().amax((2, 3)))))
+
+
+def gelu(x: torch.Tensor) -> torch.Tensor:
+    """The tanh form, as ours."""
+    return functional.gelu(x, approximate="tanh")
+
+
+def twin(config: Config, params: dict[str, Any]) -> Twin:
+    """The network with our parameters."""
+    network = Twin(our_module(config, "float32").trunk.widths, config.bits)
+    state = network.state_dict()
+    state.update({name: torch.from_numpy(array) for name, array in as_torch(params).items()})
+    network.load_state_dict(state)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network.train()
+
+
+def as_torch(params: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Our parameters, or gradients, under PyTorch's names and in its order of axes."""
+    trunk, head = params["trunk"], params["head"]
+    named = {"stem.weight": trunk["stem"]["kernel"].transpose(3, 2, 0, 1)}
+    blocks = sorted(name for name in trunk if name.startswith("block"))
+    for i, block in enumerate(blocks):
+        for part, values in trunk[block].items():
+            if "kernel" in values:
+                named[f"blocks.{i}.{part}.weight"] = values["kernel"].transpose(3, 2, 0, 1)
+            else:
+                named[f"blocks.{i}.{part}.weight"] = values["scale"]
+                named[f"blocks.{i}.{part}.bias"] = values["bias"]
+    for part in ("latent", "classifier"):
+        named[f"{part}.weight"] = head[part]["kernel"].T
+        named[f"{part}.bias"] = head[part]["bias"]
+    return {name: np.array(array, order="C") for name, array in named.items()}
+
+
+def torch_images(images: np.ndarray) -> torch.Tensor:
+    """(n, h, w, c) -> (n, c, h, w), channels last in memory."""
+    moved = torch.from_numpy(images.transpose(0, 3, 1, 2))
+    return moved.contiguous(memory_format=torch.channels_last)
+
+
+def torch_step(config: Config, dtype: str, images: np.ndarray, labels: np.ndarray) -> Step:
+    """PyTorch as its guides would have it: channels last, autocast for bfloat16."""
+    network = twin(config, our_variables(config)["params"])
+    optimizer = torch.optim.SGD(network.parameters(), config.learning_rate, MOMENTUM, nesterov=True)
+    inputs, targets = torch_images(images), torch.from_numpy(labels)
+
+    def run() -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
+            loss = functional.cross_entropy(network(inputs), targets)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+
+    return run
+
+
+# ---- do they compute the same? -----------------------------------------------------------------
+
+
+def compare(config: Config, images: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Differences of the loss and of each gradient in float32, as a share of its norm.
+
+    Not entry by entry: where two outputs under a max-pool differ by a rounding step, the two
+    libraries may send the gradient to different ones.
+    """
+    module, variables = our_module(config, "float32"), our_variables(config)
+
+    @jax.jit
+    def ours(params: Any) -> Any:
+        def loss_of(params: Any) -> jax.Array:
+            outputs, _ = networks.apply(
+                module, {**variables, "params": params}, jnp.asarray(images), train=True
+            )
+            kernel = networks.classifier_kernel(params)
+            targets = jnp.asarray(labels, jnp.int32)
+            return METHODS["dlbhc"].loss(outputs, targets, kernel, classes=CLASSES)[0]
+
+        return jax.value_and_grad(loss_of)(params)
+
+    loss, gradients = ours(variables["params"])
+    network = twin(config, variables["params"])
+    expected = functional.cross_entropy(network(torch_images(images)), torch.from_numpy(labels))
+    expected.backward()
+    differences = {"loss": abs(float(loss) / expected.item() - 1)}
+    theirs = {name: value.grad for name, value in network.named_parameters()}
+    for name, gradient in as_torch(gradients).items():
+        other = theirs[name]
+        assert other is not None
+        error = np.linalg.norm(gradient - other.numpy())
+        differences[name] = float(error / np.linalg.norm(other.numpy()))
+    return differences
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config, description=__doc__))
