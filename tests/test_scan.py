@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 
 import naive
+import numba
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 import search
 from search import scan, threads
+from search.kernels import compiling
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -344,6 +346,19 @@ def test_kernels_elsewhere(settings, tmp_path):
     code = IN_ANOTHER_PROCESS.format(tests=str(REPOSITORY / "tests"), root=str(REPOSITORY))
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), **settings}
     subprocess.run([sys.executable, "-W", "error", "-c", code], env=environment, check=True)
+
+
+def test_kernels_compile_where_nothing_can_be_cached(monkeypatch):
+    """What numba does where neither the source's folder nor HOME can be written."""
+    compile_plainly = numba.njit
+
+    def refuse(**options):
+        if options.get("cache"):
+            raise RuntimeError("cannot cache function: no locator available")
+        return compile_plainly(**options)
+
+    monkeypatch.setattr(numba, "njit", refuse)
+    assert compiling.compiled(lambda number: 2 * number)(21) == 42
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the platform does not fork")

@@ -479,6 +479,7 @@ def within(  # type: ignore[no-untyped-def]
                     part = vector + index % groups
                     if len(allowed):
                         mask &= allowed[part]
+                    reach = radii[query]
                     while mask != 0:
                         lane = lowest(mask)
                         mask &= mask - np.uint64(1)
@@ -487,7 +488,7 @@ def within(  # type: ignore[no-untyped-def]
                         if distance < 1 and width == NARROW_BYTES:
                             word = quad * width * abreast + index // groups
                             distance = _distance(planes, width, row, words, word, abreast)
-                        if distance > radii[query] or row >= size:
+                        if distance > reach or row >= size:
                             continue
                         found[filled] = distance << ROW_BITS | row
                         owners[filled] = query
