@@ -33,7 +33,11 @@ def execute(tmp_path, monkeypatch):
             monkeypatch.setenv(name, str(value))
         notebook = nbformat.read(path, 4)
         client = NotebookClient(
-            notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": folder}}
+            notebook,
+            timeout=900,  # against hanging only: a busy machine may take its time
+            startup_timeout=300,
+            kernel_name="python3",
+            resources={"metadata": {"path": folder}},
         )
         client.execute()
         outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
