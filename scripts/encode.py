@@ -5,6 +5,11 @@
 Some hundred images a second on two CPU cores with the default network, and any number of them in
 the same memory; leaves photos.index with codes, features and paths, for scripts/query.py. The data
 is a folder of image files, at any depth, or whatever scripts/train.py takes for --data.
+
+    python scripts/encode.py --run runs/uc_merced --data uc_merced --out features.npz
+
+writes the features instead, as data that scripts/train.py takes: how a method that learns from
+features is trained on top of a network.
 """
 
 from dataclasses import dataclass
@@ -15,6 +20,7 @@ from command_line import parse, run
 from tqdm import tqdm
 
 from jaxhash import encoding, models, retrieval
+from jaxhash.feature_files import write_features
 
 
 @dataclass(frozen=True)
@@ -27,7 +33,7 @@ class Encode:
     """What to encode: a folder of images, an .npz file, a folder of .npy files, digits, or a
     tensorflow-datasets name."""
     out: Path
-    """The index file to write."""
+    """The index file to write; or an .npz file, for features with their labels and parts."""
     data_dir: str | None = None
     """Folder that holds prepared tensorflow-datasets or their original archives."""
     part: str | None = None
@@ -39,7 +45,7 @@ class Encode:
     max_undecodable: float = 0.01
     """Share of the files that may fail to decode."""
     overwrite: bool = False
-    """Replace an index file that is there."""
+    """Replace a file that is there."""
 
 
 def main() -> None:
@@ -47,6 +53,8 @@ def main() -> None:
     options = parse(Encode, __doc__)
     if options.out.exists() and not options.overwrite:
         raise FileExistsError(f"{options.out} exists: replace it with --overwrite")
+    if options.out.suffix == ".npz" and options.part is not None:
+        raise ValueError("--part is for an index: an .npz file keeps all parts, by their names")
     model = models.load(options.run)
     dataset = retrieval.load_items(
         options.data,
@@ -54,6 +62,13 @@ def main() -> None:
         data_dir=options.data_dir,
         max_undecodable=options.max_undecodable,
     )
+    if options.out.suffix == ".npz":
+        with tqdm(total=len(dataset), unit="image", unit_scale=True) as bar:
+            write_features(
+                model, dataset, options.out, batch_size=options.batch_size, on_batch=bar.update
+            )
+        print(f"{options.out}: features of {len(dataset)} items")
+        return
     rows = None
     if options.part is not None:
         if options.part not in dataset.parts:

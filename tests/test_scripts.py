@@ -217,3 +217,22 @@ def test_a_part_of_a_dataset_is_encoded(script, digits_run: Path, tmp_path: Path
     with pytest.raises(SystemExit) as stopped:
         script("encode", *words, "--overwrite", "--part", "tset")
     assert "train, test" in str(stopped.value.code)
+
+
+def test_features_are_written_as_data(script, digits_run: Path, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "features.npz"
+    words = ["--run", digits_run, "--data", "digits", "--out", out]
+    script("encode", *words)
+    assert "features of 1797 items" in capsys.readouterr().out
+    digits = datasets.load("digits", image_size=8)
+    features = datasets.load(str(out))
+    assert features.kind == "features"
+    assert features.classes == digits.classes
+    assert features.parts.keys() == digits.parts.keys()
+    for part, rows in digits.parts.items():
+        kept = features.labels[features.parts[part]]
+        np.testing.assert_array_equal(kept, digits.labels[rows])
+    assert len(np.unique(features.items[np.arange(1797)].round(3), axis=0)) > 1000
+    with pytest.raises(SystemExit) as stopped:
+        script("encode", *words, "--overwrite", "--part", "test")
+    assert "--part" in str(stopped.value.code)

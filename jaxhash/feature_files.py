@@ -1,0 +1,53 @@
+"""One network's features as another's data: the `.npz` that `datasets.load` reads."""
+
+from collections.abc import Callable
+from os import PathLike
+
+import numpy as np
+
+from jaxhash.datasets import Dataset
+from jaxhash.encoding import encode
+from jaxhash.models import Model
+from search.atomic import replacing
+
+
+def write_features(
+    model: Model,
+    dataset: Dataset,
+    path: str | PathLike[str],
+    *,
+    batch_size: int = 256,
+    on_batch: Callable[[int], None] | None = None,
+) -> None:
+    """Write the features of every item of a dataset, with its parts and labels; whole or not.
+
+    The items keep their order within a part, so that where there is only one, a protocol and a
+    seed draw the same split from the features as from the images: a method trained on the
+    features of a network then meets no query that the network has learned from.
+
+    path: of the `.npz`: `train_features` float32 (n, D), `train_labels` and so on, part by part,
+    and `classes`. Features are held in memory.
+
+    Raises:
+        ValueError: the model does not take such items.
+        OSError: the file cannot be written.
+
+    Example:
+        >>> write_features(model, dataset, "features.npz")  # doctest: +SKIP
+    """
+    encoded = encode(
+        model,
+        dataset.items,
+        batch_size=batch_size,
+        features="float32",
+        keep=("features",),
+        on_batch=on_batch,
+    )
+    arrays = {"classes": np.array(dataset.classes)} if dataset.labels is not None else {}
+    for part, rows in dataset.parts.items():
+        prefix = "" if part == "all" else f"{part}_"
+        arrays[f"{prefix}features"] = encoded.features[rows]
+        if dataset.labels is not None:
+            arrays[f"{prefix}labels"] = dataset.labels[rows]
+    with replacing(path) as file:
+        np.savez(file, allow_pickle=False, **arrays)
