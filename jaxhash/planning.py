@@ -128,7 +128,8 @@ def settle(config: Config, dataset: Dataset | None = None) -> Plan:
         rows = feeding.shuffled(config.seed, len(labels), recipe.batch_size)
     steps = recipe.total_steps(len(labels))
     epoch_steps = max(len(labels) // recipe.batch_size, 1)
-    eval_steps = max(round((config.eval_every or steps / epoch_steps / 10) * epoch_steps), 1)
+    every = config.eval_every or max(steps / epoch_steps / 10, 1)
+    eval_steps = max(round(every * epoch_steps), 1)
     log_steps = min(config.log_every, eval_steps)
     return Plan(
         config=config,

@@ -113,7 +113,8 @@ class Config:
     precision: Literal["float32", "bfloat16"] = "float32"
     """What the network computes in; parameters and losses stay float32."""
     eval_every: float | None = None
-    """Epochs between validations, each with a checkpoint. Default: a tenth of the run."""
+    """Epochs between validations, each with a checkpoint; the last step always has one. Default: a
+    tenth of the run, and at least one epoch."""
     log_every: int = 50
     """Steps between lines of the metrics log."""
     resident: Literal["auto", "device", "stream"] = "auto"

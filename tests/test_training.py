@@ -1,8 +1,10 @@
 """Training: the step, its calls, devices, resuming, and what is chosen on what."""
 
+import dataclasses
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -57,6 +59,22 @@ def pictures(n: int = 80, side: int = 16, seed: int = 0) -> Dataset:
     return Dataset("pictures", "images", items, labels, parts, tuple("abcd"))
 
 
+def recorded(dataset: Dataset, read: list[int]) -> Dataset:
+    """The dataset with items that note which rows were looked at."""
+
+    class Recorded:
+        shape, dtype = dataset.items.shape, dataset.items.dtype
+
+        def __len__(self) -> int:
+            return len(dataset.items)
+
+        def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+            read.extend(np.atleast_1d(rows).tolist())
+            return dataset.items[rows]
+
+    return dataclasses.replace(dataset, items=Recorded())
+
+
 def leaves(tree: object) -> list[np.ndarray]:
     return [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
 
@@ -64,7 +82,7 @@ def leaves(tree: object) -> list[np.ndarray]:
 class Loop:
     """A run's state taken through its calls by hand."""
 
-    def __init__(self, config: Config, dataset: Dataset, devices: int = 1) -> None:
+    def __init__(self, config: Config, dataset: Dataset, devices: int | None = 1) -> None:
         self.plan = settle(config, dataset)
         self.mesh = sharding.mesh_over(self.plan.recipe.batch_size, jax.devices()[:devices])
         self.traces = 0
@@ -309,26 +327,11 @@ def test_the_best_checkpoint_is_the_one_exported(
 
 
 def test_queries_are_never_looked_at(tmp_path: Path) -> None:
-    read = []
-
-    class Recorded:
-        def __init__(self, items: np.ndarray) -> None:
-            self.items, self.shape, self.dtype = items, items.shape, items.dtype
-
-        def __len__(self) -> int:
-            return len(self.items)
-
-        def __getitem__(self, rows: np.ndarray) -> np.ndarray:
-            read.extend(np.atleast_1d(rows).tolist())
-            return self.items[rows]
-
-    plain = blobs()
-    dataset = Dataset(
-        "recorded", "features", Recorded(plain.items), plain.labels, plain.parts, plain.classes
-    )
+    read: list[int] = []
+    dataset = recorded(blobs(), read)
     training.train(Config(**FAST, steps=3), tmp_path / "run", dataset=dataset)
     assert read
-    assert not set(read) & set(plain.parts["test"].tolist())
+    assert not set(read) & set(dataset.parts["test"].tolist())
 
 
 def test_validation_is_the_mean_over_all_without_themselves(
@@ -381,6 +384,55 @@ def test_the_step_that_broke_is_named() -> None:
     with pytest.raises(FloatingPointError, match="gradient of step 9 "):
         training.fetch_means(metrics, 10)
     assert training.fetch_means(metrics[:1], 8) == {"loss": 1.5, "gradient_norm": 1.0}
+
+
+TWO_PROCESSES = """
+import sys
+import jax
+import numpy as np
+sys.path.insert(0, "tests")
+from test_training import FAST, Config, Loop, blobs, leaves, recorded
+
+process = int(sys.argv[1])
+jax.distributed.initialize(f"localhost:{sys.argv[2]}", 2, process)
+read = []
+loop = Loop(Config(**FAST, steps=5, validation=0.0), recorded(blobs(), read), None)
+losses = loop.run()["loss"]
+assert len(read) == 5 * 8, read  # half of each batch, and nothing else
+np.savez(sys.argv[3], *leaves(loop.state), losses=losses, read=read)
+"""
+
+
+def test_two_processes_train_like_one(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "JAX_NUM_CPU_DEVICES": "2"}
+    outputs = [tmp_path / f"{process}.npz" for process in range(2)]
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", TWO_PROCESSES, str(process), str(port), str(output)],
+            cwd=REPOSITORY,
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for process, output in enumerate(outputs)
+    ]
+    for one in started:
+        _, errors = one.communicate(timeout=300)
+        assert one.returncode == 0, errors
+    read = []
+    alone = Loop(Config(**FAST, steps=5, validation=0.0), blobs(), 1)
+    losses = alone.run()["loss"]
+    for output in outputs:
+        with np.load(output) as result:
+            np.testing.assert_allclose(result["losses"], losses, rtol=1e-4)
+            for at, leaf in enumerate(leaves(alone.state)):
+                np.testing.assert_allclose(result[f"arr_{at}"], leaf, rtol=1e-3, atol=1e-6)
+            read.extend(result["read"].tolist())
+    expected = np.concatenate([alone.plan.rows(step) for step in range(5)])
+    assert sorted(read) == sorted(alone.plan.split.train[expected].tolist())
 
 
 BROKEN_OFF = """
@@ -449,10 +501,11 @@ def test_resuming_with_other_options_is_refused(tmp_path: Path) -> None:
         )
     with pytest.raises(FileExistsError, match="--resume"):
         training.train(Config(**FAST, steps=2), tmp_path / "run", dataset=dataset)
+    before = (tmp_path / "run" / runs.METRICS).read_text()
     # A finished run that is resumed has nothing left to do, and still returns its model.
     again = training.train(Config(**FAST, steps=2), tmp_path / "run", dataset=dataset, resume=True)
     assert again.bits == 12
-    assert len(metrics_log.read(tmp_path / "run")) == 2
+    assert (tmp_path / "run" / runs.METRICS).read_text() == before != ""
 
 
 @pytest.mark.parametrize(
