@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from jaxhash import bits
 from jaxhash.bits import Distances, Groups, Projection, Sweep
-from jaxhash.plots import BLACK, BLUE, GREEN, ORANGE, STYLES, VERMILION
+from jaxhash.plots import BLACK, BLUE, GREEN, ORANGE, STYLES, VERMILION, finish
 
 MOST_NAMES = 30
 """Classes that are named on an axis or a map; more would not be legible."""
@@ -50,7 +50,7 @@ def latent_histogram(latent: NDArray[np.floating], threshold: float) -> Figure:
         )
     axes.axvline(threshold, color=BLACK, linestyle="--", label=f"threshold {threshold:g}")
     axes.set_title(f"{latent.shape[0]:,} items, {latent.shape[1]} bits", fontsize=10)
-    return _finish(figure, axes)
+    return finish(figure, axes)
 
 
 def balance(shares: NDArray[np.floating]) -> Figure:
@@ -72,7 +72,7 @@ def balance(shares: NDArray[np.floating]) -> Figure:
     right.set(xlabel="bit", ylabel="entropy in bits", ylim=(0, 1.03))
     right.set_title(f"mean {information.mean():.3f}, least {information.min():.3f}", fontsize=10)
     for axes in (left, right):
-        _finish(figure, axes, legend=False)
+        finish(figure, axes, legend=False)
     return figure
 
 
@@ -122,7 +122,7 @@ def class_distances(distances: Distances) -> Figure:
     apart = bits.separation(distances)
     if np.isfinite(apart):
         axes.set_title(f"a pair within a class is the nearer one: {apart:.2%}", fontsize=10)
-    return _finish(figure, axes)
+    return finish(figure, axes)
 
 
 def group_sizes(groups: Groups, purity: NDArray[np.floating]) -> Figure:
@@ -152,13 +152,13 @@ def group_sizes(groups: Groups, purity: NDArray[np.floating]) -> Figure:
     )
     left.set(xscale="log", yscale="log", xlabel="code, the commonest first", ylabel="items")
     left.set_title(f"{len(sizes):,} distinct codes for {sizes.sum():,} items", fontsize=10)
-    _finish(figure, left)
+    finish(figure, left)
     right.plot(ranks, np.cumsum(sizes) / sizes.sum(), color=GREEN, linewidth=1.6)
     right.set(xscale="log", ylim=(0, 1.03), xlabel="codes, the commonest first")
     right.set_ylabel("share of the items")
     alone = int((sizes == 1).sum())
     right.set_title(f"{alone:,} codes have one item each", fontsize=10)
-    _finish(figure, right, legend=False)
+    finish(figure, right, legend=False)
     return figure
 
 
@@ -255,7 +255,7 @@ def thresholds(
         axes.axhline(level, color=colour, linestyle=":", label=f"mAP, {name}: {level:.3f}")
     axes.axvline(threshold, color=BLACK, linestyle="--", linewidth=1, label="the method's own")
     axes.set_ylim(-0.03, 1.03)
-    return _finish(figure, axes)
+    return finish(figure, axes)
 
 
 def code_map(projection: Projection, labels: NDArray[Any], classes: Sequence[str]) -> Figure:
@@ -295,7 +295,7 @@ def code_map(projection: Projection, labels: NDArray[Any], classes: Sequence[str
                 bbox={"boxstyle": "round,pad=0.2", "facecolor": "white", "edgecolor": colour},
             )
     axes.set_aspect("equal", adjustable="datalim")
-    return _finish(figure, axes, legend=False)
+    return finish(figure, axes, legend=False)
 
 
 def _one(across: str, up: str, *, size: tuple[float, float] = (6, 4)) -> tuple[Figure, Axes]:
@@ -303,12 +303,3 @@ def _one(across: str, up: str, *, size: tuple[float, float] = (6, 4)) -> tuple[F
     axes = figure.subplots()
     axes.set(xlabel=across, ylabel=up)
     return figure, axes
-
-
-def _finish(figure: Figure, axes: Axes, *, legend: bool = True) -> Figure:
-    axes.grid(True, color="#DDDDDD", linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    if legend:
-        axes.legend(fontsize=8.5, framealpha=0.9)
-    return figure

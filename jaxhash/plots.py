@@ -59,7 +59,7 @@ def pr_curve(results: Mapping[str, Any]) -> Figure:
         lowest = min(lowest, *curve["precision"])
     axes.set_xlim(0, 1.02)
     _share_axis(axes, lowest)
-    return _finish(figure, axes)
+    return finish(figure, axes)
 
 
 def precision_at_k(results: Mapping[str, Any]) -> Figure:
@@ -82,7 +82,7 @@ def precision_at_k(results: Mapping[str, Any]) -> Figure:
     axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.xaxis.set_minor_formatter(NullFormatter())
     _share_axis(axes, lowest)
-    return _finish(figure, axes)
+    return finish(figure, axes)
 
 
 def training_curves(rows: Sequence[Mapping[str, Any]], *, title: str = "Training") -> Figure:
@@ -123,7 +123,7 @@ def training_curves(rows: Sequence[Mapping[str, Any]], *, title: str = "Training
         axes.set_ylabel(heading)
         if heading == "share":
             axes.set_ylim(top=1.01)
-        _finish(figure, axes, legend=len(chosen) > 1)
+        finish(figure, axes, legend=len(chosen) > 1)
     return figure
 
 
@@ -262,7 +262,8 @@ def _share_axis(axes: Axes, lowest: float) -> None:
     axes.set_ylim(0 if lowest < 0.5 else np.floor(lowest * 20 - 0.5) / 20, 1.005)
 
 
-def _finish(figure: Figure, axes: Axes, *, legend: bool = True) -> Figure:
+def finish(figure: Figure, axes: Axes, *, legend: bool = True) -> Figure:
+    """Give axes the look that all figures share: a faint grid, two spines, a small legend."""
     axes.grid(True, color="#DDDDDD", linewidth=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
