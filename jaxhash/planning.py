@@ -18,6 +18,8 @@ from jaxhash.recipes import FROM_SCRATCH, Recipe
 from jaxhash.runs import Config, suggestion
 
 DEFAULT_NETWORKS = {"images": "resnet", "features": "mhcln"}
+FALLBACK_SIZE = 64
+"""Side in pixels of a folder's images where neither they nor the network have one size."""
 SAMPLE = 2000
 """Training images that mean and spread are taken from."""
 
@@ -46,9 +48,11 @@ class Plan(NamedTuple):
 
     def __str__(self) -> str:
         """The run in two lines, for a person."""
+        shape = self.model.item_shape
+        pixels = f" at {shape[1]} x {shape[0]} pixels" if self.model.takes == "images" else ""
         return (
             f"{self.method.name}, {self.config.bits} bits, on {self.model.network}; "
-            f"{self.dataset.name}, {self.split.description}\n"
+            f"{self.dataset.name}{pixels}, {self.split.description}\n"
             f"{self.steps} steps of {self.recipe.batch_size}, "
             f"{self.steps / self.epoch_steps:.3g} epochs"
         )
@@ -70,6 +74,7 @@ def load_data(config: Config, **options: Any) -> Dataset:
         config.data,
         data_dir=config.data_dir,
         image_size=size,
+        fallback_size=FALLBACK_SIZE,
         download=config.download,
         max_undecodable=config.max_undecodable,
         **options,

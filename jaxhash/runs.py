@@ -72,7 +72,8 @@ class Config:
     bits: int = 48
     """Length of the code, 1 to 1024."""
     image_size: int | None = None
-    """Side in pixels that images are resized to. Default: what the network is meant for."""
+    """Side in pixels that images are resized to. Default: what the network is meant for, or else
+    the images' own, or 64 for a folder with images of several sizes."""
     weights: str | None = None
     """Pretrained weights to start from (.pth or .safetensors), for the layers they fit."""
     options: dict[str, bool | int | float | str] = field(default_factory=dict)

@@ -171,6 +171,9 @@ def test_own_size_and_greyscale(tmp_path):
     put(tmp_path / "b" / "3.png", size=(9, 8))
     with pytest.raises(ValueError, match="image_size: needed"):
         load(tmp_path)
+    assert load(tmp_path, fallback_size=6).items.shape == (4, 6, 6, 3)
+    (tmp_path / "b" / "3.png").unlink()
+    assert load(tmp_path, fallback_size=6).items.shape == (3, 9, 9, 3)
 
 
 def test_too_large_for_memory_becomes_lazy_and_is_verified(animals, rng):

@@ -40,6 +40,7 @@ def load(
     *,
     data_dir: str | Path | None = None,
     image_size: int | None = None,
+    fallback_size: int | None = None,
     download: bool = False,
     channels: int | None = None,
     max_undecodable: float = 0.01,
@@ -62,6 +63,7 @@ def load(
             ~/tensorflow_datasets, by default.
         image_size: Side of the squares, in pixels, that images are resampled to. None keeps the
             dataset's own size (32 for the digits).
+        fallback_size: For folders of images without one size in common; see `folders.load`.
         download: Allow tensorflow-datasets to download and prepare what is missing. Needs
             TensorFlow.
         channels: For folders of images: 3 or 1; see `folders.load`.
@@ -105,6 +107,7 @@ def load(
         return folders.load(
             path,
             image_size=image_size,
+            fallback_size=fallback_size,
             channels=channels,
             max_undecodable=max_undecodable,
             memory_limit=memory_limit,

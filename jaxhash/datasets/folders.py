@@ -41,6 +41,7 @@ def load(
     folder: str | Path,
     *,
     image_size: int | None = None,
+    fallback_size: int | None = None,
     channels: int | None = None,
     max_undecodable: float = 0.01,
     memory_limit: int | None = None,
@@ -59,7 +60,8 @@ def load(
     Args:
         folder: The folder.
         image_size: Side of the squares in pixels. None keeps the images' own size, which must
-            then be one square for all.
+            then be one square for all, or else `fallback_size` is taken.
+        fallback_size: Side of the squares where none is given and the images have none in common.
         channels: 3 or 1; None is 1 where all files are greyscale, otherwise 3.
         max_undecodable: Largest share of files that may fail, 0..1.
         memory_limit: Bytes the decoded images may take; more are decoded on demand, as `Images`.
@@ -74,6 +76,7 @@ def load(
     """
     root = Path(folder)
     check_size(image_size)
+    check_size(fallback_size)
     check_channels(channels)
     _check_share(max_undecodable)
     skipped: list[tuple[str, str]] = []
@@ -81,7 +84,7 @@ def load(
     paths = [path for path, _, _ in found]
     kept, headers, bad = _scan(paths, threads)
     _refuse_too_many(root, bad, len(paths), max_undecodable)  # before hours of decoding
-    size = _common_size(headers) if image_size is None else image_size
+    size = _common_size(headers, fallback_size) if image_size is None else image_size
     if channels is None:
         channels = 1 if all(header.grey for header in headers) else 3
 
@@ -272,13 +275,15 @@ def _scan(
     return np.array(kept, np.int64), headers, bad
 
 
-def _common_size(headers: list[Header]) -> int:
-    """The side all images share, where they are squares of one size."""
+def _common_size(headers: list[Header], fallback: int | None) -> int:
+    """The side all images share where they are squares of one size, or else the fallback."""
     sizes = {(header.width, header.height) for header in headers}
     if len(sizes) == 1:
         width, height = next(iter(sizes))
         if width == height:
             return width
+    if fallback is not None:
+        return fallback
     raise ValueError(
         f"image_size: needed, as the images have {len(sizes)} different sizes or are not square "
         f"(one is {'x'.join(map(str, min(sizes)))}); e.g. image_size=64."
