@@ -1,6 +1,6 @@
 """Measure the search beside FAISS in one process, and how it grows with the database.
 
-    python scripts/benchmark.py faiss [--quick] [--codes FILE.npz] [--out FILE.json]
+    python scripts/benchmark.py faiss [--quick] [--database FILE --queries FILE] [--out FILE.json]
     python scripts/benchmark.py scale --folder DIR [--quick] [--out FILE.json]
 
 Every figure is the median and the least of interleaved runs, after both sides have warmed up, and
@@ -31,7 +31,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from search import buckets, scan, tables
+from search import buckets, scan, storage, tables
 from search import threads as pool
 
 Codes = NDArray[np.uint8]
@@ -145,7 +145,8 @@ def learned(rng: np.random.Generator, count: int, bits: int) -> Codes:
 class Faiss:
     """Side by side with FAISS's IndexBinaryFlat, over the cases of the project's promise."""
 
-    codes: Annotated[Path | None, tyro.conf.arg(help="real codes: database, queries, bits")] = None
+    database: Annotated[Path | None, tyro.conf.arg(help="index file of learned codes")] = None
+    queries: Annotated[Path | None, tyro.conf.arg(help="index file of codes that ask it")] = None
     count: Annotated[int, tyro.conf.arg(help="codes in the generated databases")] = 1_000_000
     runs: Annotated[int, tyro.conf.arg(help="runs of each side")] = 15
     threads: Annotated[int, tyro.conf.arg(help="threads of each side")] = 2
@@ -224,7 +225,7 @@ def compare(
                     "faiss": partial(flat.search, asked, k),
                     "search": partial(scan.knn, blocks, asked, k, threads=options.threads),
                 },
-                options.runs if count < 1000 or bits != 48 else max(options.runs // 2, 3),
+                options.runs,
             )
             same = equal(flat.search(asked, k), scan.knn(blocks, asked, k))
             row = {"codes": name, "bits": bits, "queries": count, "k": k, "same": same}
@@ -275,16 +276,21 @@ def judge(
     }
 
 
+def stored(path: Path) -> tuple[Codes, int]:
+    """The codes of an index file, as scripts/encode.py writes it, and their bits."""
+    found = storage.read(path, mmap=False, verify=True)
+    return scan.restore(scan.Blocks(found.planes, found.count, found.bits)), found.bits
+
+
 def compare_repeating(
     faiss: Any, options: Faiss, limits: dict[str, float], rng: np.random.Generator
 ) -> list[dict[str, Any]]:
     """Codes that repeat, real ones or simulated: as they are, and drawn with repetition to 1M."""
-    if options.codes is None:
+    if options.database is None or options.queries is None:
         bits, name = 48, "simulated"
         database, queries = learned(rng, 50_000, bits), learned(rng, 1000, bits)
     else:
-        with np.load(options.codes) as file:
-            database, queries, bits = file["database"], file["queries"], int(file["bits"])
+        (database, bits), (queries, _) = stored(options.database), stored(options.queries)
         name, queries = "learned", queries[:1000]
     rows = []
     drawn = database[rng.integers(0, len(database), options.count)]
@@ -304,7 +310,7 @@ def compare_repeating(
                     "scan": partial(scan.knn, blocks, queries, k, threads=options.threads),
                     "buckets": partial(buckets.knn, index, queries, k, threads=options.threads),
                 },
-                max(options.runs // 2, 3) if len(codes) > 100_000 else options.runs,
+                options.runs,
             )
             theirs = flat.search(queries, k)
             same = equal(theirs, scan.knn(blocks, queries, k))
