@@ -9,6 +9,8 @@ from typing import TypeVar
 import jax
 import tyro
 
+from jaxhash.allocator import keep_memory
+
 Options = TypeVar("Options")
 
 MISTAKES = (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError)
@@ -30,6 +32,7 @@ def run(main: Callable[[], None]) -> None:
 
     With JAXHASH_TRACEBACK=1 in the environment the traceback is shown.
     """
+    keep_memory()  # before jax starts the threads that would keep to arenas of their own
     use_compilation_cache()
     try:
         main()
