@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,7 +19,7 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from jaxhash import augment, networks, runs
-from jaxhash.networks import NETWORKS
+from jaxhash.networks import NETWORKS, HashNetwork
 from search.atomic import replacing
 
 FORMAT = 1
@@ -57,7 +56,7 @@ class Model:
         """What it encodes: "images" or "features"."""
         return NETWORKS[self.network].takes
 
-    def build(self, *, init: str = "fan-in") -> nn.Module:
+    def build(self, *, init: str = "fan-in") -> HashNetwork:
         """The network without its weights; `init` says how a new head would start."""
         return NETWORKS[self.network].build(
             bits=self.bits,

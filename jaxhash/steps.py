@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -11,6 +10,7 @@ import optax
 from jaxhash import augment, networks
 from jaxhash.feeding import Batch
 from jaxhash.methods import Method
+from jaxhash.networks import HashNetwork
 
 Metrics = dict[str, jax.Array]
 
@@ -60,7 +60,7 @@ def variables_of(state: TrainState) -> dict[str, Any]:
 
 
 def make_train_step(
-    module: nn.Module,
+    module: HashNetwork,
     method: Method,
     optimizer: optax.GradientTransformation,
     prepare: Prepare,

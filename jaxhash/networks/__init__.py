@@ -17,7 +17,7 @@ from jaxhash.networks import alexnet, dsh, mhcln, resnet
 from jaxhash.networks.head import ACTIVATIONS, CLASSIFIERS, INITS, HashNetwork, Head, one_of
 from jaxhash.networks.outputs import Outputs
 
-__all__ = ["NETWORKS", "Network", "Outputs", "apply", "classifier_kernel", "init"]
+__all__ = ["NETWORKS", "HashNetwork", "Network", "Outputs", "apply", "classifier_kernel", "init"]
 
 
 @dataclass(frozen=True)
