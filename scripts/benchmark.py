@@ -387,8 +387,6 @@ def measure_size(options: Scale, folder: Path, kind: str, count: int) -> list[di
     path = folder / "planes"
     shape = (-(-count // scan.BLOCK), 8, scan.BLOCK)
     centres = learned(rng, options.distinct, 64)
-    weights = 1.0 / np.arange(1, len(centres) + 1)
-    edges = np.cumsum(weights / weights.sum())
     arranging = 0.0
     planes = np.memmap(path, np.uint8, "w+", shape=shape)
     step = scan.BLOCK << 15
@@ -397,8 +395,8 @@ def measure_size(options: Scale, folder: Path, kind: str, count: int) -> list[di
         if kind == "uniform":
             codes = uniform(rng, size, 64)
         else:
-            chosen = np.searchsorted(edges, rng.random(size)).clip(max=len(centres) - 1)
-            codes = centres[chosen]
+            # Some codes are far more frequent than others: the r-th in proportion to 1 / r.
+            codes = centres[np.power(len(centres), rng.random(size)).astype(np.int64) - 1]
         part = planes[start // scan.BLOCK : -(-(start + size) // scan.BLOCK)]
         arranging += timed(lambda: scan.arrange(codes, out=part, threads=options.threads))  # noqa: B023
     arranging += timed(planes.flush)
