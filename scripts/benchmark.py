@@ -35,6 +35,7 @@ from search import buckets, scan, storage, tables
 from search import threads as pool
 
 Codes = NDArray[np.uint8]
+PAUSE = 0.02  # seconds between two timed calls
 CHAINS = 12  # independent chains of popcounts, enough to keep every unit of a core busy
 
 
@@ -111,6 +112,9 @@ def interleave(calls: dict[str, Callable[[], Any]], runs: int) -> dict[str, dict
         call()
     for _ in range(runs):
         for name, call in calls.items():
+            # OpenMP's threads spin for a while after their work, and would hold a processor
+            # that the other side is then timed without.
+            time.sleep(PAUSE)
             seconds[name].append(timed(call))
     return {
         name: {"median": float(np.median(values)), "least": min(values)}
