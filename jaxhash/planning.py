@@ -14,7 +14,7 @@ from jaxhash.methods import METHODS, Method
 from jaxhash.metrics_log import tensorboard_writer
 from jaxhash.models import Model
 from jaxhash.networks import NETWORKS
-from jaxhash.recipes import FROM_SCRATCH, Recipe
+from jaxhash.recipes import Recipe, from_scratch
 from jaxhash.runs import Config, suggestion
 
 DEFAULT_NETWORKS = {"images": "resnet", "features": "mhcln"}
@@ -106,7 +106,7 @@ def settle(config: Config, dataset: Dataset | None = None) -> Plan:
     Example:
         >>> plan = settle(Config(network="dsh", epochs=2))
         >>> plan.recipe.batch_size, plan.steps
-        (256, 10)
+        (128, 20)
     """
     method = _row(METHODS, "method", config.method)
     if config.network is not None:
@@ -115,6 +115,11 @@ def settle(config: Config, dataset: Dataset | None = None) -> Plan:
         dataset = load_data(config)
     if dataset.labels is None:
         raise ValueError(f"{dataset.name} has no labels: training needs them")
+    if len(dataset.classes) < 2:
+        raise ValueError(
+            f"{dataset.name} has one class alone, {', '.join(dataset.classes)}: training needs two "
+            "or more, and a folder of images one sub-folder for each"
+        )
     network = config.network or DEFAULT_NETWORKS[dataset.kind]
     if NETWORKS[network].takes != dataset.kind:
         fitting = [row.name for row in NETWORKS.values() if row.takes == dataset.kind]
@@ -157,7 +162,7 @@ def _recipe(config: Config, method: Method, network: str, dataset: Dataset, imag
     published = config.recipe == "published" or (
         config.recipe == "auto" and network == method.network
     )
-    recipe = method.recipe if published else FROM_SCRATCH
+    recipe = method.recipe if published else from_scratch(images)
     if method.batches != "shuffled":
         recipe = dataclasses.replace(recipe, batch_size=method.recipe.batch_size)
     if dataset.kind == "features":

@@ -1,6 +1,6 @@
 """How a method is trained: the numbers of its optimiser, schedule and batches."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("constant", "step", "cosine", "one-cycle")
@@ -115,3 +115,25 @@ FROM_SCRATCH = Recipe(
     augment="crop-flip",
 )
 """A short run from random weights for a trunk with batch normalisation; not from any paper."""
+FEWEST_STEPS = 300
+
+
+def from_scratch(images: int) -> Recipe:
+    """`FROM_SCRATCH` for so many training images: of few, smaller batches and more epochs.
+
+    Ten epochs of some hundred images would end after as many steps, with nothing learned. Batches
+    are halved, down to 32, until there are ten in an epoch; epochs are added up to 300 steps.
+
+    Example:
+        >>> from_scratch(50_000) == FROM_SCRATCH
+        True
+        >>> few = from_scratch(320)
+        >>> few.batch_size, few.epochs
+        (32, 30)
+    """
+    size = FROM_SCRATCH.batch_size
+    while size > 32 and images < 10 * size:
+        size //= 2
+    assert FROM_SCRATCH.epochs is not None
+    enough = -(-FEWEST_STEPS // max(images // size, 1))
+    return replace(FROM_SCRATCH, batch_size=size, epochs=max(FROM_SCRATCH.epochs, enough))

@@ -274,8 +274,14 @@ def check_free(folder: Path | str, *, overwrite: bool = False) -> None:
     Raises:
         FileExistsError: the folder holds a run, and `overwrite` was not given; or it holds
             something else.
+        NotADirectoryError, PermissionError: it cannot be made where it is to be.
     """
     folder = Path(folder)
+    above = next(one for one in (folder, *folder.absolute().parents) if one.exists())
+    if above != folder and not above.is_dir():
+        raise NotADirectoryError(f"{folder} cannot be made: {above} is a file")
+    if above.is_dir() and not os.access(above, os.W_OK | os.X_OK):
+        raise PermissionError(f"{above} may not be written to: name another folder with --run")
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     if not (folder / CONFIG).is_file():

@@ -89,9 +89,9 @@ def train(
     Example:
         >>> model = train(Config(network="dsh", epochs=2), "runs/short")  # doctest: +SKIP
     """
-    folder = Path(folder)
-
     # ------------------------------------------------------------ what is to be done
+    if profile_steps < 0:
+        raise ValueError(f"profile_steps is {profile_steps}: give 0 for none, or more")
     folder = Path(folder)
     resume = resume and (folder / runs.CONFIG).is_file()
     if not resume:
@@ -102,12 +102,7 @@ def train(
     if devices is None and mesh.size < jax.device_count():
         say(f"{jax.device_count() - mesh.size} devices stay idle: they do not divide a batch")
 
-    # ------------------------------------------------------------ the run directory
-    _first_process(lambda: _prepare(folder, plan, resume=resume, overwrite=overwrite))
-    if plan.dataset.skipped:
-        say(f"{len(plan.dataset.skipped)} images could not be decoded: see {folder}/{runs.SKIPPED}")
-
-    # ------------------------------------------------------------ network, optimiser, state
+    # ------------------------------------------------------------ the network
     start_key, step_key = jax.random.split(jax.random.key(config.seed))
     module = plan.model.build(init=plan.recipe.start)
     variables = networks.init(module, start_key, (1, *plan.model.item_shape))
@@ -115,6 +110,13 @@ def train(
         params, loaded = pretrained.load(config.weights, plan.model.network, variables["params"])
         variables |= {"params": params}
         say(f"{config.weights}: {loaded}")
+
+    # ------------------------------------------------------------ the run directory
+    _first_process(lambda: _prepare(folder, plan, resume=resume, overwrite=overwrite))
+    if plan.dataset.skipped:
+        say(f"{len(plan.dataset.skipped)} images could not be decoded: see {folder}/{runs.SKIPPED}")
+
+    # ------------------------------------------------------------ optimiser and state
     optimizer = optimisation.build(plan.recipe, plan.steps)
     state = initial_state(variables, optimizer, average=config.average > 0)
     state = sharding.everywhere(state, mesh)

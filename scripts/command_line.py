@@ -41,7 +41,19 @@ def run(main: Callable[[], None]) -> None:
     except (*MISTAKES, *STOPS) as error:
         if os.environ.get("JAXHASH_TRACEBACK"):
             raise
-        sys.exit(f"{Path(sys.argv[0]).name}: {error}")
+        sys.exit(f"{Path(sys.argv[0]).name}: {in_words(error)}")
+
+
+def in_words(error: BaseException) -> str:
+    """An error's message; the system's own without its number.
+
+    Example:
+        >>> in_words(FileNotFoundError(2, "No such file or directory", "a.index"))
+        'a.index: no such file or directory'
+    """
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror.lower()}"
+    return str(error)
 
 
 def use_compilation_cache() -> None:

@@ -38,7 +38,8 @@ class Train:
     run: Path | None = None
     """Folder for everything the run leaves. Default: runs/DATA-METHOD-BITS."""
     resume: bool = False
-    """Continue the run in that folder, with its own options; where there is none, begin."""
+    """Continue the run in that folder, with its own options; where there is none and --data is
+    given, begin."""
     overwrite: bool = False
     """Replace the run in that folder."""
     profile_steps: int = 0
@@ -76,6 +77,8 @@ def _argument(name: str) -> str | None:
 def main() -> None:
     """Train as the command line says."""
     chosen = options()
+    if chosen.coordinator is None and (chosen.processes, chosen.process) != (None, None):
+        raise ValueError("--processes and --process need --coordinator host:port too")
     if chosen.coordinator == "auto":
         jax.distributed.initialize()
     elif chosen.coordinator is not None:
@@ -87,6 +90,8 @@ def main() -> None:
     if folder is None:
         name = Path(config.data).stem or "data"
         folder = Path("runs") / f"{name}-{config.method}-{config.bits}"
+    if chosen.resume and not (folder / runs.CONFIG).is_file() and _argument("--data") is None:
+        raise FileNotFoundError(f"no run to resume in {folder}: check --run, or begin with --data")
     devices = None
     if chosen.devices is not None:
         if not 1 <= chosen.devices <= jax.device_count():

@@ -131,6 +131,8 @@ def test_what_is_no_run_is_never_removed(tmp_path: Path) -> None:
             runs.create(tmp_path, Config(), overwrite=overwrite)
     with pytest.raises(FileExistsError, match="not a run directory"):
         runs.create(tmp_path / "thesis.txt", Config(), overwrite=True)
+    with pytest.raises(NotADirectoryError, match=r"thesis\.txt is a file"):
+        runs.check_free(tmp_path / "thesis.txt" / "run" / "1")
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
     with pytest.raises(FileNotFoundError, match="no run in"):
         runs.load_config(tmp_path)
