@@ -1,5 +1,6 @@
 """How the steps of a run are called: compiled, several at a time where that is faster, and fed."""
 
+import contextlib
 import functools
 from collections.abc import Callable, Generator
 
@@ -110,9 +111,11 @@ def _streaming(
     plan: Plan, train_step: TrainStep, mesh: Mesh, start: int
 ) -> Generator[Call, None, None]:
     run = compile_streaming(train_step, mesh)
-    batches = (plan.rows(step) for step in range(start, plan.steps))
-    items, train = plan.dataset.items, plan.split.train
-    with feeding.stream(items, train, plan.labels, batches, mesh) as ready:
+    steps = range(start, plan.steps)
+    ready = feeding.stream(
+        plan.dataset.items, plan.split.train, plan.labels, plan.rows, steps, mesh
+    )
+    with contextlib.closing(ready):
         for batch in ready:
             yield _bind(run, batch)
 

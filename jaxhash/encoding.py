@@ -1,5 +1,6 @@
 """Items in, codes and features out: any number of them, in constant memory."""
 
+import contextlib
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from os import PathLike
@@ -12,13 +13,14 @@ from jax.sharding import Mesh
 
 from jaxhash import networks, sharding
 from jaxhash.datasets import Images
-from jaxhash.feeding import Prefetched
+from jaxhash.feeding import ahead
 from jaxhash.models import Model
 from search.writing import Writer
 
 FEATURE_TYPES = ("float16", "float32")
 Undecodable = Callable[[int, str], None]
 """Called with the row of an image that cannot be decoded, and the reason."""
+Failed = list[tuple[int, str]]
 
 
 class Encoded(NamedTuple):
@@ -85,24 +87,26 @@ def batches(
     variables = sharding.everywhere(dict(model.variables), mesh)
     parts = sharding.split(mesh)
 
-    def read() -> Iterator[tuple[np.ndarray, jax.Array]]:
-        for start in range(0, len(chosen), size):
-            good, part = _read(items, chosen[start : start + size], on_undecodable)
-            if len(part) < size:
-                # Filled up: another shape would be compiled anew.
-                filled = np.zeros((size, *part.shape[1:]), part.dtype)
-                filled[: len(part)] = part
-                part = filled
-            yield good, jax.device_put(part, parts)
+    def read(start: int) -> tuple[np.ndarray, jax.Array, Failed]:
+        good, part, failed = _read(items, chosen[start : start + size], on_undecodable is not None)
+        if len(part) < size:
+            # Filled up: another shape would be compiled anew.
+            filled = np.zeros((size, *part.shape[1:]), part.dtype)
+            filled[: len(part)] = part
+            part = filled
+        return good, jax.device_put(part, parts), failed
 
     def fetch(rows: np.ndarray, outputs: Encoded) -> tuple[np.ndarray, Encoded]:
         count = len(rows)
         host = (None if one is None else np.asarray(one)[:count] for one in outputs)
         return rows, Encoded(*host)
 
-    with Prefetched(read, ahead=2) as ready:
+    with contextlib.closing(ahead(read, range(0, len(chosen), size))) as ready:
         computing: tuple[np.ndarray, Encoded] | None = None
-        for good, part in ready:
+        for good, part, failed in ready:
+            for row, reason in failed:
+                assert on_undecodable is not None
+                on_undecodable(row, reason)
             # Started before the last one is fetched, so that the device has no gap.
             started = (good, step(variables, part))
             if computing is not None:
@@ -112,18 +116,14 @@ def batches(
             yield fetch(*computing)
 
 
-def _read(
-    items: Any, rows: np.ndarray, on_undecodable: Undecodable | None
-) -> tuple[np.ndarray, np.ndarray]:
-    if on_undecodable is None or not isinstance(items, Images):
-        return rows, np.ascontiguousarray(items[rows])
+def _read(items: Any, rows: np.ndarray, leave_out: bool) -> tuple[np.ndarray, np.ndarray, Failed]:
+    if not leave_out or not isinstance(items, Images):
+        return rows, np.ascontiguousarray(items[rows]), []
     pixels, failed = items.read(rows)
-    for row, reason in failed:
-        on_undecodable(row, reason)
     if not failed:
-        return rows, pixels
+        return rows, pixels, []
     good = ~np.isin(rows, [row for row, _ in failed])
-    return rows[good], pixels[good]
+    return rows[good], pixels[good], failed
 
 
 @functools.lru_cache(maxsize=8)

@@ -5,10 +5,8 @@ the batches that the unbroken one would have seen.
 """
 
 import functools
-import queue
-import threading
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Generator
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -20,6 +18,7 @@ from jaxhash.sampling import class_pair_batch
 SHARE_ON_DEVICE = 0.25
 """Items that take more than this share of a device's memory are streamed to it."""
 
+T = TypeVar("T")
 
 Rows = Callable[[int], np.ndarray]
 """A step's number -> the rows of its batch, int32 (batch_size,), among the training items."""
@@ -107,88 +106,46 @@ def fits(items: Any, device: jax.Device) -> bool:
 
 
 def stream(
-    items: Any,
-    rows: np.ndarray,
-    labels: np.ndarray,
-    batches: Iterable[np.ndarray],
-    mesh: Mesh,
-    *,
-    ahead: int = 3,
-) -> "Prefetched":
-    """Batches on the devices, read and sent by a background thread while earlier ones train.
+    items: Any, train: np.ndarray, labels: np.ndarray, rows: Rows, steps: range, mesh: Mesh
+) -> Generator[Batch, None, None]:
+    """The batches of some steps on the devices, read and sent while earlier ones train.
 
-    rows: of `items`, one for each label. batches: for each step, positions in `rows`, all of one
-    length. Each process reads only the part of a batch that is its own.
+    train: rows of `items`, one for each label. rows: for each step, positions in `train`. Each
+    process reads only the part of a batch that is its own.
     """
 
-    def produce() -> Iterator[Batch]:
-        for batch in batches:
-            own = batch[sharding.own_rows(len(batch), mesh)]
-            yield Batch(
-                sharding.distribute(np.ascontiguousarray(items[rows[own]]), len(batch), mesh),
-                sharding.distribute(labels[own], len(batch), mesh),
-            )
+    def read(step: int) -> Batch:
+        batch = rows(step)
+        own = batch[sharding.own_rows(len(batch), mesh)]
+        return Batch(
+            sharding.distribute(np.ascontiguousarray(items[train[own]]), len(batch), mesh),
+            sharding.distribute(labels[own], len(batch), mesh),
+        )
 
-    return Prefetched(produce, ahead)
+    return ahead(read, steps)
 
 
-class Prefetched:
-    """Iterates over what a generator function yields, running it in a thread of its own.
+def ahead(read: Callable[[int], T], steps: range, buffer: int = 3) -> Generator[T, None, None]:
+    """read(step) of each step in order, up to `buffer` of them read in the background.
 
-    At most `ahead` values wait in memory. An exception in the thread is raised where the values
-    are read. Close it, or use it in a `with`, to end the thread early.
+    One thread reads, so that what is read from need not bear several. An exception in it is raised
+    where its value is due. Close the iterator to stop early: a read that has begun is finished,
+    and no other is started.
 
     Example:
-        >>> with Prefetched(lambda: iter(range(3)), ahead=2) as values:
-        ...     list(values)
-        [0, 1, 2]
+        >>> list(ahead(lambda step: step * step, range(2, 5)))
+        [4, 9, 16]
     """
+    if len(steps) < 2:
+        # Nothing to read ahead: a single query spares itself half a second of imports.
+        yield from map(read, steps)
+        return
+    import grain
 
-    def __init__(self, produce: Callable[[], Iterator[Any]], ahead: int = 2) -> None:
-        self._queue: queue.Queue[tuple[str, Any]] = queue.Queue(ahead)
-        self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._run, args=(produce,), daemon=True)
-        self._thread.start()
-
-    def _run(self, produce: Callable[[], Iterator[Any]]) -> None:
-        try:
-            for value in produce():
-                if not self._put(("value", value)):
-                    return
-            self._put(("end", None))
-        except BaseException as error:
-            self._put(("error", error))
-
-    def _put(self, message: tuple[str, Any]) -> bool:
-        while not self._closed.is_set():
-            try:
-                self._queue.put(message, timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
-
-    def __iter__(self) -> Iterator[Any]:
-        return self
-
-    def __next__(self) -> Any:
-        if self._closed.is_set():
-            raise StopIteration
-        kind, value = self._queue.get()
-        if kind == "value":
-            return value
-        self.close()
-        if kind == "error":
-            raise value
-        raise StopIteration
-
-    def close(self) -> None:
-        """End the thread; what it had ready is dropped."""
-        self._closed.set()
-        self._thread.join()
-
-    def __enter__(self) -> "Prefetched":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    numbers = grain.MapDataset.range(steps.start, steps.stop, steps.step)
+    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=buffer)
+    values = iter(numbers.map(read).to_iter_dataset(options, allow_nones=True))
+    try:
+        yield from values
+    finally:
+        values.close()

@@ -8,7 +8,7 @@ from PIL import Image
 
 from jaxhash.datasets import load, load_images
 from jaxhash.datasets.folders import shown
-from jaxhash.datasets.streaming import Images
+from jaxhash.datasets.images import Images
 
 
 def put(path, color="red", size=(12, 8), mode="RGB"):

@@ -22,6 +22,7 @@ from jaxhash import (
     metrics_log,
     models,
     networks,
+    pretrained,
     runs,
     sharding,
     training,
@@ -212,59 +213,6 @@ def test_bfloat16_computes_near_float32_with_float32_parameters() -> None:
         assert {leaf.dtype.name for leaf in leaves(loop.state.params)} == {"float32"}
     assert losses[0] != losses[1]
     assert abs(losses[0] - losses[1]) < 0.05
-
-
-# ---------------------------------------------------------------- rows and feeding
-
-
-def test_an_epoch_takes_every_row_once_in_an_order_of_its_own() -> None:
-    rows = feeding.shuffled(3, images=20, batch_size=6)
-    first = np.concatenate([rows(step) for step in range(3)])
-    second = np.concatenate([rows(step) for step in range(3, 6)])
-    assert len(set(first)) == len(set(second)) == 18
-    assert first.tolist() != second.tolist()
-    # Asked in any order, and by another process, a step has the same rows.
-    again = feeding.shuffled(3, images=20, batch_size=6)
-    assert again(4).tolist() == rows(4).tolist()
-    assert feeding.shuffled(4, images=20, batch_size=6)(0).tolist() != rows(0).tolist()
-    with pytest.raises(ValueError, match="at most 20"):
-        feeding.shuffled(3, images=20, batch_size=21)
-
-
-def test_class_pairs_hold_triplets() -> None:
-    labels = np.arange(40) % 4
-    anchors, positives, negatives = labels[feeding.class_pairs(0, labels, 30)(5)].reshape(3, 10)
-    assert (anchors == positives).all()
-    assert (anchors != negatives).all()
-    with pytest.raises(ValueError, match="multiple of 3, for example 30"):
-        feeding.class_pairs(0, labels, 32)
-
-
-def test_what_fails_in_the_reading_thread_is_raised_where_it_is_read() -> None:
-    def produce():
-        yield 1
-        raise OSError("disk gone")
-
-    with feeding.Prefetched(produce) as values:
-        assert next(values) == 1
-        with pytest.raises(OSError, match="disk gone"):
-            next(values)
-        with pytest.raises(StopIteration):
-            next(values)
-
-
-def test_closing_ends_a_thread_that_has_more_to_give() -> None:
-    given = []
-
-    def produce():
-        for value in range(1000):
-            given.append(value)
-            yield value
-
-    with feeding.Prefetched(produce, ahead=2) as values:
-        next(values)
-    assert len(given) < 10
-    assert not values._thread.is_alive()
 
 
 def test_mean_and_spread_of_channels() -> None:
@@ -528,6 +476,22 @@ def test_what_cannot_be_trained_is_said_before_anything_is_made(
     with pytest.raises(ValueError, match=message):
         training.train(Config(**FAST | {"steps": 2} | options), tmp_path / "run", dataset=blobs())
     assert not (tmp_path / "run").exists()
+
+
+def test_weights_that_are_not_there_leave_no_run_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(pretrained.MAPS, "mhcln", {})
+    config = Config(**FAST | {"steps": 2, "weights": str(tmp_path / "none.pth")})
+    with pytest.raises(FileNotFoundError, match=r"none\.pth"):
+        training.train(config, tmp_path / "run", dataset=blobs())
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_single_class_cannot_be_learned() -> None:
+    one = dataclasses.replace(blobs(), labels=np.zeros(len(blobs()), np.int32), classes=("photos",))
+    with pytest.raises(ValueError, match="one class alone, photos"):
+        settle(Config(**FAST, steps=2), one)
 
 
 def test_every_method_has_a_run(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from jaxhash.datasets import archives, arrays, digits, folders, prepared
 from jaxhash.datasets.dataset import Dataset, Items
 from jaxhash.datasets.decoding import Undecodable
 from jaxhash.datasets.folders import load_images
+from jaxhash.datasets.images import Images
 from jaxhash.datasets.protocols import PROTOCOLS, Split, default_protocol, split
-from jaxhash.datasets.streaming import Images, stream
 
 __all__ = [
     "EMBEDDED",
@@ -28,7 +28,6 @@ __all__ = [
     "load",
     "load_images",
     "split",
-    "stream",
 ]
 
 EMBEDDED: dict[str, Callable[[int | None], Dataset]] = {"digits": digits.load}

@@ -16,8 +16,8 @@ from jaxhash.datasets.decoding import (
     decode_all,
     read_header,
 )
+from jaxhash.datasets.images import Images
 from jaxhash.datasets.memory import default_memory_limit
-from jaxhash.datasets.streaming import Images
 
 SIDE_FILES = frozenset(
     f".{ending}"
@@ -132,7 +132,7 @@ def load_images(
     """All images below a folder, or the given files, without labels: what an encoder reads.
 
     Only headers are read here; pixels are decoded on demand, so any number of files is fine.
-    `streaming.stream(..., skip_undecodable=True)` goes on past files that turn out truncated.
+    `encoding.encode_to_index` goes on past files that turn out truncated, and names them.
 
     Args:
         source: A folder (searched to any depth), one file, or a sequence of files.
