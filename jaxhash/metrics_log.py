@@ -27,7 +27,9 @@ class MetricsLog:
         write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
         self._board: Any = None
         if tensorboard:
-            self._board = tensorboard_writer()(str(Path(folder) / "tensorboard"))
+            # TensorBoard hides what an interrupted run wrote from the purged step on.
+            writer, where = tensorboard_writer(), Path(folder) / "tensorboard"
+            self._board = writer(str(where), purge_step=after + 1)
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, row: Mapping[str, Any]) -> None:

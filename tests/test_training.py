@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import naive
@@ -514,3 +515,29 @@ def test_the_log_is_json_lines(tmp_path: Path) -> None:
     with metrics_log.MetricsLog(tmp_path, after=1) as log:
         log.write({"step": 2, "loss": 0.125})
     assert metrics_log.read(tmp_path) == [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.125}]
+
+
+def test_tensorboard_gets_what_the_log_gets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    got: list[tuple[object, ...]] = []
+
+    class Writer:
+        def __init__(self, folder: str, *, purge_step: int) -> None:
+            got.append((folder, purge_step))
+
+        def add_scalar(self, name: str, value: float, step: int) -> None:
+            got.append((name, value, step))
+
+        def close(self) -> None:
+            got.append(("closed",))
+
+    monkeypatch.setitem(sys.modules, "tensorboardX", SimpleNamespace(SummaryWriter=Writer))
+    with metrics_log.MetricsLog(tmp_path, after=4, tensorboard=True) as log:
+        log.write({"step": 5, "loss": 0.5, "validation_map": 0.25})
+    assert got == [
+        (str(tmp_path / "tensorboard"), 5),
+        ("loss", 0.5, 5),
+        ("validation_map", 0.25, 5),
+        ("closed",),
+    ]
