@@ -89,7 +89,7 @@ def training_curves(rows: Sequence[Mapping[str, Any]], *, title: str = "Training
     """The rows of metrics.jsonl over the steps: losses, accuracy and validation, gradient norm.
 
     Example:
-        >>> save(training_curves(runs.read_log(folder)), "training.png")  # doctest: +SKIP
+        >>> save(training_curves(metrics_log.read(folder)), "training.png")  # doctest: +SKIP
 
     Raises:
         ValueError: no row has a step and a number.

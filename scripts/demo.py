@@ -22,6 +22,9 @@ from jaxhash.runs import Config
 from search import HashIndex
 
 ASKING = 5
+POOL = 100
+"""Candidates of the coarse search, and the cut-off that all rankings are compared at: 7% of the
+database."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ def main() -> None:
         )
     trained = time.perf_counter() - start
 
-    found = results.evaluate_run(options.run, dataset=dataset)
+    found = results.evaluate_run(options.run, dataset=dataset, top=POOL, pool=POOL)
     split = split_data(config, dataset)
     path = options.run / "digits.index"
     encoding.encode_to_index(
@@ -76,7 +79,7 @@ def main() -> None:
     index = HashIndex.open(path)
     asking = np.random.default_rng(options.seed).choice(split.query, ASKING, replace=False)
     images = dataset.items[asking]
-    answers = retrieval.ask(model, index, images, 10, pool=100)
+    answers = retrieval.ask(model, index, images, 10, pool=POOL)
     assert dataset.labels is not None
     names = [dataset.classes[label] for label in dataset.labels[asking]]
     figure = retrieval.gallery(retrieval.Items(index), images, answers, names, names)
