@@ -85,7 +85,7 @@ def read(words: NDArray[np.uint64]) -> np.uint64:
 
 def popcount_rate(threads: int) -> float:
     """Popcounts of bytes a second on all threads together, without loads or anything else."""
-    rounds = 200_000
+    rounds = 20_000_000  # tens of milliseconds, next to which waking a thread is nothing
     tasks = [(rounds, np.uint64(seed)) for seed in range(threads)]
     seconds = min(timed(lambda: pool.run(count_bytes, tasks, threads)) for _ in range(8))
     return threads * rounds * CHAINS * 64 / seconds
