@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 
 import search
-from jaxhash import runs
 from jaxhash.datasets.protocols import Split
 from jaxhash.encoding import Encoded
+from jaxhash.environment import environment
 from search.codes import MAX_BITS
 
 CUTS = (1, 2, 5, 10, 20, 50, 100, 200, 300, 400, 500, 600, 700, 800, 900, 1000)
@@ -165,7 +165,7 @@ def evaluate(
         "bit_entropy": _bit_entropy(database.codes, bits),
         "rankings": rankings,
         "seconds": seconds,
-        "environment": runs.environment(),
+        "environment": environment(),
     }
 
 

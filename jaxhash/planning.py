@@ -129,13 +129,10 @@ def settle(config: Config, dataset: Dataset | None = None) -> Plan:
         )
     split = split_data(config, dataset)
     labels = dataset.labels[split.train]
-    recipe = _recipe(config, method, network, dataset, len(labels))
+    recipe = _recipe(config, method, network, dataset, labels)
     model = _model(config, method, network, dataset, split)
     _check(config, recipe, model)
-    if method.batches == "class-pair":
-        rows = feeding.class_pairs(config.seed, labels, recipe.batch_size)
-    else:
-        rows = feeding.shuffled(config.seed, len(labels), recipe.batch_size)
+    rows = _rows(config, method, labels, recipe.batch_size)
     steps = recipe.total_steps(len(labels))
     epoch_steps = max(len(labels) // recipe.batch_size, 1)
     every = config.eval_every or max(steps / epoch_steps / 10, 1)
@@ -158,18 +155,38 @@ def settle(config: Config, dataset: Dataset | None = None) -> Plan:
     )
 
 
-def _recipe(config: Config, method: Method, network: str, dataset: Dataset, images: int) -> Recipe:
+def _recipe(
+    config: Config, method: Method, network: str, dataset: Dataset, labels: np.ndarray
+) -> Recipe:
     published = config.recipe == "published" or (
         config.recipe == "auto" and network == method.network
     )
-    recipe = method.recipe if published else from_scratch(images)
+    recipe = method.recipe if published else from_scratch(len(labels))
     if method.batches != "shuffled":
         recipe = dataclasses.replace(recipe, batch_size=method.recipe.batch_size)
     if dataset.kind == "features":
         recipe = dataclasses.replace(recipe, augment="none")
     if config.batch_size is None:
-        recipe = dataclasses.replace(recipe, batch_size=min(recipe.batch_size, images))
+        size = min(recipe.batch_size, len(labels))
+        if config.batches == "balanced":
+            classes = len(np.unique(labels))
+            size = max(size // classes, 1) * classes
+        recipe = dataclasses.replace(recipe, batch_size=size)
     return config.recipe_over(recipe)
+
+
+def _rows(config: Config, method: Method, labels: np.ndarray, batch_size: int) -> Rows:
+    batches = method.batches if config.batches == "auto" else config.batches
+    if method.batches != "shuffled" and batches != method.batches:
+        raise ValueError(
+            f"batches is {batches!r}, and {method.name} learns from triplets that its own batches "
+            "are made of: leave batches at auto"
+        )
+    if batches == "class-pair":
+        return feeding.class_pairs(config.seed, labels, batch_size)
+    if batches == "balanced":
+        return feeding.balanced(config.seed, labels, batch_size)
+    return feeding.shuffled(config.seed, len(labels), batch_size)
 
 
 def _check(config: Config, recipe: Recipe, model: Model) -> None:

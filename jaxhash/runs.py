@@ -15,17 +15,15 @@ import dataclasses
 import difflib
 import json
 import os
-import platform
 import shutil
-import subprocess
 import types
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
+from jaxhash.environment import environment
 from jaxhash.recipes import Recipe
 from search.atomic import replacing
 
@@ -102,6 +100,9 @@ class Config:
     """Gradients of a larger norm are scaled down to it."""
     label_smoothing: float | None = None
     """Share of the target spread over all classes, for losses that classify."""
+    batches: Literal["auto", "shuffled", "balanced"] = "auto"
+    """How images are drawn into batches: shuffled, or balanced, an equal number of each class.
+    Default: the method's own way."""
     augment: str | None = None
     """How training images are varied: none, or some of crop, flip, turn, cutout, affine, zoom and
     colour, joined by dashes."""
@@ -322,48 +323,6 @@ def differences(config: Config, other: Config) -> list[str]:
         for one in dataclasses.fields(Config)
         if getattr(config, one.name) != getattr(other, one.name)
     ]
-
-
-def environment() -> dict[str, Any]:
-    """Versions, devices and commit: what else a number depends on.
-
-    Example:
-        >>> sorted(environment())
-        ['commit', 'devices', 'machine', 'python', 'versions']
-    """
-    import jax
-
-    versions = {}
-    for name in ("jaxhash", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "numba"):
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = "not installed"
-    return {
-        "python": platform.python_version(),
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-        "devices": [f"{device.platform}: {device.device_kind}" for device in jax.devices()],
-        "versions": versions,
-        "commit": _commit(),
-    }
-
-
-def _commit() -> str | None:
-    # Only of a checkout of this project: an installed copy may lie inside someone else's.
-    root = Path(__file__).resolve().parent.parent
-    if not (root / ".git").exists():
-        return None
-    try:
-        commit = subprocess.run(
-            ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"],
-            capture_output=True,
-            text=True,
-            timeout=5,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return commit.stdout.strip() or None
 
 
 def write_skipped(folder: Path | str, skipped: Iterable[tuple[Any, str]]) -> None:

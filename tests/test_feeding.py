@@ -35,6 +35,21 @@ def test_class_pairs_hold_triplets() -> None:
         feeding.class_pairs(0, labels, 32)
 
 
+def test_balanced_batches_hold_every_class_alike() -> None:
+    labels = np.repeat([3, 5, 8], [30, 4, 6])
+    rows = feeding.balanced(1, labels, batch_size=15)
+    assert labels[rows(2)].tolist() != sorted(labels[rows(2)])
+    for step in range(3):
+        assert np.sort(labels[rows(step)]).tolist() == [3] * 5 + [5] * 5 + [8] * 5
+    assert rows(0).tolist() != rows(1).tolist()
+    assert feeding.balanced(1, labels, 15)(2).tolist() == rows(2).tolist()
+    for wrong, instead in ((16, 15), (2, 3)):
+        with pytest.raises(ValueError, match=f"multiple of 3, for example {instead}"):
+            feeding.balanced(1, labels, wrong)
+    with pytest.raises(ValueError, match="one int label each"):
+        feeding.balanced(1, np.eye(4, dtype=bool), 8)
+
+
 def test_what_is_read_ahead_comes_in_order() -> None:
     for steps in (range(0), range(4, 5), range(3, 40), range(0, 50, 16)):
         # Early steps take longest: read at the same time, they would come last.

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxhash import models, networks, runs
+from jaxhash.environment import environment
 from jaxhash.models import Model
 from jaxhash.recipes import FROM_SCRATCH, Recipe
 from jaxhash.runs import Config
@@ -167,7 +168,7 @@ def test_skipped_images_are_listed(tmp_path: Path) -> None:
 
 
 def test_the_environment_names_versions_and_devices() -> None:
-    found = runs.environment()
+    found = environment()
     assert found["versions"]["jax"] == jax.__version__
     assert len(found["devices"]) == jax.device_count()
     json.dumps(found)

@@ -469,6 +469,8 @@ def test_resuming_with_other_options_is_refused(tmp_path: Path) -> None:
         ({"batch_size": 1000}, "at most"),
         ({"protocol": "p-al"}, "p-all"),
         ({"weights": "x.pth"}, "no map"),
+        ({"batches": "balanced"}, "multiple of 3, for example 15"),
+        ({"batches": "shuffled", "method": "mhcln-paper"}, "leave batches at auto"),
     ],
 )
 def test_what_cannot_be_trained_is_said_before_anything_is_made(
@@ -502,6 +504,19 @@ def test_every_method_has_a_run(tmp_path: Path) -> None:
             plan = settle(Config(method=name, network="mhcln", bits=8, recipe=recipe), blobs())
             assert plan.steps >= 1
             assert len(plan.rows(0)) == plan.recipe.batch_size
+
+
+def test_balanced_batches_are_trained_on() -> None:
+    config = Config(**FAST | {"batch_size": None, "steps": 3}, batches="balanced")
+    loop = Loop(config, blobs())
+    size = loop.plan.recipe.batch_size
+    assert size % 3 == 0
+    for step in range(3):
+        drawn = loop.plan.labels[loop.plan.rows(step)]
+        assert np.bincount(drawn).tolist() == [size // 3] * 3
+    assert np.isfinite(loop.run()["loss"]).all()
+    usual = settle(Config(**FAST, steps=3), blobs())
+    assert any(len(set(np.bincount(usual.labels[usual.rows(step)]))) > 1 for step in range(3))
 
 
 def test_the_log_is_json_lines(tmp_path: Path) -> None:
