@@ -51,12 +51,18 @@ def restore(checkpoints: ocp.CheckpointManager, step: int, like: Any) -> Any:
     """The state saved at a step, on the devices and with the types of `like`.
 
     Raises:
-        ValueError: the checkpoint does not fit `like`.
+        ValueError: the checkpoint is damaged or does not fit `like`.
     """
     target = jax.tree.map(
         lambda one: jax.ShapeDtypeStruct(one.shape, one.dtype, sharding=one.sharding), like
     )
-    return checkpoints.restore(step, args=ocp.args.StandardRestore(target))
+    try:
+        return checkpoints.restore(step, args=ocp.args.StandardRestore(target))
+    except (ValueError, KeyError, OSError) as error:  # as Orbax meets it, in its own words
+        raise ValueError(
+            f"the checkpoint {checkpoints.directory / str(step)} cannot be read: remove it to go "
+            f"on from an earlier one, or start again with --overwrite ({error})"
+        ) from error
 
 
 def best_step(checkpoints: ocp.CheckpointManager) -> int | None:

@@ -34,12 +34,15 @@ def evaluate_run(
 
     Raises:
         FileNotFoundError: the folder holds no finished run.
-        ValueError: the protocol does not fit the data.
+        ValueError: a number is below 1, or the protocol does not fit the data.
 
     Example:
         >>> evaluate_run("runs/demo")["rankings"]["codes"]["mAP"]  # doctest: +SKIP
         0.98
     """
+    for name, value in (("top", top), ("pool", pool), ("batch_size", batch_size)):
+        if value < 1:
+            raise ValueError(f"{name} is {value}: give at least 1")
     model, config = models.load(folder), runs.load_config(folder)
     if data_dir is not None:
         config = dataclasses.replace(config, data_dir=data_dir)

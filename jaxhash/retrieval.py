@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from jaxhash import datasets, models, plots
-from jaxhash.datasets import Dataset, prepared
+from jaxhash.datasets import Dataset, folders, prepared
 from jaxhash.encoding import encode
 from jaxhash.models import Model
 from search import HashIndex
@@ -30,11 +30,18 @@ class Neighbours(NamedTuple):
 
 
 def load_items(
-    data: str, model: Model, *, data_dir: str | None = None, max_undecodable: float = 0.01
+    data: str,
+    model: Model,
+    *,
+    data_dir: str | None = None,
+    max_undecodable: float = 0.01,
+    labelled: bool = False,
 ) -> Dataset:
     """What a model is to encode: a folder of image files at any depth, or any other dataset.
 
     Files are decoded on demand, to the size and channels the model was trained on.
+
+    labelled: take classes and parts from the names of a folder's sub-folders, where it has any.
 
     Raises:
         ValueError: there is no such data, or the model does not take it.
@@ -44,11 +51,12 @@ def load_items(
         'photos/beach.jpg'
     """
     size = model.item_shape[0] if model.takes == "images" else None
-    if model.takes == "images" and _is_folder_of_images(data, data_dir):
+    if _is_folder_of_images(data, data_dir):
+        if size is None:
+            raise ValueError(f"the model takes features, and {data} is a folder of images")
         channels = 1 if model.item_shape[2] == 1 else 3
-        return datasets.load_images(
-            data, image_size=size or 0, channels=channels, max_undecodable=max_undecodable
-        )
+        load = folders.load if labelled and folders.has_classes(data) else folders.load_images
+        return load(data, image_size=size, channels=channels, max_undecodable=max_undecodable)
     dataset = datasets.load(data, data_dir=data_dir, image_size=size)
     if dataset.kind != model.takes:
         raise ValueError(f"the model takes {model.takes}, and {data} holds {dataset.kind}")
@@ -179,6 +187,11 @@ class Items:
             return []
         if self.paths is not None:
             files = [self.paths[item] for item in ids]
+            for file in files:
+                if not Path(file).is_file():
+                    raise ValueError(
+                        f"{file} is not where it was: put it back to have it drawn, or encode again"
+                    )
             loaded = datasets.load_images(files, image_size=size, max_undecodable=0)
             return list(loaded.items[np.arange(len(files))])
         if "data" not in self.card:

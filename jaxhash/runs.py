@@ -56,7 +56,8 @@ class Config:
     """How the images are split into training, database and query: p-all, p-5k, p-dsh, fraction,
     unseen or parts. Default: what the data's own parts are made for."""
     protocol_options: dict[str, bool | int | float] = field(default_factory=dict)
-    """Options of the protocol, by name: queries_per_class 10."""
+    """Options of the protocol, by name: train_share 0.8 for fraction, queries_per_class 10 for
+    p-5k; a wrong name lists them."""
     validation: float = 0.1
     """Share of the training images held out to choose the best checkpoint; 0 for none."""
     max_undecodable: float = 0.01

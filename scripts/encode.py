@@ -55,12 +55,16 @@ def main() -> None:
         raise FileExistsError(f"{options.out} exists: replace it with --overwrite")
     if options.out.suffix == ".npz" and options.part is not None:
         raise ValueError("--part is for an index: an .npz file keeps all parts, by their names")
+    folder = options.out.absolute().parent
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder to write {options.out.name} into")
     model = models.load(options.run)
     dataset = retrieval.load_items(
         options.data,
         model,
         data_dir=options.data_dir,
         max_undecodable=options.max_undecodable,
+        labelled=options.part is not None or options.out.suffix == ".npz",
     )
     if options.out.suffix == ".npz":
         with tqdm(total=len(dataset), unit="image", unit_scale=True) as bar:

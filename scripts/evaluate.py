@@ -27,7 +27,8 @@ class Evaluate:
     """Which images ask and which are searched: p-all, p-5k, p-dsh, fraction, unseen or parts.
     Default: the protocol of the run."""
     protocol_options: dict[str, bool | int | float] = field(default_factory=dict)
-    """Options of that protocol, by name: queries_per_class 10."""
+    """Options of that protocol, by name: train_share 0.8 for fraction, queries_per_class 10 for
+    p-5k; a wrong name lists them."""
     data_dir: str | None = None
     """Folder of the datasets, where it is not the one the run was trained from."""
     top: int = 1000

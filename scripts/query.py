@@ -37,6 +37,8 @@ class Query:
     """Largest Hamming distance of a result. Default: any."""
     gallery: Path | None = None
     """Draw the results into this PNG file."""
+    verify: bool = False
+    """Check the whole index file for damage first; reads all of it."""
 
 
 def main() -> None:
@@ -44,10 +46,15 @@ def main() -> None:
     options = parse(Query, __doc__)
     if not options.images:
         raise ValueError("name at least one image to ask with")
+    for path in options.images:
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such image file")
+    if options.k < 1:
+        raise ValueError(f"-k is {options.k}: give at least 1")
     model = models.load(options.run)
     if model.takes != "images":
         raise ValueError(f"{options.run} was trained on features: it cannot be asked with images")
-    index = HashIndex.open(options.index)
+    index = HashIndex.open(options.index, verify=options.verify)
     channels = 1 if model.item_shape[2] == 1 else 3
     asked = datasets.load_images(
         list(options.images),

@@ -77,14 +77,7 @@ def _argument(name: str) -> str | None:
 def main() -> None:
     """Train as the command line says."""
     chosen = options()
-    if chosen.coordinator is None and (chosen.processes, chosen.process) != (None, None):
-        raise ValueError("--processes and --process need --coordinator host:port too")
-    if chosen.coordinator == "auto":
-        jax.distributed.initialize()
-    elif chosen.coordinator is not None:
-        if chosen.processes is None or chosen.process is None:
-            raise ValueError("--coordinator needs --processes and --process too")
-        jax.distributed.initialize(chosen.coordinator, chosen.processes, chosen.process)
+    join(chosen.coordinator, chosen.processes, chosen.process)
     config = chosen.config
     folder = chosen.run
     if folder is None:
@@ -112,6 +105,29 @@ def main() -> None:
     if first:
         print(f"model, log and checkpoints: {folder}")
         print(f"next: python scripts/evaluate.py --run {folder}")
+
+
+def join(coordinator: str | None, processes: int | None, process: int | None) -> None:
+    """Find the other processes that train, where there are any."""
+    if coordinator is None:
+        if processes is not None or process is not None:
+            raise ValueError("--processes and --process need --coordinator host:port too")
+    elif coordinator == "auto":
+        try:
+            jax.distributed.initialize()
+        except ValueError:
+            raise ValueError(
+                "--coordinator auto: this is no cluster that jax knows; give host:port, with "
+                "--processes and --process"
+            ) from None
+    else:
+        if not coordinator.rpartition(":")[2].isdecimal() or ":" not in coordinator:
+            raise ValueError(f"--coordinator is {coordinator!r}: give host:port, or auto")
+        if processes is None or process is None:
+            raise ValueError("--coordinator needs --processes and --process too")
+        if not 0 <= process < processes:
+            raise ValueError(f"--process is {process}: give 0 to {processes - 1}")
+        jax.distributed.initialize(coordinator, processes, process)
 
 
 class Bar:

@@ -153,7 +153,10 @@ def refinement(
     if query_latents is not None:
         raise ValueError("query_latents and query_features: give one of them")
     if state.features is None:
-        raise ValueError("query_features: the index has no features to compare them with")
+        raise ValueError(
+            "query_features: the index has no features to compare them with; search "
+            "by codes alone, without a pool"
+        )
     fine = check_queries(query_features)
     if fine.shape != (queries, state.features[1]):
         raise ValueError(

@@ -79,12 +79,26 @@ def test_every_script_explains_itself(
         ("train", ["--data", "no/such/folder"], "no/such/folder"),
         ("train", ["--coordinator", "localhost:1"], "--processes and --process"),
         ("train", ["--processes", "2"], "need --coordinator"),
+        ("train", ["--coordinator", "localhost"], "give host:port"),
+        (
+            "train",
+            ["--coordinator", "localhost:1", "--processes", "2", "--process", "5"],
+            "--process is 5: give 0 to 1",
+        ),
         ("train", ["--devices", "99"], "there are 8"),
         ("train", ["--profile-steps", "-1"], "profile_steps is -1"),
         ("train", ["--resume", "--run", "none"], "no run to resume in none"),
         ("encode", ["--run", "none", "--data", "digits", "--out", "x.index"], "no model.json in"),
+        (
+            "encode",
+            ["--run", "none", "--data", "digits", "--out", "no/x.npz"],
+            "no such folder to write x.npz into",
+        ),
+        ("evaluate", ["--run", "none", "--pool", "0"], "pool is 0"),
         ("evaluate", ["--run", "none"], "no model.json in none"),
-        ("query", ["--run", "none", "--index", "x.index", "a.jpg"], "no model.json in none"),
+        ("query", ["--run", "none", "--index", "x.index", __file__], "no model.json in none"),
+        ("query", ["--run", "none", "--index", "x.index", __file__, "-k", "0"], "-k is 0"),
+        ("query", ["--run", "none", "--index", "x.index", "a.jpg"], "a.jpg: no such image file"),
         ("query", ["--run", "none", "--index", "x.index"], "name at least one image"),
     ],
 )
@@ -209,7 +223,21 @@ def test_a_folder_of_photos_is_encoded_and_asked(
     assert str(picture) in capsys.readouterr().out
     with pytest.raises(SystemExit) as stopped:
         script("query", "--run", digits_run, "--index", picture, picture)
-    assert "Traceback" not in str(stopped.value.code)
+    assert "not an index file" in str(stopped.value.code)
+
+    damaged = tmp_path / "damaged.index"
+    data = bytearray(index.read_bytes())
+    data[len(data) // 2] ^= 1
+    damaged.write_bytes(data)
+    with pytest.raises(SystemExit) as stopped:
+        script("query", "--run", digits_run, "--index", damaged, picture, "--verify")
+    assert "damaged.index" in str(stopped.value.code)
+
+    # A file of features keeps the classes that the sub-folders name.
+    (photos / "broken.jpg").unlink()
+    features = tmp_path / "features.npz"
+    script("encode", "--run", digits_run, "--data", photos, "--out", features)
+    assert len(datasets.load(str(features)).classes) == 10
 
 
 def test_a_part_of_a_dataset_is_encoded(script, digits_run: Path, tmp_path: Path, capsys) -> None:

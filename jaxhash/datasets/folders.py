@@ -121,6 +121,17 @@ def load(
     )
 
 
+def has_classes(folder: str | Path) -> bool:
+    """Whether a folder is laid out by classes, as `load` wants it: all images in sub-folders.
+
+    Example:
+        >>> has_classes("photos")  # doctest: +SKIP
+        True
+    """
+    inner, loose = _entries(Path(folder))
+    return bool(inner) and not loose
+
+
 def load_images(
     source: str | Path | Sequence[str | Path],
     *,
