@@ -7,7 +7,7 @@ apart.
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -233,7 +233,9 @@ def _one(results: Mapping[str, Any], across: str, up: str) -> tuple[Figure, Axes
     return figure, axes
 
 
-def _rankings(results: Mapping[str, Any]):  # type: ignore[no-untyped-def]
+def _rankings(
+    results: Mapping[str, Any],
+) -> Iterator[tuple[dict[str, Any], str, Mapping[str, Any]]]:
     """Style, name and numbers of each ranking; the same style for a ranking in every figure."""
     for style, name in zip(_styles(len(RANKINGS)), RANKINGS, strict=True):
         if name in results["rankings"]:

@@ -1,5 +1,6 @@
 """Codes left as they lie, row by row: for arrays and files that are not to be converted."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,7 +31,7 @@ class Rows:
     def __len__(self) -> int:
         return len(self.codes)
 
-    def _pieces(self, threads: int | None):  # type: ignore[no-untyped-def]
+    def _pieces(self, threads: int | None) -> Iterator[tuple[int, int, scan.Blocks]]:
         """(first row, one past the last, the piece as blocks), one after the other."""
         step = max(scan.BLOCK, CHUNK_BYTES // self.codes.shape[1] // scan.BLOCK * scan.BLOCK)
         for start in range(0, max(1, len(self.codes)), step):
