@@ -136,7 +136,11 @@ def _compiled(
     module = model.build()
 
     def encode_batch(variables: Mapping[str, Any], items: jax.Array) -> Encoded:
-        outputs, _ = networks.apply(module, variables, model.prepare(items), train=False)
+        prepared = model.prepare(items)
+        outputs, _ = networks.apply(module, variables, prepared, train=False)
+        if model.mirror:
+            mirrored, _ = networks.apply(module, variables, prepared[:, :, ::-1], train=False)
+            outputs = jax.tree.map(lambda one, other: (one + other) / 2, outputs, mirrored)
         encoded = Encoded(
             codes=pack_bits(outputs.latent > model.threshold),
             features=outputs.features.astype(features),

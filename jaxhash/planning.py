@@ -197,6 +197,8 @@ def _check(config: Config, recipe: Recipe, model: Model) -> None:
     jax.eval_shape(lambda: networks.init(model.build(), key, (1, *model.item_shape)))
     items = jax.ShapeDtypeStruct((recipe.batch_size, *model.item_shape), np.float32)
     jax.eval_shape(lambda items: augment.augment(key, items, recipe.augment), items)
+    if config.mirror and model.takes != "images":
+        raise ValueError("mirror is set, and features have no mirror image: leave it out")
     if config.weights is not None and model.network not in pretrained.MAPS:
         raise ValueError(
             f"weights are given, and network {model.network!r} has no map for them: choose "
@@ -226,6 +228,7 @@ def _model(config: Config, method: Method, network: str, dataset: Dataset, split
         threshold=method.threshold,
         precision=config.precision,
         variables={},
+        mirror=config.mirror,
     )
 
 

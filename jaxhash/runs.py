@@ -110,6 +110,9 @@ class Config:
     average: float = 0.0
     """Decay per step of a running average of the weights, which is then what is validated and
     exported; 0 for none, 0.999 is usual."""
+    mirror: bool = False
+    """Encode an image as the mean of what the network makes of it and of its mirror image, in
+    twice the time; for images that mean the same both ways round."""
 
     seed: int = 0
     """Of the initial weights, the shuffling, the augmentation and the split."""

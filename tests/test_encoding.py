@@ -1,5 +1,6 @@
 """Encoding: the right bits, in any batch, from any source, into arrays and files."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -134,6 +135,22 @@ def test_grey_and_colour_meet(tmp_path: Path) -> None:
     assert luma.item() == 76
     with pytest.raises(ValueError, match="images of 3 channels, and got 4"):
         models.with_channels(jnp.zeros((1, 2, 2, 4), jnp.uint8), 3)
+
+
+def test_an_image_and_its_mirror_image_share_a_code() -> None:
+    model = small_model(
+        network="dsh", item_shape=(8, 8, 3), mean=(0.5,) * 3, std=(0.2,) * 3, bits=24, mirror=True
+    )
+    images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3)).astype(np.uint8)
+    options = {"features": "float32"}
+    both = encode(model, images, **options)
+    plain = dataclasses.replace(model, mirror=False)
+    straight, turned = (encode(plain, one, **options) for one in (images, images[:, :, ::-1]))
+    for name in ("features", "latent", "logits"):
+        mean = (getattr(straight, name) + getattr(turned, name)) / 2
+        np.testing.assert_allclose(getattr(both, name), mean, rtol=1e-4, atol=1e-5)
+    assert (straight.codes != turned.codes).any()
+    np.testing.assert_array_equal(encode(model, images[:, :, ::-1]).codes, both.codes)
 
 
 # ---------------------------------------------------------------- into files, and asking

@@ -469,6 +469,7 @@ def test_resuming_with_other_options_is_refused(tmp_path: Path) -> None:
         ({"batch_size": 1000}, "at most"),
         ({"protocol": "p-al"}, "p-all"),
         ({"weights": "x.pth"}, "no map"),
+        ({"mirror": True}, "no mirror image"),
         ({"batches": "balanced"}, "multiple of 3, for example 15"),
         ({"batches": "shuffled", "method": "mhcln-paper"}, "leave batches at auto"),
     ],
