@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxhash import sharding
-from jaxhash.sampling import balanced_batch, class_pair_batch
+from jaxhash.sampling import balanced_batch, class_pair_batch, members
 
 SHARE_ON_DEVICE = 0.25
 """Items that take more than this share of a device's memory are streamed to it."""
@@ -98,14 +98,14 @@ def balanced(seed: int, labels: np.ndarray, batch_size: int) -> Rows:
         >>> np.sort(labels[balanced(0, labels, batch_size=4)(7)]).tolist()
         [0, 0, 1, 1]
     """
-    classes = len(np.unique(labels))
+    by_class = members(labels)
+    classes = len(by_class)
     per_class = max(batch_size // classes, 1)
 
     def rows(step: int) -> np.ndarray:
         rng = np.random.default_rng((seed, step))
-        return balanced_batch(rng, labels, per_class).astype(np.int32)
+        return balanced_batch(rng, by_class, per_class).astype(np.int32)
 
-    rows(0)  # unsuitable labels show now, and not in the middle of the preparations
     if batch_size != per_class * classes:
         raise ValueError(
             f"batch_size is {batch_size}, and a balanced batch takes as many of each of {classes} "

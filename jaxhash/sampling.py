@@ -4,6 +4,8 @@ Pure functions of a NumPy generator: seeded by (seed, step), a resumed run draws
 one would have.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 
@@ -49,10 +51,29 @@ def class_pair_batch(
     return np.concatenate([same[anchors], same[positives], rng.choice(other, triplets)])
 
 
+def members(labels: np.ndarray) -> list[np.ndarray]:
+    """The indices of each class's images, int64, class by class.
+
+    Raises:
+        ValueError: labels that are not int (n,).
+
+    Example:
+        >>> [one.tolist() for one in members(np.array([2, 0, 2]))]
+        [[1], [0, 2]]
+    """
+    order = np.argsort(_check(labels), kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)
+
+
 def balanced_batch(
-    rng: np.random.Generator, labels: np.ndarray, per_class: int = 20, classes: int | None = None
+    rng: np.random.Generator,
+    members: Sequence[np.ndarray],
+    per_class: int = 20,
+    classes: int | None = None,
 ) -> np.ndarray:
     """Indices int64 of a shuffled batch with `per_class` images of each of `classes` classes.
+
+    members: the indices of each class's images, see `members`.
 
     All classes unless fewer are asked for, which are then drawn anew for each batch. A class
     with fewer images than `per_class` repeats some.
@@ -61,23 +82,22 @@ def balanced_batch(
     section 5.1).
 
     Raises:
-        ValueError: labels that are not int (n,), or more classes asked for than there are.
+        ValueError: more classes asked for than there are.
 
     Example:
-        >>> rng = np.random.default_rng(0)
-        >>> batch = balanced_batch(rng, np.array([0, 0, 0, 0, 1, 1]), per_class=2)
-        >>> np.sort(np.array([0, 0, 0, 0, 1, 1])[batch]).tolist()
+        >>> rng, labels = np.random.default_rng(0), np.array([0, 0, 0, 0, 1, 1])
+        >>> batch = balanced_batch(rng, members(labels), per_class=2)
+        >>> np.sort(labels[batch]).tolist()
         [0, 0, 1, 1]
     """
     if per_class < 1:
         raise ValueError(f"per_class is {per_class}: a batch needs at least 1")
-    known = np.unique(_check(labels))
-    wanted = len(known) if classes is None else classes
-    if not 1 <= wanted <= len(known):
-        raise ValueError(f"classes is {classes}: the labels hold {len(known)} classes")
-    drawn = known if wanted == len(known) else rng.choice(known, wanted, replace=False)
-    batch = []
-    for label in drawn:
-        members = np.flatnonzero(labels == label)
-        batch.append(rng.choice(members, per_class, replace=len(members) < per_class))
+    known = len(members)
+    wanted = known if classes is None else classes
+    if not 1 <= wanted <= known:
+        raise ValueError(f"classes is {classes}: the labels hold {known} classes")
+    drawn = range(known) if wanted == known else rng.choice(known, wanted, replace=False)
+    batch = [
+        rng.choice(members[one], per_class, replace=len(members[one]) < per_class) for one in drawn
+    ]
     return rng.permutation(np.concatenate(batch))
