@@ -74,7 +74,7 @@ def evaluate(
     _check(query, database, labels, split)
     tell = say or (lambda _: None)
     asked, searched = labels[split.query], labels[split.database]
-    exclude = _own_rows(split) if split.exclude_self else None
+    exclude = own_rows(split) if split.exclude_self else None
     left_out = int(exclude is not None and bool((exclude >= 0).any()))
     longest = len(split.database) - left_out
     if longest < 1:
@@ -99,7 +99,7 @@ def evaluate(
             **within(longest),
             **common,
         )
-    rankings["codes"] = _summary(found)
+    rankings["codes"] = summary(found)
     without_relevant = found.without_relevant
 
     if query.features is not None and database.features is not None:
@@ -110,7 +110,7 @@ def evaluate(
                 query.features, database.features, listed + left_out, threads=threads
             )
             found = search.ranked_measure(ids, asked, searched, **within(listed), **common)
-        rankings["features"] = _summary(found)
+        rankings["features"] = summary(found)
 
         tell("ranking from coarse to fine")
         pooled = min(pool, longest)
@@ -125,7 +125,7 @@ def evaluate(
                 threads=threads,
             )
             found = search.ranked_measure(ids, asked, searched, **within(listed), **common)
-        rankings["coarse_to_fine"] = {"pool": pooled, **_summary(found)}
+        rankings["coarse_to_fine"] = {"pool": pooled, **summary(found)}
 
     accuracy = None
     if query.logits is not None and database.logits is not None:
@@ -145,7 +145,7 @@ def evaluate(
                     **within(longest),
                     **common,
                 )
-            rankings["predicted_class"] = _summary(found)
+            rankings["predicted_class"] = summary(found)
 
     return {
         "protocol": split.protocol,
@@ -229,7 +229,7 @@ def _check(query: Encoded, database: Encoded, labels: np.ndarray, split: Split) 
             )
 
 
-def _own_rows(split: Split) -> np.ndarray:
+def own_rows(split: Split) -> np.ndarray:
     """The database row of each query itself, -1 where it is not in the database."""
     order = np.argsort(split.database)
     places = np.searchsorted(split.database, split.query, sorter=order)
@@ -244,8 +244,8 @@ def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
     seconds[name] = round(time.perf_counter() - start, 3)
 
 
-def _summary(found: search.Measures) -> dict[str, Any]:
-    """Means as plain numbers."""
+def summary(found: search.Measures) -> dict[str, Any]:
+    """The means of a ranking's measures as plain numbers, ready for JSON."""
     rounded = {
         "mAP": found.mean_average_precision,
         "top": found.top,

@@ -1,6 +1,7 @@
 """From a configuration to a trained model: one function, to be read from top to bottom."""
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -57,26 +58,28 @@ class Progress(NamedTuple):
 
 def train(
     config: Config,
-    folder: Path | str,
+    folder: Path | str | None,
     *,
     dataset: Dataset | None = None,
     resume: bool = False,
     overwrite: bool = False,
     devices: Sequence[jax.Device] | None = None,
     on_step: Callable[[Progress], None] | None = None,
+    on_model: Callable[[int, Model], None] | None = None,
     say: Callable[[str], None] = lambda message: None,
     profile_steps: int = 0,
 ) -> Model:
     """Train a network and leave a run directory behind; the model returned is in there too.
 
     It is the one with the best mean average precision on the validation images, or the last where
-    there are none.
+    there are none, or where `folder` is None: then nothing is written, and nothing can be resumed.
 
     dataset: in place of the one the configuration names. resume: continue the run in `folder`,
     exactly as if it had never stopped; where there is none, begin. overwrite: replace it. devices:
-    all, by default. on_step: called after each compiled call. say: told what was decided, a line
-    at a time. profile_steps: trace so many steps, once the first ones are done, into
-    `folder`/profile.
+    all, by default. on_step: called after each compiled call. on_model: called with the steps done
+    and the model as it then is, whenever a validation is due, and at the end; the speed leaves it out.
+    say: told what was decided, a line at a time. profile_steps: trace so many steps, once the
+    first ones are done, into `folder`/profile.
 
     With several processes (`jax.distributed`) all call this with the same arguments; each reads
     its own part of every batch, and the first one writes.
@@ -92,10 +95,12 @@ def train(
     # ------------------------------------------------------------ what is to be done
     if profile_steps < 0:
         raise ValueError(f"profile_steps is {profile_steps}: give 0 for none, or more")
-    folder = Path(folder)
-    resume = resume and (folder / runs.CONFIG).is_file()
-    if not resume:
-        _first_process(lambda: runs.check_free(folder, overwrite=overwrite))
+    if folder is None and (resume or overwrite or profile_steps):
+        raise ValueError("resume, overwrite and profile_steps need a folder: give one")
+    folder = None if folder is None else Path(folder)
+    resume = resume and folder is not None and (folder / runs.CONFIG).is_file()
+    if folder is not None and not resume:
+        _first_process(functools.partial(runs.check_free, folder, overwrite=overwrite))
     plan = settle(config, dataset)
     mesh = sharding.mesh_over(plan.recipe.batch_size, devices)
     say(str(plan))
@@ -112,19 +117,25 @@ def train(
         say(f"{config.weights}: {loaded}")
 
     # ------------------------------------------------------------ the run directory
-    _first_process(lambda: _prepare(folder, plan, resume=resume, overwrite=overwrite))
+    if folder is not None:
+        _first_process(
+            functools.partial(_prepare, folder, plan, resume=resume, overwrite=overwrite)
+        )
     if plan.dataset.skipped:
-        say(f"{len(plan.dataset.skipped)} images could not be decoded: see {folder}/{runs.SKIPPED}")
+        where = "" if folder is None else f": see {folder}/{runs.SKIPPED}"
+        say(f"{len(plan.dataset.skipped)} images could not be decoded{where}")
 
     # ------------------------------------------------------------ optimiser and state
     optimizer = optimisation.build(plan.recipe, plan.steps)
     state = initial_state(variables, optimizer, average=config.average > 0)
     state = sharding.everywhere(state, mesh)
-    keeper = checkpoints.open_checkpoints(
-        folder / runs.CHECKPOINTS, scored=len(plan.split.validation) > 0
-    )
-    step = (keeper.latest_step() or 0) if resume else 0
-    if step:
+    keeper = None
+    if folder is not None:
+        keeper = checkpoints.open_checkpoints(
+            folder / runs.CHECKPOINTS, scored=len(plan.split.validation) > 0
+        )
+    step = (keeper.latest_step() or 0) if keeper is not None and resume else 0
+    if keeper is not None and step:
         state = checkpoints.restore(keeper, step, state)
         say(f"resumed after step {step}")
 
@@ -148,9 +159,10 @@ def train(
 
     # ------------------------------------------------------------ the loop
     with contextlib.ExitStack() as stack:
-        stack.callback(keeper.close)
+        if keeper is not None:
+            stack.callback(keeper.close)
         log = stack.enter_context(_log(folder, config, step))
-        trace = stack.enter_context(contextlib.closing(_Trace(folder / "profile", profile_steps)))
+        trace = stack.enter_context(contextlib.closing(_Trace(folder, profile_steps)))
         steps_of_run = stack.enter_context(contextlib.closing(calls(plan, train_step, mesh, step)))
         meter = _Meter(plan, step)
         progress = Progress(step, plan.steps, step / plan.epoch_steps)
@@ -173,10 +185,13 @@ def train(
             if step % plan.eval_steps == 0 or step == plan.steps:
                 # Before anything is saved: a checkpoint is never of a loss that is not finite.
                 row = meter.summary(step, recent)
+                rated = plan.model.with_variables(variables_of(state))
                 if len(plan.split.validation):
-                    rated = plan.model.with_variables(variables_of(state))
                     row[SCORE] = validation_map(rated, plan.dataset, plan.split.validation)
-                checkpoints.save(keeper, step, state, score=row.get(SCORE))
+                if on_model is not None:
+                    on_model(step, rated)
+                if keeper is not None:
+                    checkpoints.save(keeper, step, state, score=row.get(SCORE))
                 log(row)
                 progress, recent = progress.after(row), []
                 meter.restart(step)
@@ -187,12 +202,14 @@ def train(
                 on_step(progress)
 
         # -------------------------------------------------------- the best, for others
-        keeper.wait_until_finished()
-        best = checkpoints.best_step(keeper)
-        if best is not None and best != step:
-            state = checkpoints.restore(keeper, best, state)
+        if keeper is not None:
+            keeper.wait_until_finished()
+            best = checkpoints.best_step(keeper)
+            if best is not None and best != step:
+                state = checkpoints.restore(keeper, best, state)
     model = plan.model.with_variables(jax.device_get(variables_of(state)))
-    _first_process(lambda: models.save(model, folder))
+    if folder is not None:
+        _first_process(functools.partial(models.save, model, folder))
     return model
 
 
@@ -284,7 +301,7 @@ def _is_ready(array: Any) -> bool:
 class _Trace:
     """A profile of some steps, from the third call on, so that compilation is not in it."""
 
-    def __init__(self, folder: Path, steps: int) -> None:
+    def __init__(self, folder: Path | None, steps: int) -> None:
         self.folder, self.left, self.calls, self.on = folder, steps, 0, False
 
     def follow(self, metrics: Metrics) -> None:
@@ -295,9 +312,9 @@ class _Trace:
             if self.left <= 0:
                 jax.block_until_ready(metrics)
                 self.close()
-        elif self.calls == 2 and self.left > 0:
+        elif self.calls == 2 and self.left > 0 and self.folder is not None:
             jax.block_until_ready(metrics)
-            jax.profiler.start_trace(self.folder)
+            jax.profiler.start_trace(self.folder / "profile")
             self.on = True
 
     def close(self) -> None:
@@ -307,8 +324,10 @@ class _Trace:
 
 
 @contextlib.contextmanager
-def _log(folder: Path, config: Config, step: int) -> Iterator[Callable[[dict[str, float]], None]]:
-    if jax.process_index() != 0:
+def _log(
+    folder: Path | None, config: Config, step: int
+) -> Iterator[Callable[[dict[str, float]], None]]:
+    if folder is None or jax.process_index() != 0:
         yield lambda row: None
         return
     with MetricsLog(folder, after=step, tensorboard=config.tensorboard) as log:

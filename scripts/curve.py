@@ -1,0 +1,118 @@
+"""Measure mAP against the seconds of training.
+
+    python scripts/curve.py --data cifar10 --data-dir DATA --method dlbhc --network resnet-small \
+        --recipe scratch --epochs 10 --eval-every 1 --out curve.json
+
+The training of scripts/train.py, and beside it an evaluation of the queries every --eval-every
+epochs, which the clock leaves out and which chooses nothing. Programs are compiled anew, and the
+clock counts it. Takes the training and, for each point, about ten seconds for 60,000 small images
+on two CPU cores; leaves the points in --out, written anew after each.
+"""
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import tyro
+from command_line import parse, run
+
+from jaxhash import comparison, planning, runs, training
+from jaxhash.environment import environment
+from jaxhash.models import Model
+from jaxhash.runs import Config
+from jaxhash.training import Progress
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Options of scripts/curve.py."""
+
+    out: Path
+    """JSON file for the points."""
+    config: Annotated[Config, tyro.conf.arg(name="")] = field(
+        default_factory=lambda: Config(validation=0.0)
+    )
+    encode_batch: int = 256
+    """Images encoded at once in an evaluation."""
+
+
+class Clock:
+    """Seconds since it was made, without those that it was stopped for."""
+
+    def __init__(self) -> None:
+        self.start, self.stopped = time.perf_counter(), 0.0
+
+    def seconds(self) -> float:
+        """Seconds that have counted."""
+        return time.perf_counter() - self.start - self.stopped
+
+    def leave_out(self, since: float) -> None:
+        """Take off what has passed since `seconds` gave this."""
+        self.stopped += self.seconds() - since
+
+
+def curve(config: Config, out: Path, *, encode_batch: int = 256) -> dict[str, Any]:
+    """Train, and write the points to `out` as they come.
+
+    seconds: of the clock; mAP: of the queries' codes; accuracy: of the queries' classes, None
+    where the method predicts none. seconds_to_first_step: all that is done before it, which is
+    reading what the configuration comes to, the initial weights and the compiled step.
+
+    Raises:
+        ValueError: the configuration holds images out to validate on.
+    """
+    if config.validation:
+        raise ValueError(f"--validation is {config.validation}: a curve needs 0")
+    if not out.absolute().parent.is_dir():
+        raise FileNotFoundError(f"no such folder to write {out.name} into: {out.absolute().parent}")
+    # Once read, the items are what the training finds in memory.
+    dataset = planning.load_data(config)
+    split = planning.split_data(config, dataset)
+    fields = runs.to_json(config)
+    found: dict[str, Any] = {
+        "config": {name: fields[name] for name in fields if name not in comparison.ELSEWHERE},
+        "split": split.description,
+        "seconds_to_first_step": None,
+        "points": [],
+        "environment": environment(),
+    }
+
+    def measure(step: int, model: Model) -> None:
+        seconds = clock.seconds()
+        results = comparison.measure(
+            model, dataset, {"": split}, seed=config.seed, batch_size=encode_batch
+        )[""]
+        point = {
+            "seconds": round(seconds, 3),
+            "step": step,
+            "mAP": results["rankings"]["codes"]["mAP"],
+            "accuracy": (results["accuracy"] or {}).get("query"),
+        }
+        found["points"].append(point)
+        runs.write_json(out, found)
+        print(f"{seconds:8.1f} s  step {step:<7} mAP {point['mAP']:.4f}", flush=True)
+        clock.leave_out(seconds)
+
+    def note(progress: Progress) -> None:
+        if found["seconds_to_first_step"] is None:
+            found["seconds_to_first_step"] = round(clock.seconds(), 3)
+
+    jax.devices()  # found before the clock starts
+    clock = Clock()
+    training.train(config, None, dataset=dataset, on_step=note, on_model=measure)
+    runs.write_json(out, found)
+    return found
+
+
+def main() -> None:
+    """Measure as the command line says."""
+    options = parse(Curve, __doc__)
+    jax.config.update("jax_enable_compilation_cache", False)
+    found = curve(options.config, options.out, encode_batch=options.encode_batch)
+    print(f"{found['seconds_to_first_step']} s to the first step; points: {options.out}")
+
+
+if __name__ == "__main__":
+    run(main)
