@@ -11,7 +11,20 @@ from typing import Any
 
 import jax
 
-from jaxhash.losses import Loss, Terms, dhih, dlbhc, dsh, mhcln
+from jaxhash.losses import (
+    Loss,
+    Terms,
+    csq,
+    dhih,
+    dlbhc,
+    dpn,
+    dsh,
+    greedyhash,
+    hashnet,
+    mhcln,
+    orthohash,
+    talr,
+)
 from jaxhash.networks import Outputs
 from jaxhash.recipes import Recipe
 
@@ -24,7 +37,7 @@ _READS = ("latent", "logits", "features", "labels", "kernel", "classes", "progre
 class Method:
     """One row of the table.
 
-    activation: of the latent layer: "sigmoid", "tanh" or "linear".
+    activation: of the latent layer: a row of `networks.head.ACTIVATIONS`.
     threshold: a bit is 1 where the latent is above it.
     classifier: on top of the latent layer: "bias", "plain" (without one) or "none".
     objective: a loss of `jaxhash.losses`, see there for how it is called.
@@ -175,6 +188,16 @@ _MHCLN = Method(
     "pair of classes (mhcln-paper).",
 )
 
+# Public implementations of CSQ and DPN use RMSprop with this rate; Adam is the nearest there is.
+_CENTRES_RECIPE = Recipe(
+    optimizer="adam",
+    learning_rate=1e-5,
+    weight_decay=1e-5,
+    batch_size=64,
+    epochs=150,
+    augment="crop-flip",
+)
+
 METHODS: dict[str, Method] = {
     row.name: row
     for row in (
@@ -241,6 +264,109 @@ METHODS: dict[str, Method] = {
             defaults={"triplets": "rows"},
             batches="class-pair",
             reading="Triplets: 30 from one pair of classes at each step, as released.",
+        ),
+        Method(
+            name="hashnet",
+            activation="normalised",
+            threshold=0.0,
+            classifier="none",
+            objective=hashnet.hashnet,
+            # The released code's, whose batches are pairs between two times 36 images.
+            recipe=Recipe(
+                learning_rate=3e-4,
+                schedule="step",
+                drops=(0.2, 0.4, 0.6, 0.8),
+                drop_factor=0.5,
+                nesterov=True,
+                weight_decay=5e-4,
+                head_rate=10,
+                batch_size=72,
+                steps=10_000,
+                augment="crop-flip",
+            ),
+            network="alexnet",
+            source="Cao et al., HashNet: deep learning to hash by continuation, ICCV 2017",
+            reading="The latent is normalised over the batch before its tanh, which is ours: without, "
+            "bits that are alike at the start stay saturated when trained from scratch.",
+        ),
+        Method(
+            name="greedyhash",
+            activation="signs",
+            threshold=0.0,
+            classifier="plain",
+            objective=greedyhash.greedyhash,
+            recipe=Recipe(
+                learning_rate=1e-3,
+                schedule="step",
+                drops=(0.6,),
+                weight_decay=5e-4,
+                batch_size=32,
+                epochs=50,
+            ),
+            network="alexnet",
+            source="Su et al., Greedy hash: towards fast optimization for accurate hash coding in "
+            "CNN, NeurIPS 2018; the released recipe for CIFAR-10",
+        ),
+        Method(
+            name="csq",
+            activation="linear",
+            threshold=0.0,
+            classifier="none",
+            objective=csq.csq,
+            recipe=_CENTRES_RECIPE,
+            network="alexnet",
+            source="Yuan et al., Central similarity quantization for efficient image and video "
+            "retrieval, CVPR 2020",
+        ),
+        Method(
+            name="dpn",
+            activation="linear",
+            threshold=0.0,
+            classifier="none",
+            objective=dpn.dpn,
+            recipe=dataclasses.replace(_CENTRES_RECIPE, batch_size=32),
+            network="alexnet",
+            source="Fan et al., Deep polarized network for supervised learning of accurate binary "
+            "hashing codes, IJCAI 2020",
+        ),
+        Method(
+            name="orthohash",
+            activation="normalised",
+            threshold=0.0,
+            classifier="none",
+            objective=orthohash.orthohash,
+            recipe=Recipe(
+                optimizer="adam",
+                learning_rate=1e-5,
+                schedule="step",
+                drops=(0.8,),
+                weight_decay=5e-4,
+                head_rate=10,
+                batch_size=256,
+                epochs=100,
+                augment="crop-flip",
+            ),
+            network="alexnet",
+            source="Hoe et al., One loss for all: deep hashing with a single cosine similarity "
+            "based learning objective, NeurIPS 2021",
+        ),
+        Method(
+            name="talr",
+            activation="linear",
+            threshold=0.0,
+            classifier="none",
+            objective=talr.talr,
+            # The released solver for CIFAR-10; its network is VGG-F, which is near to AlexNet.
+            recipe=Recipe(
+                learning_rate=1e-3,
+                weight_decay=5e-4,
+                head_rate=10,
+                batch_size=250,
+                epochs=50,
+                augment="flip",
+            ),
+            network="alexnet",
+            source="He et al., Hashing as tie-aware learning to rank, CVPR 2018",
         ),
     )
 }

@@ -7,6 +7,8 @@ from fractions import Fraction
 
 import numpy as np
 
+from jaxhash.losses.centres import centres, tie_break
+
 # ---- codes, scan and buckets: Hamming search ----------------------------------------------------
 
 
@@ -304,6 +306,97 @@ def mhcln(
     return metric + push_weight * push(latent) + balance_weight * balance(latent)
 
 
+def class_centre(labels, i, classes, bits):
+    """Bit by bit the majority of the centres of item i's classes; None without any class."""
+    own = [c for c in classes_of(labels, i) if 0 <= c < classes]
+    if not own:
+        return None
+    code = []
+    for bit in range(bits):
+        votes = sum(int(centres(classes, bits)[c, bit]) for c in own)
+        code.append(np.sign(votes) if votes else tie_break(bits)[bit])
+    return np.array(code, np.float64)
+
+
+def hashnet(latent, logits, labels, kernel, progress=1.0, alpha=None, growth=50.0):
+    n, bits = latent.shape
+    z = np.tanh(np.sqrt(1 + growth * progress) * latent.astype(np.float64))
+    costs = {True: [], False: []}
+    for i, j in itertools.combinations(range(n), 2):
+        theta = (10 / bits if alpha is None else alpha) * (z[i] @ z[j])
+        alike = share_a_class(labels, i, j)
+        costs[alike].append(np.log(1 + np.exp(theta)) - (theta if alike else 0))
+    return sum(sum(each) / len(each) for each in costs.values() if each)
+
+
+def greedyhash(latent, logits, labels, kernel, alpha=0.1, label_smoothing=0.0):
+    u = latent.astype(np.float64)
+    error = (np.abs(u - np.where(u > 0, 1, -1)) ** 3).mean()
+    return dlbhc(latent, logits, labels, kernel, label_smoothing) + alpha * error
+
+
+def csq(latent, logits, labels, kernel, quantisation_weight=1e-4):
+    """Binary cross-entropy of every bit on its own."""
+    n, bits = latent.shape
+    tanh = np.tanh(latent.astype(np.float64))
+    cost = 0.0
+    for i in range(n):
+        centre = class_centre(labels, i, logits.shape[1], bits)
+        for bit in range(0 if centre is None else bits):
+            p, c = (1 + tanh[i, bit]) / 2, centre[bit]
+            cost -= np.log(p) if c > 0 else np.log(1 - p)
+    return cost / (n * bits) + quantisation_weight * ((np.abs(tanh) - 1) ** 2).mean()
+
+
+def dpn(latent, logits, labels, kernel, margin=1.0):
+    n, bits = latent.shape
+    cost = 0.0
+    for i in range(n):
+        centre = class_centre(labels, i, logits.shape[1], bits)
+        for bit in range(0 if centre is None else bits):
+            cost += max(margin - float(latent[i, bit]) * centre[bit], 0)
+    return cost / (n * bits)
+
+
+def orthohash(latent, logits, labels, kernel, margin=0.2, scale=None, label_smoothing=0.0):
+    n, bits = latent.shape
+    classes = logits.shape[1]
+    scale = np.sqrt(bits) if scale is None else scale
+    z = np.zeros((n, classes))
+    for i in range(n):
+        u = latent[i].astype(np.float64)
+        for j, centre in enumerate(centres(classes, bits).astype(np.float64)):
+            cos = u @ centre / (np.linalg.norm(u) * np.linalg.norm(centre))
+            z[i, j] = scale * (cos - (margin if j in classes_of(labels, i) else 0))
+    return softmax_cross_entropy(z, class_targets(labels, classes, label_smoothing))
+
+
+def talr(latent, logits, labels, kernel, gamma=1.0, bins=None):
+    """Histograms filled pair by pair, running sums from their definition."""
+    n, bits = latent.shape
+    bins = bins or (bits if bits < 32 else bits // 2)
+    z = np.tanh(gamma * latent.astype(np.float64))
+    missed = []
+    for query in range(n):
+        positive, both = np.zeros(bins + 1), np.zeros(bins + 1)
+        others = [j for j in range(n) if j != query]
+        alike = [share_a_class(labels, query, j) for j in others]
+        for j, hit in zip(others, alike, strict=True):
+            distance = (bits - z[query] @ z[j]) / 2
+            for b in range(bins + 1):
+                pulse = max(0, 1 - abs(distance - b * bits / bins) / (bits / bins))
+                both[b] += pulse
+                positive[b] += pulse * hit
+        if not any(alike):
+            continue
+        ap = 0.0
+        for b in range(bins + 1):
+            hits = positive[:b].sum() + positive[: b + 1].sum() + 1
+            ap += positive[b] * hits / (both[:b].sum() + both[: b + 1].sum() + 1)
+        missed.append(1 - ap / sum(alike))
+    return sum(missed) / len(missed) if missed else 0.0
+
+
 # ---- networks and augmentation ----------------------------------------------------------------
 
 
@@ -530,3 +623,20 @@ def separation(within, between):
         all_pairs += int(near) * int(far)
         wins += int(near) * int(far) * (Fraction(1) if d < e else Fraction(int(d == e), 2))
     return float(wins / all_pairs)
+
+
+# ---- rankings by real-valued features: jaxhash.baselines ----------------------------------------
+
+
+def feature_order(query, features, metric, own=None):
+    """Rows in the order of (distance, row) from one query, without the query's own row."""
+    query, features = np.asarray(query, np.float64), np.asarray(features, np.float64)
+    distances = []
+    for row, one in enumerate(features):
+        if metric == "euclidean":
+            distance = math.sqrt(sum((one - query) ** 2))
+        else:
+            lengths = math.sqrt(one @ one) * math.sqrt(query @ query)
+            distance = 1 - (one @ query / lengths if lengths else 0)
+        distances.append((distance, row))
+    return [row for _, row in sorted(distances) if row != own]

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.test_util import check_vjp
 
-from jaxhash.losses import dhih, dlbhc, dsh, mhcln
+from jaxhash.losses import dhih, dlbhc, dsh, hashnet, mhcln, talr
+from jaxhash.losses.centres import aims, centres, tie_break
 from jaxhash.losses.relevance import check, similar, targets
 from jaxhash.methods import METHODS
 from jaxhash.networks import Outputs
@@ -30,6 +31,12 @@ TWINS = {
     "mhcln": naive.mhcln,
     "mhcln-semihard": functools.partial(naive.mhcln, triplets="semi-hard"),
     "mhcln-paper": functools.partial(naive.mhcln, triplets="rows"),
+    "hashnet": naive.hashnet,
+    "greedyhash": naive.greedyhash,
+    "csq": naive.csq,
+    "dpn": naive.dpn,
+    "orthohash": naive.orthohash,
+    "talr": naive.talr,
 }
 
 # Options off their defaults, each checked against the twin given the same ones.
@@ -43,6 +50,12 @@ OPTIONS = [
     ("dhih-r2", {"multiple": 4, "normalise": "both"}),
     ("dhih-r3", {"margin": 0.4, "beta": 0.0}),
     ("mhcln", {"alpha": 1.0, "push_weight": 2.0, "balance_weight": 0.1}),
+    ("hashnet", {"alpha": 0.5, "growth": 3.0}),
+    ("greedyhash", {"alpha": 2.0, "label_smoothing": 0.1}),
+    ("csq", {"quantisation_weight": 1.0}),
+    ("dpn", {"margin": 0.3}),
+    ("orthohash", {"margin": 0.4, "scale": 2.0, "label_smoothing": 0.1}),
+    ("talr", {"gamma": 0.5, "bins": 3}),
 ]
 
 # The choice of the negative jumps where two are equally far.
@@ -322,3 +335,89 @@ def test_push_alone_drives_bits_apart_and_balance_evens_them():
     assert float(dlbhc.push(decided)) == -0.25 < float(dlbhc.push(undecided)) == 0
     assert float(dlbhc.balance(decided)) == float(dlbhc.balance(undecided)) == 0
     assert float(dlbhc.balance(jnp.ones((1, 2)))) == 0.25
+
+
+def test_hashnet_turns_its_tanh_into_a_sign(rng):
+    latent, logits, labels, kernel = batch(rng, "hashnet")
+    for progress in (0.0, 0.5, 1.0):
+        value, _ = loss("hashnet", latent, logits, labels, kernel, progress=progress)
+        wanted = naive.hashnet(latent, logits, labels, kernel, progress)
+        np.testing.assert_allclose(value, wanted, rtol=2e-5)
+    hard, _ = hashnet.hashnet(1e4 * latent, labels, 0.0)
+    np.testing.assert_allclose(hard, hashnet.hashnet(np.sign(latent) * 9, labels)[0], rtol=1e-3)
+
+
+def test_talr_of_decided_codes_is_close_to_the_expected_average_precision(rng):
+    """The relaxation sees ties: it is between the best and the worst order of equal distances."""
+    codes = np.where(rng.random((12, 5)) < 0.5, -1.0, 1.0).astype(np.float32)
+    labels = rng.integers(2, size=12).astype(np.int32)
+    relaxed = 1 - float(talr.talr(50 * codes, labels)[0])
+    exact = []
+    for i in range(12):
+        others = np.arange(12) != i
+        distances = (codes[others] != codes[i]).sum(axis=1)
+        alike = labels[others] == labels[i]
+        counts = [((distances == d).sum(), alike[distances == d].sum()) for d in range(6)]
+        counts = [(int(size), int(hits)) for size, hits in counts if size]
+        exact.append(naive.expected_average_precision(counts, 11, "relevant"))
+    assert relaxed == pytest.approx(np.mean(exact), abs=0.05)
+    with pytest.raises(ValueError, match="bins is 0"):
+        talr.talr(codes, labels, bins=0)
+
+
+# ---- centres ----------------------------------------------------------------------------------
+
+
+def nearest(codes):
+    distances = (codes[:, None] != codes[None]).sum(axis=2)
+    return distances[~np.eye(len(codes), dtype=bool)].min()
+
+
+@pytest.mark.parametrize(
+    ("classes", "bits", "apart"),
+    [
+        (2, 1, 1),
+        (16, 4, 1),
+        (10, 12, 5),
+        (21, 48, 20),
+        (100, 48, 16),
+        (33, 32, 16),
+        (100, 64, 32),
+        (10, 512, 256),
+        (65, 32, 10),
+        (7, 100, 48),
+    ],
+)
+def test_centres_are_far_apart(classes, bits, apart):
+    found = centres(classes, bits)
+    assert found.dtype == np.float32
+    assert found.shape == (classes, bits)
+    assert set(np.unique(found)) == {-1.0, 1.0}
+    assert nearest(found) >= apart
+    drawn = np.where(np.random.default_rng(1).random((20, classes, bits)) < 0.5, -1, 1)
+    assert nearest(found) >= max(map(nearest, drawn))
+
+
+def test_centres_are_distinct_and_the_same_each_time():
+    for classes, bits in ((128, 7), (5000, 13), (30_000, 40)):
+        assert len(np.unique(centres(classes, bits), axis=0)) == classes
+    first = centres(50, 20)
+    assert not first.flags.writeable
+    centres.cache_clear()
+    np.testing.assert_array_equal(first, centres(50, 20))
+    assert not np.array_equal(first, centres(50, 20, seed=1))
+    with pytest.raises(ValueError, match=r"3 bits make 8 codes, and 9 classes.*at least 4 bits"):
+        centres(9, 3)
+
+
+def test_aims_are_the_majority_of_the_centres():
+    own = centres(4, 6)
+    labels = np.array([[1, 0, 0, 0], [1, 1, 1, 0], [1, 1, 0, 0], [0, 0, 0, 0]], bool)
+    found = np.asarray(jax.jit(lambda labels: aims(labels, 4, 6))(labels))
+    np.testing.assert_array_equal(found[0], own[0])
+    np.testing.assert_array_equal(found[1], np.sign(own[:3].sum(axis=0)))
+    np.testing.assert_array_equal(found[2], np.where(own[0] == own[1], own[0], tie_break(6)))
+    assert not found[3].any()
+    np.testing.assert_array_equal(aims(jnp.array([2, 4]), 4, 6), [own[2], np.zeros(6)])
+    with pytest.raises(ValueError, match="4 columns for 5 classes"):
+        aims(jnp.asarray(labels), 5, 6)

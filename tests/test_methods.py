@@ -28,12 +28,13 @@ def test_row(name):
     assert method.recipe.start in INITS
     augment.steps(method.recipe.augment)
     # A bit is 1 in the upper half of what the activation can give.
-    assert method.threshold == {"sigmoid": 0.5, "tanh": 0.0, "linear": 0.0}[method.activation]
+    assert method.threshold == (0.5 if method.activation == "sigmoid" else 0.0)
 
 
 def test_the_papers_methods_are_there():
     wanted = {"dlbhc", "ssdh", "dsh", "dhih", "dhih-r2", "dhih-r3", "dhih-r4"}
     wanted |= {"mhcln", "mhcln-semihard", "mhcln-paper"}
+    wanted |= {"hashnet", "greedyhash", "csq", "dpn", "orthohash", "talr"}
     assert wanted <= set(METHODS)
     assert METHODS["mhcln-paper"].batches == "class-pair"
 
@@ -45,6 +46,9 @@ def test_the_papers_methods_are_there():
         # The released solver's step: rate 1e-3 on half our gradient, decay 0.004.
         ("dsh", {"learning_rate": 1e-3 / 2, "weight_decay": 0.004 * 2, "batch_size": 200}),
         ("mhcln", {"learning_rate": 1e-4, "momentum": 0.5, "beta2": 0.9, "batch_size": 90}),
+        ("greedyhash", {"learning_rate": 1e-3, "batch_size": 32, "drops": (0.6,)}),
+        ("orthohash", {"learning_rate": 1e-5, "head_rate": 10, "batch_size": 256, "epochs": 100}),
+        ("talr", {"learning_rate": 1e-3, "head_rate": 10, "batch_size": 250, "epochs": 50}),
     ],
 )
 def test_published_recipes(name, wanted):

@@ -125,36 +125,75 @@ def test_wrong_heads_are_refused(options, message):
 # ---- the head ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("activation", head.ACTIVATIONS)
+@pytest.mark.parametrize("activation", [name for name in head.ACTIVATIONS if name != "normalised"])
 def test_classifier_reads_the_latent_layer(activation, rng, key):
     module = head.Head(6, 3, activation, "bias")
     hidden = rng.normal(size=(5, 9)).astype(np.float32)
-    variables = jax.jit(module.init)(key(), hidden)
-    latent, logits = jax.jit(module.apply)(variables, hidden)
+    variables = jax.jit(partial(module.init, train=False))(key(), hidden)
+    latent, logits = jax.jit(partial(module.apply, train=True))(variables, hidden)
     params = jax.tree.map(np.asarray, variables["params"])
     wanted = hidden @ params["latent"]["kernel"] + params["latent"]["bias"]
-    wanted = {"sigmoid": 1 / (1 + np.exp(-wanted)), "tanh": np.tanh(wanted), "linear": wanted}
-    np.testing.assert_allclose(latent, wanted[activation], rtol=1e-5, atol=1e-6)
-    above = wanted[activation] @ params["classifier"]["kernel"] + params["classifier"]["bias"]
+    bounded = {"sigmoid": 1 / (1 + np.exp(-wanted)), "tanh": np.tanh(wanted)}
+    wanted = bounded.get(activation, wanted)
+    np.testing.assert_allclose(latent, wanted, rtol=1e-5, atol=1e-6)
+    read = np.where(wanted > 0, 1, -1) if activation == "signs" else wanted
+    above = read @ params["classifier"]["kernel"] + params["classifier"]["bias"]
     np.testing.assert_allclose(logits, above, rtol=1e-4, atol=1e-5)
 
 
+def test_signs_hand_their_gradient_on():
+    latent = jnp.array([-3e-8, 0.0, 0.7, -5.0])
+    values, pull = jax.vjp(head.signs, latent)
+    np.testing.assert_array_equal(values, [-1, -1, 1, -1])
+    slopes = jnp.array([1.0, -2.0, 3.0, 4.0])
+    np.testing.assert_array_equal(pull(slopes)[0], slopes)
+
+
+def test_normalised_latent_over_a_trunk_without_statistics(rng, key):
+    """Batch statistics in training, their running average otherwise; under any trunk."""
+    module = NETWORKS["mhcln"].build(bits=6, classes=3, activation="normalised", classifier="none")
+    items = rng.normal(size=(40, 9)).astype(np.float32)
+    variables = networks.init(module, key(), (1, 9))
+    layer = variables["batch_stats"]["head"]["normalisation"]
+    assert {name: leaf.shape for name, leaf in layer.items()} == {"mean": (6,), "var": (6,)}
+    assert set(variables["params"]["head"]) == {"latent"}
+
+    @partial(jax.jit, static_argnames="train")
+    def run(statistics, train):
+        given = {"params": variables["params"], "batch_stats": statistics}
+        outputs, statistics = networks.apply(module, given, items, train=train)
+        return outputs.latent, statistics
+
+    raw, same = run(variables["batch_stats"], train=False)  # mean 0 and variance 1 at the start
+    assert jax.tree.all(jax.tree.map(np.array_equal, same, variables["batch_stats"]))
+    latent, statistics = run(variables["batch_stats"], train=True)
+    raw = np.asarray(raw, np.float64) * np.sqrt(1 + 1e-5)
+    wanted = (raw - raw.mean(axis=0)) / np.sqrt(raw.var(axis=0) + 1e-5)
+    np.testing.assert_allclose(latent, wanted, rtol=1e-3, atol=1e-4)
+    for _ in range(100):
+        statistics = run(statistics, train=True)[1]
+    still, _ = run(statistics, train=False)
+    np.testing.assert_allclose(still, wanted, rtol=2e-3, atol=1e-3)
+
+
 def test_plain_classifier_has_no_bias(key):
-    params = jax.eval_shape(head.Head(6, 3, "tanh", "plain").init, key(), jnp.ones((1, 4)))[
-        "params"
-    ]
+    start = partial(head.Head(6, 3, "tanh", "plain").init, train=False)
+    params = jax.eval_shape(start, key(), jnp.ones((1, 4)))["params"]
     assert set(params["classifier"]) == {"kernel"}
 
 
 def test_starts(key):
     """DLBHC's gaussian start: bits near sigmoid(1), weights of deviation 0.005 and 0.01."""
     hidden = jnp.ones((1, 500))
-    params = jax.jit(head.Head(400, 300, start="gaussian").init)(key(), hidden)["params"]
+    params = jax.jit(partial(head.Head(400, 300, start="gaussian").init, train=False))(
+        key(), hidden
+    )
+    params = params["params"]
     params = jax.tree.map(np.asarray, params)
     assert float(params["latent"]["kernel"].std()) == pytest.approx(0.005, rel=0.02)
     assert float(params["latent"]["bias"].min()) == float(params["latent"]["bias"].max()) == 1
     assert float(params["classifier"]["kernel"].std()) == pytest.approx(0.01, rel=0.02)
-    fresh = jax.jit(head.Head(400, 300).init)(key(), hidden)["params"]
+    fresh = jax.jit(partial(head.Head(400, 300).init, train=False))(key(), hidden)["params"]
     fresh = jax.tree.map(np.asarray, fresh)
     assert float(fresh["latent"]["kernel"].std()) == pytest.approx(500**-0.5, rel=0.02)
     assert not fresh["latent"]["bias"].any()

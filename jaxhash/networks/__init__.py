@@ -49,7 +49,7 @@ class Network:
     ) -> HashNetwork:
         """Make the module; it holds no parameters yet.
 
-        `activation` is "sigmoid", "tanh" or "linear"; `classifier` is "bias", "plain" (no bias)
+        `activation` is a row of `head.ACTIVATIONS`; `classifier` is "bias", "plain" (no bias)
         or "none"; `init` starts the head ("fan-in", or a paper's "gaussian" or "xavier").
         `dtype` is what the trunk computes in; parameters and outputs stay float32.
 

@@ -12,6 +12,8 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "sigmoid": jax.nn.sigmoid,  # DLBHC, SSDH, MHCLN: bits where the latent is above 0.5
     "tanh": jnp.tanh,  # signed and bounded: bits where it is above 0
     "linear": lambda latent: latent,  # DSH: signed, held near -1 and +1 by its regulariser
+    "signs": lambda latent: latent,  # GreedyHash: linear, and the classifier reads its signs
+    "normalised": lambda latent: latent,  # OrthoHash, HashNet: normalised over the batch, below
 }
 
 CLASSIFIERS = ("bias", "plain", "none")
@@ -47,11 +49,29 @@ def one_of(name: str, value: str, known: Iterable[str]) -> str:
     return value
 
 
+def signs(latent: jax.Array) -> jax.Array:
+    """-1 or +1 where the latent is at most or above 0, with the gradient of the latent itself.
+
+    Source: Su et al., Greedy hash, NeurIPS 2018, equation 5: the straight-through gradient.
+
+    Example:
+        >>> signs(jnp.array([-0.5, 0.0, 2.0])).tolist()
+        [-1.0, -1.0, 1.0]
+    """
+    # x - x is exactly 0, so that the values are -1 and +1 to the last bit.
+    fixed = jax.lax.stop_gradient(latent)
+    return jnp.where(fixed > 0, 1.0, -1.0) + (latent - fixed)
+
+
 class Head(nn.Module):
     """Hidden activations (n, d) -> latent (n, bits) and logits (n, classes) or None, in float32.
 
     Always float32, also under a bfloat16 trunk: the two layers cost nothing, and the threshold
     that makes the bits should not fall into a rounding step.
+
+    Two activations are more than a function. "signs" puts the signs of the latent before the
+    classifier. "normalised" is batch normalisation without scale or shift, which leaves each bit 1
+    for half the items or so; its running statistics are in "batch_stats", under any trunk.
     """
 
     bits: int
@@ -61,13 +81,23 @@ class Head(nn.Module):
     start: str = "fan-in"  # a row of INITS; `init` is taken by flax
 
     @nn.compact
-    def __call__(self, hidden: jax.Array) -> tuple[jax.Array, jax.Array | None]:
+    def __call__(self, hidden: jax.Array, *, train: bool) -> tuple[jax.Array, jax.Array | None]:
         """Code layer first, classifier on top of its activations (DLBHC, section 3)."""
         latent_kernel, latent_bias, classifier_kernel = INITS[self.start]
         latent = nn.Dense(
             self.bits, kernel_init=latent_kernel, bias_init=latent_bias, name="latent"
         )(hidden.astype(jnp.float32))
         latent = ACTIVATIONS[self.activation](latent)
+        if self.activation == "normalised":
+            latent = nn.BatchNorm(
+                use_running_average=not train,
+                momentum=0.9,
+                use_scale=False,
+                use_bias=False,
+                # Of some thousand numbers: the exact variance costs nothing.
+                use_fast_variance=False,
+                name="normalisation",
+            )(latent)
         if self.classifier == "none":
             return latent, None
         classifier = nn.Dense(
@@ -76,7 +106,7 @@ class Head(nn.Module):
             kernel_init=classifier_kernel,
             name="classifier",
         )
-        return latent, classifier(latent)
+        return latent, classifier(signs(latent) if self.activation == "signs" else latent)
 
 
 class HashNetwork(nn.Module):
@@ -96,7 +126,7 @@ class HashNetwork(nn.Module):
         """Items (n, h, w, c) or (n, d), already normalised -> Outputs."""
         self._check(items.shape)
         features, hidden = self.trunk(items, train=train)  # type: ignore[operator]
-        latent, logits = self.head(hidden)
+        latent, logits = self.head(hidden, train=train)
         return Outputs(features.astype(jnp.float32), latent, logits)
 
     def _check(self, shape: tuple[int, ...]) -> None:

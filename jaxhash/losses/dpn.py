@@ -1,0 +1,32 @@
+"""DPN: every bit pushed to its side of a margin (Fan et al., 2020)."""
+
+import jax
+import jax.numpy as jnp
+
+from jaxhash.losses import Loss, total
+from jaxhash.losses.centres import aims
+
+
+def dpn(latent: jax.Array, labels: jax.Array, classes: int, *, margin: float = 1.0) -> Loss:
+    """Polarisation: the mean of max(0, margin - u c) over items and bits, c in {-1, 1}.
+
+    It bounds both the distances within a class and the error of taking signs. Items without a
+    class add 0.
+
+    latent: linear outputs (n, bits). labels: int (n,) or bool (n, classes). c is the item's
+    centre, see `centres.aims`.
+
+    Source: Fan et al., Deep polarized network for supervised learning of accurate binary hashing
+    codes, IJCAI 2020, equation 4. Ours: centres that are chosen far apart, where the paper draws
+    them at random, and that stay as they are, without its optional update to the classes' means.
+
+    Raises:
+        ValueError: fewer codes of so many bits than classes.
+
+    Example:
+        >>> float(dpn(jnp.zeros((2, 8)), jnp.array([0, 3]), 4, margin=0.5)[0])
+        0.5
+    """
+    u = latent.astype(jnp.float32)
+    c = aims(labels, classes, latent.shape[1])
+    return total({"polarisation": jnp.where(c == 0, 0, jnp.maximum(margin - u * c, 0)).mean()})
