@@ -286,8 +286,8 @@ METHODS: dict[str, Method] = {
             ),
             network="alexnet",
             source="Cao et al., HashNet: deep learning to hash by continuation, ICCV 2017",
-            reading="The latent is normalised over the batch before its tanh, which is ours: without, "
-            "bits that are alike at the start stay saturated when trained from scratch.",
+            reading="The latent is normalised over the batch before its tanh, which is ours: "
+            "without, bits that are alike at the start stay saturated when trained from scratch.",
         ),
         Method(
             name="greedyhash",

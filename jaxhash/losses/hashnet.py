@@ -28,14 +28,14 @@ def hashnet(
     beta grows as sqrt(1 + growth progress): from 1 to 7, as the released code's does in its
     10,000 steps. `alpha` is 10 / bits unless given.
 
-    latent: signed, unbounded outputs (n, bits). labels: int (n,) or bool (n, classes); two items that share
-    a class are similar.
+    latent: signed, unbounded outputs (n, bits). labels: int (n,) or bool (n, classes); two items
+    that share a class are similar.
 
     Source: Cao et al., HashNet: deep learning to hash by continuation, ICCV 2017, equations 2 to
     4. Ours: the table's row normalises the latent over the batch, as bits that start alike would
-    saturate when trained from scratch; similar pairs are weighed within the batch and not over the data, and all alike, where
-    the paper weighs multi-label pairs by the share of their labels in common (the released code
-    does not).
+    saturate when trained from scratch; similar pairs are weighed within the batch and not over the
+    data, and all alike, where the paper weighs multi-label pairs by the share of their labels in
+    common (the released code does not).
 
     Example:
         >>> loss, terms = hashnet(jnp.zeros((3, 8)), jnp.array([0, 0, 1]))
