@@ -199,10 +199,7 @@ def by_features(
     top = longest if top is None else int(check_cuts([top], "top", longest)[0])
     if metric == "cosine":
         query, database = _unit(query), _unit(database)
-    elif metric == "euclidean":
-        mean = database.mean(axis=0, dtype=np.float64).astype(np.float32)
-        query, database = query - mean, database - mean  # smaller numbers: less is rounded away
-    else:
+    elif metric != "euclidean":
         raise ValueError(f"metric is {metric!r}: choose euclidean or cosine")
 
     squares = np.einsum("nd,nd->n", database, database)

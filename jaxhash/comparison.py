@@ -90,12 +90,7 @@ def tasks(
         >>> [list(task.splits) for task in found]
         [['p-all', 'p-dsh'], ['unseen']]
     """
-    for name in methods:
-        if name not in METHODS:
-            raise ValueError(
-                f"method is {name!r}{runs.suggestion(name, METHODS)}; choose among "
-                f"{', '.join(METHODS)}"
-            )
+    check_methods(methods)
     planned = []
     for seed in seeds:
         groups: list[dict[str, Split]] = []
@@ -125,6 +120,20 @@ def tasks(
             for length in bits
         ]
     return planned
+
+
+def check_methods(names: Iterable[str]) -> None:
+    """Refuse what is no method.
+
+    Raises:
+        ValueError: the message names it and those there are.
+    """
+    for name in names:
+        if name not in METHODS:
+            raise ValueError(
+                f"method is {name!r}{runs.suggestion(name, METHODS)}; choose among "
+                f"{', '.join(METHODS)}"
+            )
 
 
 def asked_for(config: Config, protocol: str, *, queries: int | None) -> dict[str, Any]:
@@ -161,7 +170,7 @@ def missing(folder: Path, task: Task, *, with_baselines: bool, queries: int | No
         has = bool(there["rankings"].keys() & BASELINES.keys())
         if with_baselines and not has:
             changed.append("baselines")
-        elif has and there["asked"]["feature_queries"] != wanted["feature_queries"]:
+        elif with_baselines and there["asked"]["feature_queries"] != wanted["feature_queries"]:
             changed.append("queries")
         if changed:
             raise ValueError(

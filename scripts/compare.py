@@ -97,9 +97,7 @@ def main() -> None:
     """Compare as the command line says."""
     options = parse(Compare, __doc__)
     one, parts = part_of(options.part)
-    for name in options.baselines:
-        if name not in METHODS:
-            raise ValueError(f"--baselines names {name!r}: choose among {', '.join(METHODS)}")
+    comparison.check_methods((*options.methods, *options.baselines))
     base = options.config()
     dataset = planning.load_data(base)
     if isinstance(dataset.items, Images):  # files: decoded once for all trainings
