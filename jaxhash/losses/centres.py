@@ -24,7 +24,7 @@ def centres(classes: int, bits: int, *, seed: int = 0) -> np.ndarray:
     more, which leave no time to choose, distinct random codes. The same arguments always give the
     same centres.
 
-    Source: Yuan et al., Central similarity quantization, CVPR 2020, section 3.2, for the Hadamard
+    Source: Yuan et al., Central similarity quantization, CVPR 2020, for the Hadamard
     rows; the choice among random codes is ours, where the paper draws until some are far apart.
 
     Raises:
@@ -85,7 +85,7 @@ def aims(labels: jax.Array, classes: int, bits: int) -> jax.Array:
 
     labels: int (n,) or bool (n, classes).
 
-    Source: Yuan et al., section 3.2, who draw even bits anew for each item.
+    Source: Yuan et al., who draw even bits at random.
 
     Raises:
         ValueError, TypeError: labels of another form; fewer codes than classes.

@@ -17,7 +17,7 @@ def dpn(latent: jax.Array, labels: jax.Array, classes: int, *, margin: float = 1
     centre, see `centres.aims`.
 
     Source: Fan et al., Deep polarized network for supervised learning of accurate binary hashing
-    codes, IJCAI 2020, equation 4. Ours: centres that are chosen far apart, where the paper draws
+    codes, IJCAI 2020. Ours: centres that are chosen far apart, where the paper draws
     them at random, and that stay as they are, without its optional update to the classes' means.
 
     Raises:

@@ -25,7 +25,7 @@ def greedyhash(
     labels: int (n,) or bool (n, classes).
 
     Source: Su et al., Greedy hash: towards fast optimization for accurate hash coding in CNN,
-    NeurIPS 2018, section 3; alpha and the mean over the bits of its released code for CIFAR-10.
+    NeurIPS 2018; alpha and the mean over the bits of its released code for CIFAR-10.
 
     Example:
         >>> loss, terms = greedyhash(jnp.full((2, 8), 2.0), jnp.zeros((2, 4)), jnp.array([0, 3]))

@@ -31,8 +31,8 @@ def hashnet(
     latent: signed, unbounded outputs (n, bits). labels: int (n,) or bool (n, classes); two items
     that share a class are similar.
 
-    Source: Cao et al., HashNet: deep learning to hash by continuation, ICCV 2017, equations 2 to
-    4. Ours: the table's row normalises the latent over the batch, as bits that start alike would
+    Source: Cao et al., HashNet: deep learning to hash by continuation, ICCV 2017.
+    Ours: the table's row normalises the latent over the batch, as bits that start alike would
     saturate when trained from scratch; similar pairs are weighed within the batch and not over the
     data, and all alike, where the paper weighs multi-label pairs by the share of their labels in
     common (the released code does not).

@@ -29,7 +29,7 @@ def orthohash(
     latent: normalised outputs (n, bits). labels: int (n,) or bool (n, classes).
 
     Source: Hoe et al., One loss for all: deep hashing with a single cosine similarity based
-    learning objective, NeurIPS 2021, equation 6; margin and scale of its released code. Ours: the
+    learning objective, NeurIPS 2021; margin and scale of its released code. Ours: the
     centres, where the paper compares several kinds.
 
     Raises:

@@ -52,7 +52,7 @@ def one_of(name: str, value: str, known: Iterable[str]) -> str:
 def signs(latent: jax.Array) -> jax.Array:
     """-1 or +1 where the latent is at most or above 0, with the gradient of the latent itself.
 
-    Source: Su et al., Greedy hash, NeurIPS 2018, equation 5: the straight-through gradient.
+    Source: Su et al., Greedy hash, NeurIPS 2018: the straight-through gradient.
 
     Example:
         >>> signs(jnp.array([-0.5, 0.0, 2.0])).tolist()
