@@ -77,8 +77,8 @@ def train(
     dataset: in place of the one the configuration names. resume: continue the run in `folder`,
     exactly as if it had never stopped; where there is none, begin. overwrite: replace it. devices:
     all, by default. on_step: called after each compiled call. on_model: called with the steps done
-    and the model as it then is, whenever a validation is due, and at the end; the speed leaves
-    it out. say: told what was decided, a line at a time. profile_steps: trace so many steps, once the
+    and the model as it then is, whenever a validation is due, and at the end; the speed leaves it
+    out. say: told what was decided, a line at a time. profile_steps: trace so many steps, once the
     first ones are done, into `folder`/profile.
 
     With several processes (`jax.distributed`) all call this with the same arguments; each reads
