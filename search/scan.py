@@ -24,8 +24,10 @@ _FOUR_QUERIES = (0,) * (8 * _ABREAST + 4)  # with four vectors of 64 codes, a bl
 _ALL: NDArray[np.uint64] = np.empty(0, np.uint64)
 _STATE_BYTES = 1 << 19  # what a tile of queries may keep in the second-level cache
 _TILE = 64
+_LINE = 64  # bytes
 _SPARSE = 16  # gather the allowed codes first where fewer than one in so many is allowed
 _WORK = 1 << 21  # pairs of bytes to compare that make it worth while to wake a thread
+_CHUNK = 1 << 18  # bytes of codes that a thread claims at a time where threads share the database
 _FOUND = 1 << 18  # radius results, at least, after which a call of the kernel returns
 
 
@@ -96,7 +98,7 @@ def arrange(
     count = len(codes)
     shape = (-(-count // BLOCK), width(bits), BLOCK)
     if out is None:
-        out = np.empty(shape, np.uint8)
+        out = _aligned(shape)
     elif out.shape != shape or out.dtype != np.uint8 or not out.flags.c_contiguous:
         raise ValueError(f"out must be uint8, C-contiguous and of shape {shape}")
     mask = pad_mask(bits)
@@ -116,6 +118,14 @@ def arrange(
 
     pool.run(write, [(start,) for start in range(0, count, step)], threads)
     return Blocks(out, count, bits)
+
+
+def _aligned(shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """An empty array that begins with a cache line: no vector then takes two of them."""
+    size = shape[0] * shape[1] * shape[2]
+    room = np.empty(size + _LINE, np.uint8)
+    start = -room.ctypes.data % _LINE
+    return room[start : start + size].reshape(shape)
 
 
 def restore(blocks: Blocks, start: int = 0, stop: int | None = None) -> NDArray[np.uint8]:
@@ -186,30 +196,89 @@ def knn(
         distances[:], found[:] = NO_DISTANCE, NO_ROW
         return distances, found
 
-    tiles, ranges = _split(blocks, count, tile_size(reach, blocks.bits), workers)
-    planes = blocks.planes.reshape(-1)
-    whole = len(ranges) == 2
-    parts = np.empty((len(ranges) - 1, 0 if whole else count, reach), np.int64)
-
-    def search(part: int, start: int, stop: int) -> None:
-        shape, words, masks, sums = _prepare(queries[start:stop])
-        keys = np.empty((stop - start, reach), np.int64) if whole else parts[part, start:stop]
-        hamming.nearest(
-            planes, blocks.count, width(blocks.bits), blocks.bits, ranges[part], ranges[part + 1],
-            words, stop - start, shape, mask, reach, masks, sums, keys,
-        )  # fmt: skip
-        if whole:
-            hamming.split(keys, distances[start:stop], found[start:stop])
-
-    tasks = [(part, *pair) for part in range(len(ranges) - 1) for pair in pairwise(tiles)]
-    pool.run(search, tasks, workers)
-    if not whole:
-        keys = np.empty((count, reach), np.int64)
-        hamming.merge(parts, keys)
-        hamming.split(keys, distances, found)
+    tile = tile_size(reach, blocks.bits)
+    workers = _workers(blocks, count, workers)
+    search = _nearest_by_query if _by_query(blocks, count, workers) else _nearest_shared
+    search(blocks, queries, mask, tile, reach, workers, distances, found)
     if rows is not None:
         found = np.where(found >= 0, rows[found], NO_ROW)
     return distances, found
+
+
+def _nearest_by_query(
+    blocks: Blocks,
+    queries: NDArray[np.uint8],
+    mask: NDArray[np.uint64],
+    tile: int,
+    k: int,
+    workers: int,
+    distances: NDArray[np.int32],
+    found: NDArray[np.int64],
+) -> None:
+    """Fill `distances` and `found`, the queries dealt out to the threads."""
+    planes = blocks.planes.reshape(-1)
+    total = len(blocks.planes)
+
+    def search(start: int, stop: int) -> None:
+        shape, words, masks, sums = _prepare(queries[start:stop])
+        keys = np.empty((stop - start, k), np.int64)
+        progress = np.zeros(hamming.PROGRESS, np.int64)
+        hamming.nearest(
+            planes, blocks.count, width(blocks.bits), blocks.bits, total, progress, total, True,
+            words, stop - start, shape, mask, k, masks, sums, keys,
+        )  # fmt: skip
+        hamming.split(keys, distances[start:stop], found[start:stop])
+
+    pool.run(search, pairwise(_query_edges(len(queries), tile, workers)), workers)
+
+
+def _nearest_shared(
+    blocks: Blocks,
+    queries: NDArray[np.uint8],
+    mask: NDArray[np.uint64],
+    tile: int,
+    k: int,
+    workers: int,
+    distances: NDArray[np.int32],
+    found: NDArray[np.int64],
+) -> None:
+    """Fill `distances` and `found`, every thread taking the next piece of the database.
+
+    A thread that wakes up late, or has but a part of a processor, delays nobody.
+    """
+    planes = blocks.planes.reshape(-1)
+    total = len(blocks.planes)
+    chunk = min(max(1, _CHUNK // (width(blocks.bits) * BLOCK)), max(1, total - 1))
+    spans = list(pairwise(_edges(len(queries), tile)))
+    prepared = [_prepare(queries[start:stop]) for start, stop in spans]
+
+    for guess in (True, False):
+        parts = np.full((workers, len(queries), k), hamming.MISSING, np.int64)
+        progress = np.zeros((len(spans), hamming.PROGRESS), np.int64)
+
+        def search(out: NDArray[np.int64]) -> None:
+            for (start, stop), own, (shape, words, masks, sums) in zip(
+                spans,
+                progress,  # noqa: B023
+                prepared,
+                strict=True,
+            ):
+                hamming.nearest(
+                    planes, blocks.count, width(blocks.bits), blocks.bits, total, own, chunk,
+                    guess,  # noqa: B023
+                    words, stop - start, shape, mask, k, np.empty_like(masks), np.empty_like(sums),
+                    out[start:stop],
+                )  # fmt: skip
+
+        def finished() -> bool:
+            return all(hamming.await_others(own, total) for own in progress)  # noqa: B023
+
+        pool.share(search, [(part,) for part in parts], finished)
+        keys = np.empty((len(queries), k), np.int64)
+        hamming.merge(parts, keys)
+        if (keys[:, -1] != hamming.MISSING).all() or not progress[:, hamming.GUESSED].any():
+            break
+    hamming.split(keys, distances, found)
 
 
 def radius(
@@ -441,15 +510,29 @@ def _restrict(
     return blocks, None, mask.view("<u8").astype(np.uint64, copy=False)
 
 
+def _workers(blocks: Blocks, queries: int, workers: int) -> int:
+    """How many threads the work is worth."""
+    return max(1, min(workers, queries * blocks.planes.size // _WORK))
+
+
+def _by_query(blocks: Blocks, queries: int, workers: int) -> bool:
+    """Whether no thread shares a query, which leaves nothing to merge: where there are enough."""
+    return queries >= 2 * _ABREAST * workers or len(blocks.planes) < workers or workers == 1
+
+
+def _query_edges(queries: int, tile: int, workers: int) -> list[int]:
+    """Edges of tiles of queries, as many for each thread."""
+    tiles = -(-max(1, -(-queries // tile)) // workers) * workers
+    step = -(-queries // tiles)
+    return _edges(queries, max(_ABREAST, -(-step // _ABREAST) * _ABREAST))
+
+
 def _split(blocks: Blocks, queries: int, tile: int, workers: int) -> tuple[list[int], list[int]]:
     """Edges of the tiles of queries and of the ranges of blocks that make up the tasks."""
     total = len(blocks.planes)
-    workers = max(1, min(workers, queries * blocks.planes.size // _WORK))
-    if queries >= 2 * _ABREAST * workers or total < workers or workers == 1:
-        # Enough queries: no thread shares one, and there is nothing to merge.
-        tiles = -(-max(1, -(-queries // tile)) // workers) * workers
-        step = -(-queries // tiles)
-        return _edges(queries, max(_ABREAST, -(-step // _ABREAST) * _ABREAST)), [0, total]
+    workers = _workers(blocks, queries, workers)
+    if _by_query(blocks, queries, workers):
+        return _query_edges(queries, tile, workers), [0, total]
     return _edges(queries, min(tile, max(queries, 1))), _edges(total, -(-total // workers))
 
 

@@ -11,6 +11,7 @@ Found codes are kept as keys: `distance << 48 | row`, so that the order of keys 
 results. No kernel checks its arguments.
 """
 
+import threading
 from typing import Any
 
 import numba
@@ -32,6 +33,10 @@ SAMPLE = 32  # one vector in so many is looked at to guess how near the k neares
 # Up to here a distance plus one fits a byte, but for 255 and 256, which come out as -1 and 0:
 # so a sum this wide that says so is looked at again.
 NARROW_BYTES = 32
+AHEAD = 8192  # bytes between what one query reads and what it asks for
+# Where the numbers that threads share lie in `progress`, a cache line or more apart.
+NEXT, DONE, GUESSED, PROGRESS = 0, 16, 32, 48
+PATIENCE = 20_000  # looks at another thread's progress, some tenths of a millisecond
 
 
 def _vectors(context: Any, builder: Any, kind: Any, array: Any) -> Any:
@@ -47,6 +52,17 @@ def _call(builder: Any, name: str, kind: Any, *arguments: Any) -> Any:
         builder.module, ir.FunctionType(kind, [kind] * len(arguments)), name + suffix
     )
     return builder.call(function, arguments)
+
+
+def _prefetch(builder: Any, address: Any) -> None:
+    """Ask for the cache line at an address; never faults, wherever it points."""
+    word = ir.IntType(32)
+    kinds = [address.type, word, word, word]
+    function = cgutils.get_or_insert_function(
+        builder.module, ir.FunctionType(ir.VoidType(), kinds), "llvm.prefetch.p0"
+    )
+    read, keep_close, data = (ir.Constant(word, value) for value in (0, 3, 1))
+    builder.call(function, [address, read, keep_close, data])
 
 
 def _splat(builder: Any, pointer: Any, index: Any, kind: Any) -> Any:
@@ -109,6 +125,8 @@ def _tile_compiled(
                 for g in range(groups):
                     address = builder.gep(planes, [builder.add(base, number(g * LANES))])
                     codes.append(builder.load(builder.bitcast(address, byte.as_pointer()), align=1))
+                    if queries == 1:
+                        _prefetch(builder, builder.gep(address, [number(AHEAD)]))
                 at = builder.add(word, builder.mul(plane, number(queries)))
                 for q in range(queries):
                     query = _splat(builder, words, builder.add(at, number(q)), byte)
@@ -234,6 +252,57 @@ def _count_python(value: int) -> int:
     return int(value).bit_count()
 
 
+@intrinsic
+def _claim_compiled(typingctx: Any, progress: Any, index: Any, amount: Any) -> Any:
+    """LLVM for `claim`."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        data = _vectors(context, builder, signature.args[0], arguments[0])
+        words = builder.bitcast(data, ir.IntType(64).as_pointer())
+        return builder.atomic_rmw(
+            "add", builder.gep(words, [arguments[1]]), arguments[2], "seq_cst"
+        )
+
+    return types.int64(progress, types.int64, types.int64), generate
+
+
+_claiming = threading.Lock()
+
+
+def _claim_python(progress: Any, index: int, amount: int) -> int:
+    """Add `amount` to a number that threads share; returns what it was before."""
+    with _claiming:
+        before = int(progress[index])
+        progress[index] += amount
+        return before
+
+
+@intrinsic
+def _mask_compiled(typingctx: Any, sums: Any, index: Any, limit: Any) -> Any:
+    """LLVM for `mask_of`."""
+    wide = sums.dtype == types.uint16
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        sums = _vectors(context, builder, signature.args[0], arguments[0])
+        width = 2 if wide else 1
+        total = ir.VectorType(ir.IntType(8 * width), LANES)
+        offset = builder.mul(arguments[1], ir.Constant(ir.IntType(64), LANES * width))
+        address = builder.bitcast(builder.gep(sums, [offset]), total.as_pointer())
+        place = cgutils.alloca_once_value(builder, arguments[2])
+        bound = _splat(builder, place, ir.Constant(ir.IntType(64), 0), total)
+        near = builder.icmp_unsigned("<=", builder.load(address, align=1), bound)
+        return builder.bitcast(near, ir.IntType(64))
+
+    return types.uint64(sums, types.int64, types.uint64), generate
+
+
+def _mask_python(sums: Any, index: int, limit: Any) -> Any:
+    """A bit for each of the 64 sums at `index` that is within a limit, repeated to fill a word."""
+    bound = int(limit) & np.iinfo(sums.dtype).max
+    near = sums[index * LANES : (index + 1) * LANES] <= bound
+    return np.packbits(near, bitorder="little").view(np.uint64)[0]
+
+
 # tile(planes, offset, width, words, word, limits, limit, shape, masks, sums) -> uint64
 #   compares `len(shape) // 8` queries with `len(shape) % 8` vectors of 64 codes, the first of
 #   them at planes[offset]. words[word + plane * queries + q] repeats byte `plane` of query q;
@@ -241,11 +310,13 @@ def _count_python(value: int) -> int:
 #   the result says whether any `distance + 1 <= limit` for query q and vector v; only then are
 #   `masks` (a bit for every code within the limit) and `sums` (distance + 1, which a byte wraps
 #   round) written, at that place.
-# `tile` and `lowest`, `count` are plain Python when numba is told not to compile.
+# All of them are plain Python when numba is told not to compile.
 PLAIN: bool = numba.config.DISABLE_JIT  # type: ignore[attr-defined]
 tile: Any = _tile_python if PLAIN else _tile_compiled
 lowest: Any = _lowest_python if PLAIN else _lowest_compiled
 count: Any = _count_python if PLAIN else _count_compiled
+claim: Any = _claim_python if PLAIN else _claim_compiled
+mask_of: Any = _mask_python if PLAIN else _mask_compiled
 
 
 @compiled
@@ -273,14 +344,15 @@ def _keep(keys, filled, bound, spare):  # type: ignore[no-untyped-def]
 
     Those below `bound` stay, and the first `spare` of those at it. Returns how many stay.
     """
-    kept = 0
+    kept = np.int64(0)
     for position in range(filled):
-        distance = keys[position] >> ROW_BITS
-        if distance < bound or (distance == bound and spare > 0):
-            if distance == bound:
-                spare -= 1
-            keys[kept] = keys[position]
-            kept += 1
+        key = keys[position]
+        distance = key >> ROW_BITS
+        # No branches: which keys stay cannot be foretold.
+        tied = np.int64((distance == bound) & (spare > 0))
+        spare -= tied
+        keys[kept] = key
+        kept += np.int64(distance < bound) + tied
     return kept
 
 
@@ -319,11 +391,12 @@ def _sweep(  # type: ignore[no-untyped-def]
                 while which != 0:
                     index = lowest(which)
                     which &= which - np.uint64(1)
-                    mask = masks[index]
                     query = quad * abreast + index // groups
                     if limits[query] == 0:
                         continue
                     part = vector + index % groups
+                    # Not masks[index]: the bound may have fallen since.
+                    mask = mask_of(sums, index, limits[query])
                     if len(allowed):
                         mask &= allowed[part]
                     bound = bounds[query]
@@ -357,17 +430,28 @@ def _sweep(  # type: ignore[no-untyped-def]
 
 @compiled
 def nearest(  # type: ignore[no-untyped-def]
-    planes, size, width, bits, first, last, words, queries, shape, allowed, k, masks, sums, out
-):
-    """The k nearest codes, among blocks [first, last), of each of a tile of queries.
+    planes, size, width, bits, last, progress, chunk, guess, words, queries, shape, allowed, k,
+    masks, sums, out,
+):  # fmt: skip
+    """The k nearest codes, among blocks [0, last), of each of a tile of queries.
 
-    planes: uint8, flat; size: codes in it; words: uint64 (tiles * width * len(shape) // 8), see
-    `tile`; allowed: uint64, a bit for every code, or empty for all; out: int64 (queries, k) keys
-    in ascending order, filled up with MISSING.
+    Threads may share the blocks: each claims `chunk` of them at a time from `progress`, until
+    none are left, and gives the nearest among those it had. Then the k least keys of all threads
+    are the results, unless there are fewer than k and progress[GUESSED] tells that codes were
+    left out by a guess that was too low: that asks for another call, without `guess`.
+
+    planes: uint8, flat; size: codes in it; progress: int64 (PROGRESS,), zeros at first; words:
+    uint64 (tiles * width * len(shape) // 8), see `tile`; allowed: uint64, a bit for every code,
+    or empty for all; out: int64 (queries, k) keys in ascending order, filled up with MISSING, or
+    left as it is by a thread that came too late to claim anything.
     """
+    start = claim(progress, NEXT, chunk)
+    if start >= last:
+        return
     abreast, groups = len(shape) // 8, len(shape) % 8
     wide = sums.itemsize == 2
-    first, last = first * (BLOCK // LANES), last * (BLOCK // LANES)
+    per_block = BLOCK // LANES
+    shared = chunk < last
     keys = np.empty((queries, 2 * k + 256), np.int64)
     filled = np.zeros(queries, np.int64)
     counts = np.zeros((queries, bits + 2), np.int32)
@@ -380,26 +464,33 @@ def nearest(  # type: ignore[no-untyped-def]
 
     # Without a bound to begin with, k (1 + ln(n / k)) codes would be collected, most of them in
     # vain. So guess one: the distance that enough of a sample, every 32nd vector, is within.
-    sample = (last - first) // (SAMPLE * groups) * LANES * groups
+    sample = last * per_block // (SAMPLE * groups) * LANES * groups
     share = k / SAMPLE
     enough = int(share + 4 * np.sqrt(share) + 4)
-    guessed = k >= 16 and sample >= 8 * enough
+    guessed = guess and k >= 16 and sample >= 8 * enough
     if guessed:
         _sweep(
-            planes, size, width, first, last, SAMPLE * groups, words, shape, allowed, enough,
-            masks, sums, keys, filled, counts, below, bounds, limits,
+            planes, size, width, 0, last * per_block, SAMPLE * groups, words, shape, allowed,
+            enough, masks, sums, keys, filled, counts, below, bounds, limits,
         )  # fmt: skip
         for query in range(queries):
             bounds[query] = min(bounds[query], bits) + 1
             limits[query] = _limit(bounds[query], wide)
             filled[query] = below[query] = 0
             counts[query] = 0
+            if bounds[query] <= bits:
+                progress[GUESSED] = 1
     guesses = bounds.copy()
-    _sweep(
-        planes, size, width, first, last, groups, words, shape, allowed, k,
-        masks, sums, keys, filled, counts, below, bounds, limits,
-    )  # fmt: skip
-    if guessed:
+    swept = 0
+    while start < last:
+        stop = min(start + chunk, last)
+        _sweep(
+            planes, size, width, start * per_block, stop * per_block, groups, words, shape,
+            allowed, k, masks, sums, keys, filled, counts, below, bounds, limits,
+        )  # fmt: skip
+        swept += stop - start
+        start = claim(progress, NEXT, chunk)
+    if guessed and not shared:
         # A guess was too low where fewer than k were found below it: search these again.
         again = False
         for query in range(queries):
@@ -412,31 +503,48 @@ def nearest(  # type: ignore[no-untyped-def]
                 counts[query] = 0
         if again:
             _sweep(
-                planes, size, width, first, last, groups, words, shape, allowed, k,
+                planes, size, width, 0, last * per_block, groups, words, shape, allowed, k,
                 masks, sums, keys, filled, counts, below, bounds, limits,
             )  # fmt: skip
     places = np.empty(bits + 2, np.int64)
+    ordered = np.empty(k + 1, np.int64)
     for query in range(queries):
-        fill = _keep(keys[query], filled[query], bounds[query], k - below[query])
-        _order(keys[query], fill, counts[query], places, out[query])
-        for position in range(fill, k):
-            out[query, position] = MISSING
+        _order(keys[query], filled[query], counts[query], bounds[query], places, ordered)
+        out[query] = ordered[:k]
+    claim(progress, DONE, swept)
 
 
 @compiled
-def _order(keys, filled, counts, places, out):  # type: ignore[no-untyped-def]
-    """Sort keys that are in row order by distance, into `out`, stably."""
-    counts[:] = 0
-    for position in range(filled):
-        counts[keys[position] >> ROW_BITS] += 1
+def _order(keys, filled, counts, bound, places, out):  # type: ignore[no-untyped-def]
+    """Sort keys that are in row order by distance, stably, and keep the first len(out) - 1.
+
+    counts[d] is the number of keys at each distance below `bound`; those beyond it, and at it
+    those that are too many, all land in the last place of `out`, which means nothing.
+    """
+    out[:] = MISSING
+    most = len(out) - 1
     place = 0
-    for distance in range(len(counts)):
+    for distance in range(bound):
         places[distance] = place
         place += counts[distance]
+    places[bound:] = most
+    places[bound] = place
     for position in range(filled):
-        distance = keys[position] >> ROW_BITS
-        out[places[distance]] = keys[position]
-        places[distance] += 1
+        key = keys[position]
+        place = places[key >> ROW_BITS]
+        out[min(place, most)] = key
+        places[key >> ROW_BITS] = place + 1
+
+
+@compiled
+def await_others(progress, blocks):  # type: ignore[no-untyped-def]
+    """Whether all `blocks` that threads claimed have been searched: looks for a short while."""
+    looks = 0
+    while claim(progress, DONE, 0) < blocks:
+        looks += 1
+        if looks == PATIENCE:
+            return False
+    return True
 
 
 @compiled
