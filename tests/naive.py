@@ -7,8 +7,6 @@ from fractions import Fraction
 
 import numpy as np
 
-from jaxhash.losses.centres import centres, tie_break
-
 # ---- codes, scan and buckets: Hamming search ----------------------------------------------------
 
 
@@ -308,6 +306,8 @@ def mhcln(
 
 def class_centre(labels, i, classes, bits):
     """Bit by bit the majority of the centres of item i's classes; None without any class."""
+    from jaxhash.losses.centres import centres, tie_break  # here: the search is tested without jax
+
     own = [c for c in classes_of(labels, i) if 0 <= c < classes]
     if not own:
         return None
@@ -359,6 +359,8 @@ def dpn(latent, logits, labels, kernel, margin=1.0):
 
 
 def orthohash(latent, logits, labels, kernel, margin=0.2, scale=None, label_smoothing=0.0):
+    from jaxhash.losses.centres import centres  # here: the search is tested without jax
+
     n, bits = latent.shape
     classes = logits.shape[1]
     scale = np.sqrt(bits) if scale is None else scale
