@@ -122,7 +122,7 @@ def lsh(train: np.ndarray, bits: int, *, seed: int = 0) -> Coder:
         >>> code(np.zeros((5, 8))).shape  # doctest: +SKIP
         (5, 2)
     """
-    index = _faiss().IndexLSH(train.shape[1], bits, True, True)
+    index = faiss_module().IndexLSH(train.shape[1], bits, True, True)
     index.rrot.init(seed)
     index.train(_rows(train))
 
@@ -148,7 +148,7 @@ def itq(train: np.ndarray, bits: int, *, seed: int = 0) -> Coder:
     """
     if bits > train.shape[1]:
         raise ValueError(f"bits is {bits}: features of {train.shape[1]} dimensions give no more")
-    transform = _faiss().ITQTransform(train.shape[1], bits, True)
+    transform = faiss_module().ITQTransform(train.shape[1], bits, True)
     transform.itq.seed = seed
     transform.max_train_per_dim = len(train)  # all of them, without a draw of its own
     transform.train(_rows(train))
@@ -275,7 +275,12 @@ def _unit(rows: np.ndarray) -> np.ndarray:
     return share(rows, np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
 
-def _faiss() -> ModuleType:
+def faiss_module() -> ModuleType:
+    """FAISS, which only these baselines need.
+
+    Raises:
+        ModuleNotFoundError: it is not installed; the message says what to do.
+    """
     try:
         import faiss
     except ImportError:

@@ -21,7 +21,7 @@ import jax
 import numpy as np
 from command_line import parse, run
 
-from jaxhash import comparison, planning
+from jaxhash import baselines, comparison, planning
 from jaxhash.datasets import Images
 from jaxhash.methods import METHODS
 from jaxhash.runs import Config
@@ -98,6 +98,8 @@ def main() -> None:
     options = parse(Compare, __doc__)
     one, parts = part_of(options.part)
     comparison.check_methods((*options.methods, *options.baselines))
+    if options.baselines:
+        baselines.faiss_module()  # missing, it shows now rather than after a training
     base = options.config()
     dataset = planning.load_data(base)
     if isinstance(dataset.items, Images):  # files: decoded once for all trainings
@@ -120,7 +122,7 @@ def main() -> None:
         if protocols:
             todo.append((task, protocols, with_baselines))
     print(f"{len(trainings)} trainings, {len(todo)} of this part to do", flush=True)
-    start, diverged = time.perf_counter(), []
+    start, failed = time.perf_counter(), []
     for number, (task, protocols, with_baselines) in enumerate(todo, 1):
         about = f"{task.config.method}, {task.config.bits} bits, seed {task.config.seed}"
         try:
@@ -132,8 +134,9 @@ def main() -> None:
                 with_baselines=with_baselines,
                 queries=options.queries,
             )
-        except FloatingPointError as error:
-            diverged.append(about)
+        except (FloatingPointError, ValueError) as error:
+            # It diverged, or the method cannot be trained so: the others still can.
+            failed.append(about)
             print(f"{number}/{len(todo)} {about}: {error}", flush=True)
             continue
         finally:
@@ -149,8 +152,8 @@ def main() -> None:
             flush=True,
         )
     print(f"next: python scripts/compare_figures.py --cells {options.out}")
-    if diverged:
-        raise FloatingPointError(f"no result, since training diverged: {'; '.join(diverged)}")
+    if failed:
+        raise ValueError(f"no result, see above: {'; '.join(failed)}")
 
 
 if __name__ == "__main__":

@@ -328,6 +328,11 @@ def test_a_comparison_goes_on_and_is_drawn(script, tmp_path: Path, capsys, monke
     assert "2 trainings, 1 of this part to do" in capsys.readouterr().out
     assert len(list(folder.iterdir())) == 2
     assert (folder / "p-all_dlbhc_4_0.json").read_bytes() == before
+    # What cannot be trained is said, and the rest goes on.
+    with pytest.raises(SystemExit) as stopped:
+        script("compare", *words, "--batch-size", 97, "--bits", 3, "--out", folder)
+    assert "no result, see above: dlbhc, 3 bits, seed 0" in str(stopped.value.code)
+    assert "choose a batch_size of at most 96" in capsys.readouterr().out
 
     points = tmp_path / "curve.json"
     words = ["--data", tmp_path / "blobs.npz", "--network", "mhcln", "--bits", 12, "--steps", 2]
