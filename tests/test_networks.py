@@ -211,6 +211,51 @@ def test_dsh_pooling_rounds_up(side, rng):
     np.testing.assert_allclose(largest, naive.pool_rounding_up(image, "max"))
 
 
+@pytest.mark.parametrize("size", [(3, 8), (9, 1)])
+def test_dsh_pooling_has_the_librarys_gradient(size, rng):
+    """Distinct pixels, so that the largest of a window is one of them."""
+    images = rng.permutation(2 * size[0] * size[1] * 3).reshape(2, *size, 3).astype(np.float32)
+    windows = (1, 3, 3, 1), (1, 2, 2, 1), [(0, 0), *(dsh.ceil_pad(n, 3, 2) for n in size), (0, 0)]
+
+    def largest(images):
+        return jax.lax.reduce_window(images, -jnp.inf, jax.lax.max, *windows)
+
+    def average(images):
+        sums = [
+            jax.lax.reduce_window(x, 0.0, jax.lax.add, *windows) for x in (images, images * 0 + 1)
+        ]
+        return sums[0] / sums[1]
+
+    for ours, library in ((dsh.pool_largest, largest), (dsh.pool_average, average)):
+        slope = rng.normal(size=jax.eval_shape(library, images).shape).astype(np.float32)
+
+        @jax.jit
+        def both(images, slope, pair=(ours, library)):
+            pulled = [jax.vjp(function, images) for function in pair]
+            return [(value, pull(slope)[0]) for value, pull in pulled]
+
+        for a, b in zip(*both(images, slope), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("channels", "dtype"), [(1, jnp.float32), (3, jnp.bfloat16), (5, jnp.float32)]
+)
+def test_dsh_convolution_is_the_librarys(channels, dtype, rng):
+    images = jnp.asarray(rng.normal(size=(2, 5, 7, channels)), dtype)
+    kernel = jnp.asarray(rng.normal(size=(5, 5, channels, 2)), dtype)
+    run = {"window_strides": (1, 1), "padding": "SAME"}
+    run |= {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
+    expected, expected_pull = jax.vjp(partial(jax.lax.conv_general_dilated, **run), images, kernel)
+    value, pull = jax.vjp(partial(dsh.convolve_in_fours, **run), images, kernel)
+    loose = 1e-5 if dtype == jnp.float32 else 2e-2
+    got, wanted = (value, *pull(value)), (expected, *expected_pull(expected))
+    for a, b in zip(got, wanted, strict=True):
+        assert a.dtype == b.dtype == dtype
+        a, b = (np.asarray(x, np.float32) for x in (a, b))
+        np.testing.assert_allclose(a, b, rtol=loose, atol=loose * np.abs(b).max())
+
+
 def test_dsh_layers():
     """32 x 32 images end as 4 x 4 x 64 under fc500."""
     variables, outputs, _ = shapes(NETWORKS["dsh"].build(bits=8, classes=2), (1, 32, 32, 3))

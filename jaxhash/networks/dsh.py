@@ -30,13 +30,13 @@ def pool_largest(images: jax.Array) -> jax.Array:
         >>> pool_largest(jnp.ones((1, 32, 32, 3))).shape
         (1, 16, 16, 3)
     """
-    return _over_windows(images, jnp.maximum, 2, fill=-jnp.inf)
+    return _over_windows(images, jnp.maximum, fill=-jnp.inf)
 
 
 def pool_average(images: jax.Array) -> jax.Array:
     """Mean over the same windows as `pool_largest`, of the pixels that lie in the image."""
     sides = images.shape[1:3]
-    sums = _over_windows(images, jnp.add, 2, fill=0)
+    sums = _over_windows(images, jnp.add, fill=0)
     rows, columns = (
         np.minimum(3, side - 2 * np.arange(count))
         for side, count in zip(sides, sums.shape[1:3], strict=True)
@@ -51,34 +51,68 @@ def normalise_within_channel(images: jax.Array, alpha: float, beta: float) -> ja
     x / (1 + alpha * mean(x^2 in the window, zeros beyond the border))^beta, as in the authors'
     released network definition.
     """
-    squares = jnp.pad(images * images, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    energy = _over_windows(squares, jnp.add, 1, fill=0) / 9
-    return images * (1 + alpha * energy) ** -beta
+    energy = _sum_around(images * images) / 9
+    # On CPU a power takes ten times as long as the logarithm and exponential that it stands for.
+    return images * jnp.exp(-beta * jnp.log(1 + alpha * energy))
 
 
 def _over_windows(
-    images: jax.Array,
-    combine: Callable[[jax.Array, jax.Array], jax.Array],
-    stride: int,
-    fill: float,
+    images: jax.Array, combine: Callable[[jax.Array, jax.Array], jax.Array], fill: float
 ) -> jax.Array:
-    """Combine the pixels of every 3 x 3 window, along one axis and then along the other.
+    """Combine the pixels of every 3 x 3 window at stride 2, along one axis and then the other.
 
-    Written as shifted views, whose gradient XLA fuses; the gradient of its own pooling goes
-    pixel by pixel on CPU, and makes a training step take a third longer.
+    A window is an even pixel, the odd one after it and the next even one. Split so, everything is
+    an element-wise pass over whole slices, and so is the gradient; XLA's own pooling goes pixel by
+    pixel on CPU in its gradient, and that of strided slices spreads zeros between their entries.
     """
     for axis in (1, 2):
+        count = max(images.shape[axis] // 2, 1)
         edges = [(0, 0)] * 4
-        edges[axis] = ceil_pad(images.shape[axis], 3, stride)
-        images = jnp.pad(images, edges, constant_values=fill)
-        last = images.shape[axis] - 2
-        first, *others = (
-            jax.lax.slice_in_dim(images, shift, shift + last, stride, axis) for shift in range(3)
+        edges[axis] = 0, 2 * (count + 1) - images.shape[axis]
+        padded = jnp.pad(images, edges, constant_values=fill)
+        pairs = padded.reshape(*padded.shape[:axis], count + 1, 2, *padded.shape[axis + 1 :])
+        even, odd = (jnp.squeeze(half, axis + 1) for half in jnp.split(pairs, 2, axis + 1))
+        first, middle, last = (
+            jax.lax.slice_in_dim(part, start, start + count, axis=axis)
+            for part, start in ((even, 0), (odd, 0), (even, 1))
         )
-        images = first
-        for other in others:
-            images = combine(images, other)
+        images = combine(combine(first, middle), last)
     return images
+
+
+def _sum_around(images: jax.Array) -> jax.Array:
+    """Sum over the 3 x 3 window around every pixel, zeros beyond the border."""
+    for axis in (1, 2):
+        side = images.shape[axis]
+        edges = [(0, 0)] * 4
+        edges[axis] = 1, 1
+        padded = jnp.pad(images, edges)
+        before, here, after = (
+            jax.lax.slice_in_dim(padded, shift, shift + side, axis=axis) for shift in range(3)
+        )
+        images = before + here + after
+    return images
+
+
+def convolve_in_fours(
+    images: jax.Array, kernel: jax.Array, *arguments: Any, **options: Any
+) -> jax.Array:
+    """`jax.lax.conv_general_dilated` of (n, h, w, c) with the channels filled up to fours.
+
+    On CPU the forward pass of three channels takes four times as long as that of four. The zeros
+    add nothing to the value.
+
+    Example:
+        >>> images, kernel = jnp.ones((1, 8, 8, 3)), jnp.ones((5, 5, 3, 2))
+        >>> convolve_in_fours(
+        ...     images, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        ... ).shape
+        (1, 8, 8, 2)
+    """
+    missing = -images.shape[3] % 4
+    wider = jnp.pad(images, ((0, 0), (0, 0), (0, 0), (0, missing)))
+    taller = jnp.pad(kernel, ((0, 0), (0, 0), (0, missing), (0, 0)))
+    return jax.lax.conv_general_dilated(wider, taller, *arguments, **options)
 
 
 class Trunk(nn.Module):
@@ -109,5 +143,11 @@ class Trunk(nn.Module):
 
     def _conv(self, channels: int, name: str) -> nn.Module:
         return nn.Conv(
-            channels, (5, 5), padding=2, kernel_init=_xavier, dtype=self.dtype, name=name
+            channels,
+            (5, 5),
+            padding=2,
+            kernel_init=_xavier,
+            dtype=self.dtype,
+            conv_general_dilated=convolve_in_fours,
+            name=name,
         )
