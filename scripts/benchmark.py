@@ -78,8 +78,8 @@ def count_bytes(rounds: int, seed: int) -> int:
 def read(words: NDArray[np.uint64]) -> np.uint64:
     """Read every word once."""
     total = np.uint64(0)
-    for word in words:
-        total |= word
+    for index in range(words.size):  # by index: an iteration over the words is not vectorized
+        total |= words[index]
     return total
 
 
@@ -97,6 +97,25 @@ def bandwidth(size: int, threads: int) -> float:
     tasks = [(part,) for part in np.array_split(words, threads)]
     seconds = min(timed(lambda: pool.run(read, tasks, threads)) for _ in range(8))
     return words.nbytes / seconds
+
+
+def floors(blocks: scan.Blocks, threads: int, runs: int) -> dict[str, dict[str, float]]:
+    """What bounds one query: reading its bytes once, on one thread and on all, and the hand-over.
+
+    Taken in turn and after pauses as the searches are, so that the caches are as cold.
+    """
+    planes = blocks.planes.reshape(-1)
+    words = planes[: planes.size // 8 * 8].view(np.uint64)
+    halves = [(part,) for part in np.array_split(words, threads)]
+    few = [(words[:8],)] * threads
+    return interleave(
+        {
+            "one thread": partial(read, words),
+            "all threads": partial(pool.run, read, halves, threads),
+            "hand-over": partial(pool.run, read, few, threads),
+        },
+        runs,
+    )
 
 
 def timed(call: Callable[[], Any]) -> float:
@@ -223,6 +242,15 @@ def compare(
     blocks = scan.arrange(database, bits)
     size = f"bandwidth of {blocks.planes.nbytes} bytes"
     limits[size] = bandwidth(blocks.planes.nbytes, options.threads)
+    least = floors(blocks, options.threads, options.runs)
+    limits |= {f"one query, {name}, {bits} bits, {key}": least[key]["median"] for key in least}
+    print(
+        f"{name:20} {bits:4d} bits, floor of one query: reading its bytes: "
+        + ", ".join(
+            f"{key} {1e3 * value['median']:.2f} ms ({1e3 * value['least']:.2f})"
+            for key, value in least.items()
+        )
+    )
     rows = []
     for count in (1, 100, 1000):
         asked = queries[:count]
