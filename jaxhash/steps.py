@@ -18,10 +18,14 @@ Metrics = dict[str, jax.Array]
 class TrainState(NamedTuple):
     """All that changes during training, and all that a checkpoint has to keep.
 
-    step: int32 scalar, steps done. average: running mean of params and batch_stats, or None.
+    step: int32 scalar, steps done. key: uint32, the data of the key that everything random in a
+    step follows from, with the step's number; here, and not a constant of the compiled step, so
+    that runs of other seeds need not compile it again. average: running mean of params and
+    batch_stats, or None.
     """
 
     step: jax.Array
+    key: jax.Array
     params: Any
     batch_stats: Any
     opt_state: Any
@@ -33,18 +37,24 @@ Prepare = Callable[[jax.Array], jax.Array]
 
 
 def initial_state(
-    variables: Mapping[str, Any], optimizer: optax.GradientTransformation, *, average: bool = False
+    variables: Mapping[str, Any],
+    optimizer: optax.GradientTransformation,
+    key: jax.Array,
+    *,
+    average: bool = False,
 ) -> TrainState:
     """The state before the first step.
 
     Example:
-        >>> state = initial_state({"params": {"w": jnp.ones(2)}}, optax.sgd(0.1))
+        >>> variables = {"params": {"w": jnp.ones(2)}}
+        >>> state = initial_state(variables, optax.sgd(0.1), jax.random.key(0))
         >>> int(state.step)
         0
     """
     params, batch_stats = variables["params"], variables.get("batch_stats", {})
     return TrainState(
         step=jnp.int32(0),
+        key=jax.random.key_data(key),
         params=params,
         batch_stats=batch_stats,
         opt_state=optimizer.init(params),
@@ -67,7 +77,6 @@ def make_train_step(
     *,
     classes: int,
     steps: int,
-    key: jax.Array,
     policy: str = "none",
     options: Mapping[str, Any] | None = None,
     average: float = 0.0,
@@ -75,20 +84,20 @@ def make_train_step(
     """The pure function (state, batch) -> (state, metrics) of a run of so many `steps`.
 
     prepare: the batch's items -> what the network reads. policy: the augmentation. options: of the
-    loss. average: decay of the running mean of the weights. Everything random in a step follows
-    from `key` and the step's number.
+    loss. average: decay of the running mean of the weights.
 
     metrics: float32 scalars: "loss", its terms, "gradient_norm" and, where there is a classifier
     and one class an item, "accuracy" on the augmented batch.
 
     Example:
         >>> step = make_train_step(module, METHODS["dsh"], optax.sgd(0.1), prepare,
-        ...     classes=10, steps=100, key=jax.random.key(0))  # doctest: +SKIP
+        ...     classes=10, steps=100)  # doctest: +SKIP
         >>> state, metrics = jax.jit(step, donate_argnums=0)(state, batch)  # doctest: +SKIP
     """
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        augment_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+        augment_key, dropout_key = jax.random.split(key)
         items = augment.augment(augment_key, prepare(batch.items), policy)
 
         def loss_of(params: Any) -> Any:
@@ -117,6 +126,7 @@ def make_train_step(
             metrics["accuracy"] = jnp.mean(logits.argmax(axis=1) == batch.labels)
         new = TrainState(
             step=state.step + 1,
+            key=state.key,
             params=params,
             batch_stats=batch_stats,
             opt_state=opt_state,

@@ -127,7 +127,7 @@ def train(
 
     # ------------------------------------------------------------ optimiser and state
     optimizer = optimisation.build(plan.recipe, plan.steps)
-    state = initial_state(variables, optimizer, average=config.average > 0)
+    state = initial_state(variables, optimizer, step_key, average=config.average > 0)
     state = sharding.everywhere(state, mesh)
     keeper = None
     if folder is not None:
@@ -147,7 +147,6 @@ def train(
         plan.model.prepare,
         classes=len(plan.dataset.classes),
         steps=plan.steps,
-        key=step_key,
         policy=plan.recipe.augment,
         options=plan.options,
         average=config.average,

@@ -98,7 +98,7 @@ def measure(options: Benchmark, network: str, size: int, batch: int, precision: 
     module = plan.model.build()
     optimizer = optimisation.build(plan.recipe, plan.steps)
     variables = networks.init(module, jax.random.key(0), (1, *plan.model.item_shape))
-    state = sharding.everywhere(initial_state(variables, optimizer), mesh)
+    state = sharding.everywhere(initial_state(variables, optimizer, jax.random.key(1)), mesh)
     step = make_train_step(
         module,
         plan.method,
@@ -106,7 +106,6 @@ def measure(options: Benchmark, network: str, size: int, batch: int, precision: 
         plan.model.prepare,
         classes=10,
         steps=plan.steps,
-        key=jax.random.key(1),
         policy=plan.recipe.augment,
     )
     seconds, done = [], 0

@@ -29,6 +29,7 @@ from jaxhash import (
     training,
 )
 from jaxhash.datasets import Dataset
+from jaxhash.feeding import Batch
 from jaxhash.methods import METHODS
 from jaxhash.planning import channel_statistics, settle
 from jaxhash.runs import Config
@@ -92,7 +93,10 @@ class Loop:
         optimizer = optax.sgd(0.05, momentum=0.9)
         variables = networks.init(module, jax.random.key(1), (1, *self.plan.model.item_shape))
         self.state = sharding.everywhere(
-            initial_state(variables, optimizer, average=config.average > 0), self.mesh
+            initial_state(
+                variables, optimizer, jax.random.key(config.seed), average=config.average > 0
+            ),
+            self.mesh,
         )
 
         def prepare(items: jax.Array) -> jax.Array:
@@ -106,7 +110,6 @@ class Loop:
             prepare,
             classes=len(dataset.classes),
             steps=self.plan.steps,
-            key=jax.random.key(2),
             policy=self.plan.recipe.augment,
             average=config.average,
         )
@@ -126,6 +129,16 @@ def test_the_step_is_compiled_once() -> None:
     assert metrics["loss"].shape == (9,)
     assert loop.traces == 1
     assert int(loop.state.step) == 9
+
+
+def test_runs_of_other_seeds_share_the_compiled_step() -> None:
+    loops = [Loop(Config(**FAST, steps=9, seed=seed), blobs()) for seed in (0, 1)]
+    data = blobs()
+    batch = Batch(data.items[:16], data.labels[:16])
+    programs = {jax.jit(one.train_step).lower(one.state, batch).as_text() for one in loops}
+    assert len(programs) == 1
+    first, second = (one.train_step(one.state, batch)[0] for one in loops)
+    assert (first.key != second.key).any()
 
 
 def test_eight_devices_train_like_one() -> None:
