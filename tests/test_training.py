@@ -94,7 +94,7 @@ class Loop:
         variables = networks.init(module, jax.random.key(1), (1, *self.plan.model.item_shape))
         self.state = sharding.everywhere(
             initial_state(
-                variables, optimizer, jax.random.key(config.seed), average=config.average > 0
+                variables, optimizer, jax.random.key(config.seed + 2), average=config.average > 0
             ),
             self.mesh,
         )
