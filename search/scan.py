@@ -4,156 +4,31 @@ The scan is what all the rest is measured against: its answers are the definitio
 queries over the threads when there are enough of them, and the database otherwise.
 """
 
-from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from search import threads as pool
+from search.blocks import BLOCK as BLOCK
+from search.blocks import Blocks as Blocks
+from search.blocks import arrange as arrange
+from search.blocks import restore as restore
+from search.blocks import take as take
 from search.codes import check_count, pad_mask, validate, width
+from search.dealing import ABREAST, TILE, by_query, edges, query_edges, split, workers_for
+from search.dealing import tile_size as tile_size
 from search.kernels import hamming
 
-BLOCK = hamming.BLOCK
 NO_ROW = -1
 NO_DISTANCE = np.iinfo(np.int32).max
 
-_ABREAST = 4  # queries that a pass of the kernel compares with the codes it has loaded
 _ONE_QUERY = (0,) * (8 * 1 + 4)  # the kernel's two shapes: one query or four, in either case
-_FOUR_QUERIES = (0,) * (8 * _ABREAST + 4)  # with four vectors of 64 codes, a block, at a time
+_FOUR_QUERIES = (0,) * (8 * ABREAST + 4)  # with four vectors of 64 codes, a block, at a time
 _ALL: NDArray[np.uint64] = np.empty(0, np.uint64)
-_STATE_BYTES = 1 << 19  # what a tile of queries may keep in the second-level cache
-_TILE = 64
-_LINE = 64  # bytes
 _SPARSE = 16  # gather the allowed codes first where fewer than one in so many is allowed
-_WORK = 1 << 21  # pairs of bytes to compare that make it worth while to wake a thread
 _CHUNK = 1 << 18  # bytes of codes that a thread claims at a time where threads share the database
 _FOUND = 1 << 18  # radius results, at least, after which a call of the kernel returns
-
-
-@dataclass(frozen=True)
-class Blocks:
-    """Codes in the layout that the kernels scan; what files hold and memory maps show.
-
-    Attributes:
-        planes: uint8 (ceil(count / 256), ceil(bits / 8), 256), C-contiguous, read-only or not,
-            in memory or mapped: planes[b, i, j] is byte i of code 256 b + j. Pad bits and the
-            codes after the last are zero.
-        count: number of codes.
-        bits: bits in a code.
-
-    Example:
-        >>> arrange(np.array([[1, 2], [3, 4]], np.uint8)).planes[0, :, :2]
-        array([[1, 3],
-               [2, 4]], dtype=uint8)
-    """
-
-    planes: NDArray[np.uint8]
-    count: int
-    bits: int
-
-    def __post_init__(self) -> None:
-        blocks = -(-self.count // BLOCK)
-        shape = (blocks, width(self.bits), BLOCK)
-        planes = self.planes
-        if planes.dtype != np.uint8 or planes.shape != shape or not planes.flags.c_contiguous:
-            raise ValueError(
-                f"planes must be uint8, C-contiguous and of shape {shape} for count={self.count} "
-                f"and bits={self.bits}, not {planes.dtype} {planes.shape}"
-            )
-        if planes.flags.writeable or type(planes) is not np.ndarray:
-            # One kind of array for the kernels, mapped or not: they are compiled once.
-            planes = planes.view(np.ndarray)
-            planes.flags.writeable = False
-            object.__setattr__(self, "planes", planes)
-
-    def __len__(self) -> int:
-        return self.count
-
-
-def arrange(
-    codes: NDArray[np.uint8],
-    bits: int | None = None,
-    *,
-    out: NDArray[np.uint8] | None = None,
-    threads: int | None = None,
-) -> Blocks:
-    """Lay codes out in blocks.
-
-    Args:
-        codes: uint8 (n, ceil(bits / 8)), any strides; pad bits are masked.
-        bits: number of bits in a code; eight a byte when left out.
-        out: where to write, uint8 (ceil(n / 256), ceil(bits / 8), 256), for instance a memory
-            map; a new array when left out.
-        threads: number of threads; all processors when left out.
-
-    Raises:
-        TypeError, ValueError: as `search.codes.validate`; or `out` has another shape.
-
-    Example:
-        >>> arrange(np.zeros((1000, 8), np.uint8)).planes.shape
-        (4, 8, 256)
-    """
-    codes, bits = validate(codes, bits)
-    count = len(codes)
-    shape = (-(-count // BLOCK), width(bits), BLOCK)
-    if out is None:
-        out = _aligned(shape)
-    elif out.shape != shape or out.dtype != np.uint8 or not out.flags.c_contiguous:
-        raise ValueError(f"out must be uint8, C-contiguous and of shape {shape}")
-    mask = pad_mask(bits)
-    step = BLOCK * 256
-
-    def write(start: int) -> None:
-        part = codes[start : start + step]
-        whole = len(part) // BLOCK
-        first = start // BLOCK
-        head = part[: whole * BLOCK].reshape(whole, BLOCK, shape[1])
-        out[first : first + whole] = head.transpose(0, 2, 1)
-        if len(part) % BLOCK:
-            out[first + whole] = 0
-            out[first + whole, :, : len(part) % BLOCK] = part[whole * BLOCK :].T
-        if mask != 0xFF:
-            out[first : first + -(-len(part) // BLOCK), -1] &= np.uint8(mask)
-
-    pool.run(write, [(start,) for start in range(0, count, step)], threads)
-    return Blocks(out, count, bits)
-
-
-def _aligned(shape: tuple[int, int, int]) -> NDArray[np.uint8]:
-    """An empty array that begins with a cache line: no vector then takes two of them."""
-    size = shape[0] * shape[1] * shape[2]
-    room = np.empty(size + _LINE, np.uint8)
-    start = -room.ctypes.data % _LINE
-    return room[start : start + size].reshape(shape)
-
-
-def restore(blocks: Blocks, start: int = 0, stop: int | None = None) -> NDArray[np.uint8]:
-    """The codes that `arrange` was given, or those of rows [start, stop).
-
-    Returns:
-        uint8 (stop - start, ceil(bits / 8)), a copy.
-
-    Example:
-        >>> restore(arrange(np.array([[1, 2], [3, 4]], np.uint8)))
-        array([[1, 2],
-               [3, 4]], dtype=uint8)
-    """
-    start, stop, _ = slice(start, stop).indices(blocks.count)
-    stop = max(start, stop)
-    first, last = start // BLOCK, -(-stop // BLOCK)
-    part = blocks.planes[first:last].transpose(0, 2, 1).reshape(-1, width(blocks.bits))
-    return part[start - first * BLOCK : stop - first * BLOCK].copy()
-
-
-def take(blocks: Blocks, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """The codes of some rows: uint8 (len(rows), ceil(bits / 8)).
-
-    Example:
-        >>> take(arrange(np.array([[1, 2], [3, 4]], np.uint8)), np.array([1]))
-        array([[3, 4]], dtype=uint8)
-    """
-    return blocks.planes[rows // BLOCK, :, rows % BLOCK]
 
 
 def knn(
@@ -197,8 +72,8 @@ def knn(
         return distances, found
 
     tile = tile_size(reach, blocks.bits)
-    workers = _workers(blocks, count, workers)
-    search = _nearest_by_query if _by_query(blocks, count, workers) else _nearest_shared
+    workers = workers_for(blocks, count, workers)
+    search = _nearest_by_query if by_query(blocks, count, workers) else _nearest_shared
     search(blocks, queries, mask, tile, reach, workers, distances, found)
     if rows is not None:
         found = np.where(found >= 0, rows[found], NO_ROW)
@@ -229,7 +104,7 @@ def _nearest_by_query(
         )  # fmt: skip
         hamming.split(keys, distances[start:stop], found[start:stop])
 
-    pool.run(search, pairwise(_query_edges(len(queries), tile, workers)), workers)
+    pool.run(search, pairwise(query_edges(len(queries), tile, workers)), workers)
 
 
 def _nearest_shared(
@@ -249,7 +124,7 @@ def _nearest_shared(
     planes = blocks.planes.reshape(-1)
     total = len(blocks.planes)
     chunk = min(max(1, _CHUNK // (width(blocks.bits) * BLOCK)), max(1, total - 1))
-    spans = list(pairwise(_edges(len(queries), tile)))
+    spans = list(pairwise(edges(len(queries), tile)))
     prepared = [_prepare(queries[start:stop]) for start, stop in spans]
 
     for guess in (True, False):
@@ -315,7 +190,7 @@ def radius(
     workers = pool.resolve(threads)
     blocks, rows, mask = _restrict(blocks, allowed)
     count = len(queries)
-    tiles, ranges = _split(blocks, count, _TILE, workers)
+    tiles, ranges = split(blocks, count, TILE, workers)
     planes = blocks.planes.reshape(-1)
     stretch = max(BLOCK, hamming.STRETCH // width(blocks.bits))
 
@@ -468,17 +343,6 @@ def check_radii(radius: int | NDArray[np.integer], queries: int, bits: int) -> N
     return np.minimum(radii, bits).astype(np.int64)
 
 
-def tile_size(k: int, bits: int) -> int:
-    """How many queries share one pass over the codes: as many as keep their state in cache.
-
-    Example:
-        >>> tile_size(10, 64)
-        64
-    """
-    state = 8 * (2 * k + 256) + 4 * (bits + 2)
-    return max(_ABREAST, min(_TILE, _STATE_BYTES // state) // _ABREAST * _ABREAST)
-
-
 def check_allowed(allowed: NDArray[np.bool_], count: int) -> NDArray[np.bool_]:
     """The filter itself, when it is a mask of `count` rows.
 
@@ -508,37 +372,6 @@ def _restrict(
     packed = np.packbits(allowed, bitorder="little")
     mask[: len(packed)] = packed
     return blocks, None, mask.view("<u8").astype(np.uint64, copy=False)
-
-
-def _workers(blocks: Blocks, queries: int, workers: int) -> int:
-    """How many threads the work is worth."""
-    return max(1, min(workers, queries * blocks.planes.size // _WORK))
-
-
-def _by_query(blocks: Blocks, queries: int, workers: int) -> bool:
-    """Whether no thread shares a query, which leaves nothing to merge: where there are enough."""
-    return queries >= 2 * _ABREAST * workers or len(blocks.planes) < workers or workers == 1
-
-
-def _query_edges(queries: int, tile: int, workers: int) -> list[int]:
-    """Edges of tiles of queries, as many for each thread."""
-    tiles = -(-max(1, -(-queries // tile)) // workers) * workers
-    step = -(-queries // tiles)
-    return _edges(queries, max(_ABREAST, -(-step // _ABREAST) * _ABREAST))
-
-
-def _split(blocks: Blocks, queries: int, tile: int, workers: int) -> tuple[list[int], list[int]]:
-    """Edges of the tiles of queries and of the ranges of blocks that make up the tasks."""
-    total = len(blocks.planes)
-    workers = _workers(blocks, queries, workers)
-    if _by_query(blocks, queries, workers):
-        return _query_edges(queries, tile, workers), [0, total]
-    return _edges(queries, min(tile, max(queries, 1))), _edges(total, -(-total // workers))
-
-
-def _edges(total: int, step: int) -> list[int]:
-    """0, step, 2 step, ... and `total`."""
-    return [*range(0, total, step), total]
 
 
 def _prepare(queries: NDArray[np.uint8]) -> tuple[tuple, NDArray, NDArray, NDArray]:
