@@ -48,7 +48,7 @@ class Compare:
     data: str = "cifar10"
     data_dir: str | None = None
     """Folder that holds prepared tensorflow-datasets or their original archives."""
-    network: str = "resnet-small"
+    network: str = "resnet-tiny"
     epochs: float | None = None
     """This and what follows is the recipe, the same for all. Default: the short run from scratch
     of scripts/train.py."""

@@ -10,7 +10,7 @@ from jaxhash.networks.head import HashNetwork, Head
 from jaxhash.networks.normalisation import EPSILON, NormaliseAndGelu, normalise_and_gelu
 
 
-@pytest.mark.parametrize("name", ["resnet", "resnet-small"])
+@pytest.mark.parametrize("name", ["resnet", "resnet-tiny"])
 @pytest.mark.parametrize("shape", [(28, 28, 1), (32, 32, 3), (64, 64, 3), (33, 45, 4)])
 def test_takes_small_images_of_any_size_and_channels(name, shape):
     module = networks.NETWORKS[name].build(bits=12, classes=7)
@@ -39,6 +39,15 @@ def test_stem_starts_as_a_basis_and_its_negative(channels):
     basis, negative = np.split(kernel, 2, axis=1)
     np.testing.assert_allclose(basis.T @ basis, np.eye(4 * channels), atol=1e-6)
     np.testing.assert_array_equal(negative, -basis)
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (7, 9)])
+def test_stem_of_stride_two_takes_every_second_pixel(shape, rng):
+    images = jnp.asarray(rng.normal(size=(2, *shape, 3)), jnp.float32)
+    full, half = resnet.Stem(), resnet.Stem(stride=2)
+    variables = full.init(jax.random.key(0), images)
+    expected = full.apply(variables, images)[:, ::2, ::2]
+    np.testing.assert_allclose(half.apply(variables, images), expected, rtol=1e-5, atol=1e-6)
 
 
 def plain_normalise_and_gelu(x, scale, bias):

@@ -128,6 +128,22 @@ NETWORKS: dict[str, Network] = {
             min_size=resnet.MIN_SIZE,
             source="`resnet` with a quarter of the products, for digits and first tries",
         ),
+        Network(
+            name="resnet-tiny",
+            trunk=resnet.tiny,
+            takes="images",
+            image_size=None,
+            min_size=resnet.MIN_SIZE,
+            source="`resnet` with two narrow blocks on half the pixels, for comparing methods",
+        ),
+        Network(
+            name="resnet-large",
+            trunk=resnet.large,
+            takes="images",
+            image_size=None,
+            min_size=resnet.MIN_SIZE,
+            source="`resnet` with three times the products, for accelerators",
+        ),
     )
 }
 

@@ -52,14 +52,15 @@ class Convolution(nn.Module):
 
 
 class Stem(nn.Module):
-    """2 x 2 convolution, stride 1, of every pixel with its right and lower neighbours."""
+    """2 x 2 convolution of every pixel, or every second, with its right and lower neighbours."""
 
+    stride: int = 1
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
-        """(n, h, w, c) -> (n, h, w, 8 c)."""
-        n, h, w, c = images.shape
+        """(n, h, w, c) -> (n, ceil(h / stride), ceil(w / stride), 8 c)."""
+        _, h, w, c = images.shape
 
         def start(key: jax.Array) -> jax.Array:
             del key  # the same for every seed
@@ -67,11 +68,15 @@ class Stem(nn.Module):
 
         kernel = self.param("kernel", start).astype(self.dtype)
         padded = jnp.pad(images.astype(self.dtype), ((0, 0), (0, 1), (0, 1), (0, 0)), mode="edge")
-        patches = [padded[:, i : i + h, j : j + w] for i in range(2) for j in range(2)]
+        patches = [
+            padded[:, i : i + h : self.stride, j : j + w : self.stride]
+            for i in range(2)
+            for j in range(2)
+        ]
         stacked = jnp.concatenate(patches, axis=-1)
         flat = stacked.reshape(-1, 4 * c)
         x = jnp.dot(flat, kernel.reshape(4 * c, -1), preferred_element_type=jnp.float32)
-        return x.reshape(n, h, w, -1)
+        return x.reshape(*stacked.shape[:3], -1)
 
 
 class Block(nn.Module):
@@ -99,12 +104,13 @@ class Trunk(nn.Module):
     """
 
     widths: tuple[int, ...] = (64, 256, 256)
+    stride: int = 1
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> tuple[jax.Array, jax.Array]:
         """Return (features, hidden), the same (n, widths[-1]) array."""
-        x = nn.gelu(Stem(self.dtype, name="stem")(images)).astype(self.dtype)
+        x = nn.gelu(Stem(self.stride, self.dtype, name="stem")(images)).astype(self.dtype)
         for i, width in enumerate(self.widths, start=1):
             x = Block(width, self.dtype, name=f"block{i}")(x, train=train)
         x = x.astype(jnp.float32).max(axis=(1, 2))
@@ -119,3 +125,25 @@ def small(**options: Any) -> Trunk:
         (32, 128, 128)
     """
     return Trunk(widths=(32, 128, 128), **options)
+
+
+def tiny(**options: Any) -> Trunk:
+    """Two blocks on half the pixels: for many short runs, such as comparisons of methods.
+
+    Most of the time of narrow trunks goes into their first layers, at full size.
+
+    Example:
+        >>> tiny().widths
+        (32, 128)
+    """
+    return Trunk(widths=(32, 128), stride=2, **options)
+
+
+def large(**options: Any) -> Trunk:
+    """The trunk at about three times the products, for accelerators.
+
+    Example:
+        >>> large().widths
+        (128, 384, 512)
+    """
+    return Trunk(widths=(128, 384, 512), **options)
