@@ -13,7 +13,7 @@ from search import codes as _codes
 from search import paging, storage, writing
 from search.rerank import MOST_CANDIDATES
 from search.scan import Blocks
-from search.segments import Segment, combine, in_id_order, nearest
+from search.segments import Segment, combine, nearest
 from search.state import (
     State,
     Where,
@@ -25,6 +25,7 @@ from search.state import (
     next_ids,
     only_within,
     refinement,
+    save,
     some,
     views_of,
 )
@@ -32,8 +33,6 @@ from search.state import (
 # A new segment takes in an older one that is less than this many times as long: the number of
 # segments stays logarithmic, and so does the number of times that a code is copied.
 GROWTH = 2
-# Bytes of codes and features that pass through memory at a time when segments are saved as one.
-BATCH_BYTES = 1 << 25
 
 
 class HashIndex:
@@ -379,30 +378,7 @@ class HashIndex:
         Example:
             >>> index.save("photos.index")  # doctest: +SKIP
         """
-        state = self._state
-        first = state.segments[0]
-        attachments = {name: bytes(data) for name, data in state.attachments.items()}
-        if len(state.segments) == 1 and not len(first.dead) and isinstance(first.codes, Blocks):
-            writing.write(
-                path,
-                bits=state.bits,
-                count=len(first),
-                planes=first.codes.planes,
-                ids=first.ids,
-                features=first.features,
-                attachments=attachments,
-            )
-            return
-        row_bytes = _codes.width(state.bits) + 8
-        if state.features is not None:
-            row_bytes += state.features[0].itemsize * state.features[1]
-        with writing.Writer(path, bits=state.bits) as writer:
-            for codes, features, ids in in_id_order(
-                state.segments, max(1, BATCH_BYTES // row_bytes)
-            ):
-                writer.append(codes, features, ids)
-            for name, data in attachments.items():
-                writer.attach(name, data)
+        save(self._state, path)
 
 
 def _worth_merging(old: Segment, new: Segment) -> bool:

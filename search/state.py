@@ -2,17 +2,22 @@
 
 import dataclasses
 import functools
+import os
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from search import paging, scan, storage, writing
+from search.codes import width
 from search.merge import merge_checked
 from search.rerank import check_features, check_queries
 from search.rows import join
-from search.scan import NO_DISTANCE
-from search.segments import Segment, View, implicit, live_ids, nearest
+from search.scan import NO_DISTANCE, Blocks
+from search.segments import Segment, View, implicit, in_id_order, live_ids, nearest
+
+# Bytes of codes and features that pass through memory at a time when segments are saved as one.
+BATCH_BYTES = 1 << 25
 
 Where = NDArray[np.bool_] | NDArray[np.integer] | Sequence[int]
 
@@ -247,3 +252,28 @@ def some(ids: NDArray[np.int64]) -> str:
     """The first few of `ids` in words."""
     head = ", ".join(str(each) for each in ids[:5])
     return f"{len(ids)} ids ({head}{', ...' if len(ids) > 5 else ''})"
+
+
+def save(state: State, path: str | os.PathLike[str]) -> None:
+    """Write all that was not removed as one file, see `HashIndex.save`."""
+    first = state.segments[0]
+    attachments = {name: bytes(data) for name, data in state.attachments.items()}
+    if len(state.segments) == 1 and not len(first.dead) and isinstance(first.codes, Blocks):
+        writing.write(
+            path,
+            bits=state.bits,
+            count=len(first),
+            planes=first.codes.planes,
+            ids=first.ids,
+            features=first.features,
+            attachments=attachments,
+        )
+        return
+    row_bytes = width(state.bits) + 8
+    if state.features is not None:
+        row_bytes += state.features[0].itemsize * state.features[1]
+    with writing.Writer(path, bits=state.bits) as writer:
+        for codes, features, ids in in_id_order(state.segments, max(1, BATCH_BYTES // row_bytes)):
+            writer.append(codes, features, ids)
+        for name, data in attachments.items():
+            writer.attach(name, data)

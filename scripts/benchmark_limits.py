@@ -1,0 +1,149 @@
+"""What the search is measured with: clocks, made-up codes, and what the machine can do at most."""
+
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+from numpy.typing import NDArray
+
+from search import scan
+from search import threads as pool
+
+Codes = NDArray[np.uint8]
+PAUSE = 0.02  # seconds before a timed call
+SHORT = 0.1  # seconds that a call takes below which the caches matter
+CHAINS = 12  # independent chains of popcounts, enough to keep every unit of a core busy
+
+
+@intrinsic
+def popcounts(typingctx: Any, rounds: Any, seed: Any) -> Any:
+    """`rounds` times 12 popcounts of the bytes of a 512-bit vector, in registers."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        rounds, seed = arguments
+        word, byte = ir.VectorType(ir.IntType(64), 8), ir.VectorType(ir.IntType(8), 64)
+        count = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(byte, [byte]), "llvm.ctpop.v64i8"
+        )
+        chains = []
+        for chain in range(CHAINS):
+            start = builder.insert_element(
+                ir.Constant(word, [chain + 1] * 8), seed, ir.Constant(ir.IntType(32), chain % 8)
+            )
+            chains.append(cgutils.alloca_once_value(builder, builder.bitcast(start, byte)))
+        zero, one = ir.Constant(ir.IntType(64), 0), ir.Constant(ir.IntType(64), 1)
+        with cgutils.for_range_slice(builder, zero, rounds, one):
+            for place in chains:
+                builder.store(builder.call(count, [builder.load(place)]), place)
+        total = builder.load(chains[0])
+        for place in chains[1:]:
+            total = builder.xor(total, builder.load(place))
+        return builder.extract_element(builder.bitcast(total, word), ir.Constant(ir.IntType(32), 0))
+
+    return types.uint64(types.int64, types.uint64), generate
+
+
+@numba.njit(nogil=True)
+def count_bytes(rounds: int, seed: int) -> int:
+    """Run `popcounts`."""
+    return popcounts(rounds, seed)  # type: ignore[call-arg]
+
+
+@numba.njit(nogil=True)
+def read(words: NDArray[np.uint64]) -> np.uint64:
+    """Read every word once."""
+    total = np.uint64(0)
+    for index in range(words.size):  # by index: an iteration over the words is not vectorized
+        total |= words[index]
+    return total
+
+
+def popcount_rate(threads: int) -> float:
+    """Popcounts of bytes a second on all threads together, without loads or anything else."""
+    rounds = 20_000_000  # tens of milliseconds, next to which waking a thread is nothing
+    tasks = [(rounds, np.uint64(seed)) for seed in range(threads)]
+    seconds = min(timed(lambda: pool.run(count_bytes, tasks, threads)) for _ in range(8))
+    return threads * rounds * CHAINS * 64 / seconds
+
+
+def bandwidth(size: int, threads: int) -> float:
+    """Bytes a second that all threads together read from an array of `size` bytes."""
+    words = np.ones(max(size // 8, threads), np.uint64)
+    tasks = [(part,) for part in np.array_split(words, threads)]
+    seconds = min(timed(lambda: pool.run(read, tasks, threads)) for _ in range(8))
+    return words.nbytes / seconds
+
+
+def floors(blocks: scan.Blocks, threads: int, runs: int) -> dict[str, dict[str, float]]:
+    """What bounds one query: reading its bytes once, on one thread and on all, and the hand-over.
+
+    Taken in turn and after pauses as the searches are, so that the caches are as cold.
+    """
+    planes = blocks.planes.reshape(-1)
+    words = planes[: planes.size // 8 * 8].view(np.uint64)
+    halves = [(part,) for part in np.array_split(words, threads)]
+    few = [(words[:8],)] * threads
+    return interleave(
+        {
+            "one thread": partial(read, words),
+            "all threads": partial(pool.run, read, halves, threads),
+            "hand-over": partial(pool.run, read, few, threads),
+        },
+        runs,
+    )
+
+
+def timed(call: Callable[[], Any]) -> float:
+    """Seconds that a call takes."""
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def interleave(calls: dict[str, Callable[[], Any]], runs: int) -> dict[str, dict[str, float]]:
+    """Median and least seconds of every call, taken in turn after warming up."""
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    short = {name: (call(), timed(call))[1] < SHORT for name, call in calls.items()}
+    for _ in range(runs):
+        for name, call in calls.items():
+            # OpenMP's threads spin for a while after their work, and would hold a processor
+            # that the other side is then timed without. The pause cools the caches; a call that
+            # is short enough to notice is made once more before the one that counts.
+            time.sleep(PAUSE)
+            if short[name]:
+                call()
+            seconds[name].append(timed(call))
+    return {
+        name: {"median": float(np.median(values)), "least": min(values)}
+        for name, values in seconds.items()
+    }
+
+
+def uniform(rng: np.random.Generator, count: int, bits: int) -> Codes:
+    """Codes of independent fair bits."""
+    return rng.integers(0, 256, (count, bits // 8), dtype=np.uint8)
+
+
+def around(rng: np.random.Generator, centres: NDArray, count: int, flips: NDArray | float) -> Codes:
+    """Codes around random ones of the centres, bits flipped with the given chance."""
+    codes = np.empty((count, centres.shape[1] // 8), np.uint8)
+    chances = np.broadcast_to(np.asarray(flips, np.float32), (count,))
+    for start in range(0, count, 1 << 16):
+        part = slice(start, min(start + (1 << 16), count))
+        size = part.stop - start
+        flipped = rng.random((size, centres.shape[1]), np.float32) < chances[part, None]
+        codes[part] = np.packbits(centres[rng.integers(0, len(centres), size)] ^ flipped, axis=1)
+    return codes
+
+
+def learned(rng: np.random.Generator, count: int, bits: int) -> Codes:
+    """Codes as a trained network gives them: ten classes, most items near theirs, some far."""
+    centres = np.random.default_rng(7).integers(0, 2, (10, bits), dtype=np.uint8)
+    return around(rng, centres, count, rng.beta(0.35, 6.0, count))
