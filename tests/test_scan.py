@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+import zlib
 from pathlib import Path
 
 import naive
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 import search
 from search import scan, threads
-from search.kernels import compiling
+from search.kernels import compiling, hamming
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -374,3 +375,10 @@ def test_a_forked_child_searches():
         "assert os.waitpid(child, 0)[1] == 0\n"
     )
     subprocess.run([sys.executable, "-c", code, str(REPOSITORY)], check=True, timeout=120)
+
+
+def test_the_kernels_know_the_vectors_they_were_compiled_with():
+    """numba's cache would otherwise keep kernels made of an older search/kernels/vectors.py."""
+    text = (REPOSITORY / "search/kernels/vectors.py").read_text()
+    checksum = zlib.crc32(text.encode())
+    assert checksum == hamming.VECTORS, f"set VECTORS in kernels/hamming.py to 0x{checksum:08X}"

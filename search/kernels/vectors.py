@@ -1,0 +1,303 @@
+"""What the Hamming kernels are made of, below the level of numba: LLVM vectors of 64 bytes.
+
+The vectors are explicit LLVM types (`<64 x i8>`): LLVM lowers them to one AVX-512 register, two
+AVX2 or four NEON registers, whose native popcount is also of bytes. Every intrinsic has a twin in
+Python, for where numba is told not to compile.
+
+numba's cache does not notice a change in this file: `search.kernels.hamming`, whose kernels these
+become part of, holds a checksum of it, which a test compares.
+"""
+
+import threading
+from typing import Any
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+LANES = 64  # codes in a vector
+BLOCK = 256  # codes in a block
+AHEAD = 8192  # bytes between what one query reads and what it asks for
+
+
+def _vectors(context: Any, builder: Any, kind: Any, array: Any) -> Any:
+    """The data pointer of an array argument, as a pointer to bytes."""
+    data = context.make_array(kind)(context, builder, array).data
+    return builder.bitcast(data, ir.IntType(8).as_pointer())
+
+
+def _call(builder: Any, name: str, kind: Any, *arguments: Any) -> Any:
+    """A call of the LLVM intrinsic `name` on vectors of one kind."""
+    suffix = f".v{kind.count}i{kind.element.width}"
+    function = cgutils.get_or_insert_function(
+        builder.module, ir.FunctionType(kind, [kind] * len(arguments)), name + suffix
+    )
+    return builder.call(function, arguments)
+
+
+def _prefetch(builder: Any, address: Any) -> None:
+    """Ask for the cache line at an address; never faults, wherever it points."""
+    word = ir.IntType(32)
+    kinds = [address.type, word, word, word]
+    function = cgutils.get_or_insert_function(
+        builder.module, ir.FunctionType(ir.VoidType(), kinds), "llvm.prefetch.p0"
+    )
+    read, keep_close, data = (ir.Constant(word, value) for value in (0, 3, 1))
+    builder.call(function, [address, read, keep_close, data])
+
+
+def _splat(builder: Any, pointer: Any, index: Any, kind: Any) -> Any:
+    """The 64-bit word at `index`, repeated to fill a vector of `kind`.
+
+    Words that already repeat a byte (or two) are loaded by a plain broadcast, which is free.
+    """
+    word = ir.IntType(64)
+    address = builder.gep(builder.bitcast(pointer, word.as_pointer()), [index])
+    words = ir.VectorType(word, kind.count * kind.element.width // 64)
+    one = builder.insert_element(
+        ir.Constant(words, ir.Undefined), builder.load(address), ir.Constant(ir.IntType(32), 0)
+    )
+    zeros = ir.Constant(ir.VectorType(ir.IntType(32), words.count), [0] * words.count)
+    return builder.bitcast(
+        builder.shuffle_vector(one, ir.Constant(words, ir.Undefined), zeros), kind
+    )
+
+
+@intrinsic
+def _tile_compiled(
+    typingctx: Any,
+    planes: Any,
+    offset: Any,
+    width: Any,
+    words: Any,
+    word: Any,
+    limits: Any,
+    limit: Any,
+    shape: Any,
+    masks: Any,
+    sums: Any,
+) -> Any:
+    """LLVM for `tile`; `shape` gives the numbers by its length, `sums` the type by its own."""
+    queries, groups = len(shape) // 8, len(shape) % 8
+    wide = sums.dtype == types.uint16
+    signature = types.uint64(planes, offset, width, words, word, limits, limit, shape, masks, sums)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kinds = signature.args
+        planes, offset, width, words, word, limits, limit, _, masks, sums = arguments
+        planes = _vectors(context, builder, kinds[0], planes)
+        words = _vectors(context, builder, kinds[3], words)
+        limits = _vectors(context, builder, kinds[5], limits)
+        masks = _vectors(context, builder, kinds[8], masks)
+        sums = _vectors(context, builder, kinds[9], sums)
+        long = ir.IntType(64)
+        byte = ir.VectorType(ir.IntType(8), LANES)
+        total = ir.VectorType(ir.IntType(16), LANES) if wide else byte
+        tile = [(q, g) for q in range(queries) for g in range(groups)]
+
+        def number(value: int) -> Any:
+            return ir.Constant(long, value)
+
+        def scan(start: Any, stop: Any, places: list[Any]) -> None:
+            """Add the distances of the bytes from `start` to `stop` to `places`."""
+            with cgutils.for_range_slice(builder, start, stop, number(1)) as (plane, _):
+                base = builder.add(offset, builder.mul(plane, number(BLOCK)))
+                codes = []
+                for g in range(groups):
+                    address = builder.gep(planes, [builder.add(base, number(g * LANES))])
+                    codes.append(builder.load(builder.bitcast(address, byte.as_pointer()), align=1))
+                    if queries == 1:
+                        _prefetch(builder, builder.gep(address, [number(AHEAD)]))
+                at = builder.add(word, builder.mul(plane, number(queries)))
+                for q in range(queries):
+                    query = _splat(builder, words, builder.add(at, number(q)), byte)
+                    for g in range(groups):
+                        place = places[q * groups + g]
+                        bits = _call(builder, "llvm.ctpop", byte, builder.xor(codes[g], query))
+                        builder.store(builder.add(builder.load(place), bits), place)
+
+        ones = ir.Constant(total, [1] * LANES)
+        if wide:
+            # Bytes hold the sum of 31 bytes' bits; then they are added to sums of 16 bits.
+            long_places = [cgutils.alloca_once_value(builder, ones) for _ in tile]
+            places = [cgutils.alloca_once(builder, byte) for _ in tile]
+            with cgutils.for_range_slice(builder, number(0), width, number(31)) as (start, _):
+                for place in places:
+                    builder.store(ir.Constant(byte, [0] * LANES), place)
+                end = builder.add(start, number(31))
+                end = builder.select(builder.icmp_signed("<", end, width), end, width)
+                scan(start, end, places)
+                for place, long_place in zip(places, long_places, strict=True):
+                    wider = builder.zext(builder.load(place), total)
+                    builder.store(builder.add(builder.load(long_place), wider), long_place)
+            places = long_places
+        else:
+            places = [cgutils.alloca_once(builder, byte) for _ in tile]
+            for place in places:
+                builder.store(ones, place)
+            scan(number(0), width, places)
+
+        # Whether any sum is within its limit, without leaving the vector registers: the
+        # saturating difference sum - limit is zero exactly where the sum is within the limit.
+        found = [builder.load(place) for place in places]
+        bounds = [
+            _splat(builder, limits, builder.add(limit, number(q)), total) for q in range(queries)
+        ]
+        least = None
+        for (q, _), value in zip(tile, found, strict=True):
+            rest = _call(builder, "llvm.usub.sat", total, value, bounds[q])
+            least = rest if least is None else _call(builder, "llvm.umin", total, least, rest)
+        flags = builder.icmp_unsigned("==", least, ir.Constant(total, [0] * LANES))
+        hit = builder.icmp_unsigned("!=", builder.bitcast(flags, long), number(0))
+        which = cgutils.alloca_once_value(builder, number(0))
+        with builder.if_then(hit, likely=False):
+            # No branches here: with hits in every other vector none could be foretold.
+            hits = number(0)
+            for index, ((q, _), value) in enumerate(zip(tile, found, strict=True)):
+                address = builder.gep(sums, [number(index * LANES * (2 if wide else 1))])
+                builder.store(value, builder.bitcast(address, total.as_pointer()), align=1)
+                mask = builder.bitcast(builder.icmp_unsigned("<=", value, bounds[q]), long)
+                address = builder.gep(masks, [number(index * 8)])
+                builder.store(mask, builder.bitcast(address, long.as_pointer()), align=8)
+                some = builder.zext(builder.icmp_unsigned("!=", mask, number(0)), long)
+                hits = builder.or_(hits, builder.shl(some, number(index)))
+            builder.store(hits, which)
+        return builder.bitcast(builder.load(which), long)
+
+    return signature, generate
+
+
+def _tile_python(
+    planes: Any,
+    offset: Any,
+    width: Any,
+    words: Any,
+    word: Any,
+    limits: Any,
+    limit: Any,
+    shape: Any,
+    masks: Any,
+    sums: Any,
+) -> Any:
+    """What `_tile_compiled` computes, where numba's compiler is switched off."""
+    queries, groups = len(shape) // 8, len(shape) % 8
+    which = 0
+    for q in range(queries):
+        for g in range(groups):
+            total = np.ones(LANES, np.int64)
+            for plane in range(width):
+                start = offset + plane * BLOCK + g * LANES
+                byte = int(words[word + plane * queries + q]) & 0xFF
+                total += np.bitwise_count(planes[start : start + LANES] ^ np.uint8(byte))
+            if sums.dtype == np.uint8:
+                total &= 255
+                bound = int(limits[limit + q]) & 0xFF
+            else:
+                bound = int(limits[limit + q]) & 0xFFFF
+            index = q * groups + g
+            sums[index * LANES : (index + 1) * LANES] = total
+            within = np.packbits(total <= bound, bitorder="little").view(np.uint64)[0]
+            masks[index] = within
+            which |= int(within != 0) << index
+    return np.uint64(which)
+
+
+@intrinsic
+def _lowest_compiled(typingctx: Any, mask: Any) -> Any:
+    """LLVM for `lowest`."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.int64(types.uint64), generate
+
+
+def _lowest_python(mask: int) -> int:
+    """The position of the lowest bit set in a mask that is not zero."""
+    mask = int(mask)
+    return (mask & -mask).bit_length() - 1
+
+
+@intrinsic
+def _count_compiled(typingctx: Any, value: Any) -> Any:
+    """LLVM for `count`."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.ctpop(arguments[0])
+
+    return types.int64(types.uint64), generate
+
+
+def _count_python(value: int) -> int:
+    """The number of bits set in a 64-bit word."""
+    return int(value).bit_count()
+
+
+@intrinsic
+def _claim_compiled(typingctx: Any, progress: Any, index: Any, amount: Any) -> Any:
+    """LLVM for `claim`."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        data = _vectors(context, builder, signature.args[0], arguments[0])
+        words = builder.bitcast(data, ir.IntType(64).as_pointer())
+        return builder.atomic_rmw(
+            "add", builder.gep(words, [arguments[1]]), arguments[2], "seq_cst"
+        )
+
+    return types.int64(progress, types.int64, types.int64), generate
+
+
+_claiming = threading.Lock()
+
+
+def _claim_python(progress: Any, index: int, amount: int) -> int:
+    """Add `amount` to a number that threads share; returns what it was before."""
+    with _claiming:
+        before = int(progress[index])
+        progress[index] += amount
+        return before
+
+
+@intrinsic
+def _mask_compiled(typingctx: Any, sums: Any, index: Any, limit: Any) -> Any:
+    """LLVM for `mask_of`."""
+    wide = sums.dtype == types.uint16
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        sums = _vectors(context, builder, signature.args[0], arguments[0])
+        width = 2 if wide else 1
+        total = ir.VectorType(ir.IntType(8 * width), LANES)
+        offset = builder.mul(arguments[1], ir.Constant(ir.IntType(64), LANES * width))
+        address = builder.bitcast(builder.gep(sums, [offset]), total.as_pointer())
+        place = cgutils.alloca_once_value(builder, arguments[2])
+        bound = _splat(builder, place, ir.Constant(ir.IntType(64), 0), total)
+        near = builder.icmp_unsigned("<=", builder.load(address, align=1), bound)
+        return builder.bitcast(near, ir.IntType(64))
+
+    return types.uint64(sums, types.int64, types.uint64), generate
+
+
+def _mask_python(sums: Any, index: int, limit: Any) -> Any:
+    """A bit for each of the 64 sums at `index` that is within a limit, repeated to fill a word."""
+    bound = int(limit) & np.iinfo(sums.dtype).max
+    near = sums[index * LANES : (index + 1) * LANES] <= bound
+    return np.packbits(near, bitorder="little").view(np.uint64)[0]
+
+
+# tile(planes, offset, width, words, word, limits, limit, shape, masks, sums) -> uint64
+#   compares `len(shape) // 8` queries with `len(shape) % 8` vectors of 64 codes, the first of
+#   them at planes[offset]. words[word + plane * queries + q] repeats byte `plane` of query q;
+#   limits[limit + q] repeats its limit, one or two bytes wide as `sums`. Bit q * vectors + v of
+#   the result says whether any `distance + 1 <= limit` for query q and vector v; only then are
+#   `masks` (a bit for every code within the limit) and `sums` (distance + 1, which a byte wraps
+#   round) written, at that place.
+# All of them are plain Python when numba is told not to compile.
+PLAIN: bool = numba.config.DISABLE_JIT  # type: ignore[attr-defined]
+tile: Any = _tile_python if PLAIN else _tile_compiled
+lowest: Any = _lowest_python if PLAIN else _lowest_compiled
+count: Any = _count_python if PLAIN else _count_compiled
+claim: Any = _claim_python if PLAIN else _claim_compiled
+mask_of: Any = _mask_python if PLAIN else _mask_compiled
