@@ -222,7 +222,9 @@ def nearest(  # type: ignore[no-untyped-def]
     ordered = np.empty(k + 1, np.int64)
     for query in range(queries):
         _order(keys[query], filled[query], counts[query], bounds[query], places, ordered)
-        out[query] = ordered[:k]
+        # Element by element: copies of slices take numba seconds to compile.
+        for position in range(k):
+            out[query, position] = ordered[position]
     claim(progress, DONE, swept)
 
 
@@ -233,13 +235,15 @@ def _order(keys, filled, counts, bound, places, out):  # type: ignore[no-untyped
     counts[d] is the number of keys at each distance below `bound`; those beyond it, and at it
     those that are too many, all land in the last place of `out`, which means nothing.
     """
-    out[:] = MISSING
     most = len(out) - 1
+    for position in range(most):
+        out[position] = MISSING
     place = 0
     for distance in range(bound):
         places[distance] = place
         place += counts[distance]
-    places[bound:] = most
+    for distance in range(bound, len(places)):
+        places[distance] = most
     places[bound] = place
     for position in range(filled):
         key = keys[position]
