@@ -66,7 +66,7 @@ def convolve(images: jax.Array, kernel: jax.Array) -> jax.Array:
         (1, 8, 8, 16)
     """
     _check(images, kernel)
-    return lax.platform_dependent(images, kernel, cpu=_convolve, default=_library_convolve)
+    return lax.platform_dependent(images, kernel, cpu=_convolve, default=library_convolve)
 
 
 def convolve_and_pool(images: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -86,7 +86,7 @@ def convolve_and_pool(images: jax.Array, kernel: jax.Array) -> jax.Array:
     if min(images.shape[1:3]) < 2:
         raise ValueError(f"images of shape {images.shape} have no 2 x 2 window to pool")
     return lax.platform_dependent(
-        images, kernel, cpu=_convolve_and_pool, default=_library_convolve_and_pool
+        images, kernel, cpu=_convolve_and_pool, default=library_convolve_and_pool
     )
 
 
@@ -102,14 +102,16 @@ def _check(images: jax.Array, kernel: jax.Array) -> None:
         )
 
 
-def _library_convolve(images: jax.Array, kernel: jax.Array) -> jax.Array:
+def library_convolve(images: jax.Array, kernel: jax.Array) -> jax.Array:
+    """`convolve` by XLA's own convolution."""
     return lax.conv_general_dilated(
         images, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
 
 
-def _library_convolve_and_pool(images: jax.Array, kernel: jax.Array) -> jax.Array:
-    full = _library_convolve(images, kernel)
+def library_convolve_and_pool(images: jax.Array, kernel: jax.Array) -> jax.Array:
+    """`convolve_and_pool` by XLA's own convolution and pooling."""
+    full = library_convolve(images, kernel)
     return lax.reduce_window(full, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
 
 
@@ -123,7 +125,8 @@ Saved = tuple[jax.Array, ...]
 @jax.custom_vjp
 def _convolve(images: jax.Array, kernel: jax.Array) -> jax.Array:
     _, h, w, _ = images.shape
-    return _join(_output_tiles(images, kernel), h, w).astype(images.dtype)
+    products = multiply(transform_images(images), transform_kernel(kernel))
+    return output_image(products, h, w).astype(images.dtype)
 
 
 def _convolve_forward(images: jax.Array, kernel: jax.Array) -> tuple[jax.Array, Saved]:
@@ -176,7 +179,7 @@ _convolve_and_pool.defvjp(_convolve_and_pool_forward, _convolve_and_pool_backwar
 
 def _output_tiles(images: jax.Array, kernel: jax.Array) -> jax.Array:
     """The convolution's output (TILE^2, n, down, across, out) in float32."""
-    products = _multiply(_transform_images(images), _transform_kernel(kernel))
+    products = multiply(transform_images(images), transform_kernel(kernel))
     return _mix(OUTPUT, products)
 
 
@@ -186,13 +189,18 @@ def _gradients(
     """The images' and the kernel's gradients, from the output's (TILE^2, n, down, across, out)."""
     _, h, w, _ = images.shape
     slopes = _mix(OUTPUT.T, slopes)
-    kernel_slope = _mix(KERNEL.T, _correlate(_transform_images(images), slopes))
-    turned = _transform_kernel(kernel.transpose(0, 1, 3, 2))
-    image_slope = _add_windows(_mix(IMAGE.T, _multiply(slopes, turned)), h, w)
+    kernel_slope = _mix(KERNEL.T, _correlate(transform_images(images), slopes))
+    turned = transform_kernel(kernel.transpose(0, 1, 3, 2))
+    image_slope = _add_windows(_mix(IMAGE.T, multiply(slopes, turned)), h, w)
     return image_slope.astype(images.dtype), kernel_slope.reshape(kernel.shape).astype(kernel.dtype)
 
 
-def _multiply(tiles: jax.Array, weights: jax.Array) -> jax.Array:
+def output_image(products: jax.Array, h: int, w: int) -> jax.Array:
+    """The products of tiles and weights -> the output (n, h, w, out) in float32."""
+    return _join(_mix(OUTPUT, products), h, w)
+
+
+def multiply(tiles: jax.Array, weights: jax.Array) -> jax.Array:
     """(p, n, down, across, c) x (p, c, out) -> float32 (p, n, down, across, out)."""
     flat = tiles.reshape(len(tiles), -1, tiles.shape[-1])
     products = jnp.matmul(flat, weights, preferred_element_type=jnp.float32)
@@ -208,12 +216,12 @@ def _correlate(tiles: jax.Array, slopes: jax.Array) -> jax.Array:
 # ---- transforms -------------------------------------------------------------------------------
 
 
-def _transform_images(images: jax.Array) -> jax.Array:
+def transform_images(images: jax.Array) -> jax.Array:
     """Images (n, h, w, c) -> float32 ((TILE + 2)^2, n, down, across, c)."""
     return _mix(IMAGE, _windows(images))
 
 
-def _transform_kernel(kernel: jax.Array) -> jax.Array:
+def transform_kernel(kernel: jax.Array) -> jax.Array:
     """Kernel (3, 3, c, out) -> float32 ((TILE + 2)^2, c, out)."""
     return _mix(KERNEL, kernel.astype(jnp.float32).reshape(9, *kernel.shape[2:]))
 
