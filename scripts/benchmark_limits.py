@@ -88,12 +88,13 @@ def floors(blocks: scan.Blocks, threads: int, runs: int) -> dict[str, dict[str, 
     """
     planes = blocks.planes.reshape(-1)
     words = planes[: planes.size // 8 * 8].view(np.uint64)
-    halves = [(part,) for part in np.array_split(words, threads)]
+    # A copy, as FAISS has its own, so that neither call finds what the other one left behind.
+    parts = [(part,) for part in np.array_split(words.copy(), threads)]
     few = [(words[:8],)] * threads
     return interleave(
         {
             "one thread": partial(read, words),
-            "all threads": partial(pool.run, read, halves, threads),
+            "all threads": partial(pool.run, read, parts, threads),
             "hand-over": partial(pool.run, read, few, threads),
         },
         runs,
