@@ -36,6 +36,8 @@ class Curve:
     config: Annotated[Config, tyro.conf.arg(name="")] = field(
         default_factory=lambda: Config(validation=0.0)
     )
+    run: Path | None = None
+    """Also leave a run directory there, as scripts/train.py does."""
     encode_batch: int = 256
     """Images encoded at once in an evaluation."""
 
@@ -55,18 +57,18 @@ class Clock:
         self.stopped += self.seconds() - since
 
 
-def curve(config: Config, out: Path, *, encode_batch: int = 256) -> dict[str, Any]:
+def curve(
+    config: Config, out: Path, *, run: Path | None = None, encode_batch: int = 256
+) -> dict[str, Any]:
     """Train, and write the points to `out` as they come.
 
     seconds: of the clock; mAP: of the queries' codes; accuracy: of the queries' classes, None
     where the method predicts none. seconds_to_first_step: all that is done before it, which is
     reading what the configuration comes to, the initial weights and the compiled step.
 
-    Raises:
-        ValueError: the configuration holds images out to validate on.
+    The model that `run` keeps is the one that `training.train` chooses, on validation images or,
+    without any, as the last; the points choose nothing.
     """
-    if config.validation:
-        raise ValueError(f"--validation is {config.validation}: a curve needs 0")
     if not out.absolute().parent.is_dir():
         raise FileNotFoundError(f"no such folder to write {out.name} into: {out.absolute().parent}")
     # Once read, the items are what the training finds in memory.
@@ -103,7 +105,7 @@ def curve(config: Config, out: Path, *, encode_batch: int = 256) -> dict[str, An
 
     jax.devices()  # found before the clock starts
     clock = Clock()
-    training.train(config, None, dataset=dataset, on_step=note, on_model=measure)
+    training.train(config, run, dataset=dataset, on_step=note, on_model=measure)
     runs.write_json(out, found)
     return found
 
@@ -123,7 +125,9 @@ def main() -> None:
     """Measure as the command line says."""
     options = parse(Curve, __doc__)
     with compiled_anew():
-        found = curve(options.config, options.out, encode_batch=options.encode_batch)
+        found = curve(
+            options.config, options.out, run=options.run, encode_batch=options.encode_batch
+        )
     print(f"{found['seconds_to_first_step']} s to the first step; points: {options.out}")
 
 

@@ -342,7 +342,8 @@ def test_a_comparison_goes_on_and_is_drawn(script, tmp_path: Path, capsys, monke
         assert not jax.config.values["jax_enable_compilation_cache"]
     assert jax.config.values["jax_enable_compilation_cache"]
     monkeypatch.setattr(module, "compiled_anew", contextlib.nullcontext)  # it takes seconds
-    script("curve", *words, "--out", points)
+    script("curve", *words, "--out", points, "--run", tmp_path / "kept")
+    assert (tmp_path / "kept" / "model.safetensors").is_file()
     found = json.loads(points.read_text())
     assert [point["step"] for point in found["points"]] == [1, 2]
     first, second = (point["seconds"] for point in found["points"])
@@ -367,7 +368,6 @@ def test_a_comparison_goes_on_and_is_drawn(script, tmp_path: Path, capsys, monke
         ("compare", ["--part", "3/2"], "--part is '3/2'"),
         ("compare", ["--methods", "dlhbc", "--data", "digits"], "did you mean dlbhc"),
         ("compare", ["--baselines", "nothing"], "method is 'nothing'"),
-        ("curve", ["--validation", 0.1], "a curve needs 0"),
         ("compare_figures", ["--cells", "none"], "no cells in none"),
     ],
 )
