@@ -28,8 +28,8 @@ Cells = Sequence[Mapping[str, Any]]
 class Figures:
     """Options of scripts/compare_figures.py."""
 
-    cells: Path
-    """Folder that scripts/compare.py filled."""
+    cells: Path | None = None
+    """Folder that scripts/compare.py filled; without it, only the curves are drawn."""
     curves: tuple[Path, ...] = ()
     """Files of scripts/curve.py."""
     out: Path = Path("docs")
@@ -143,7 +143,20 @@ def beside(figure: Figure, axes: Axes) -> Figure:
 def main() -> None:
     """Print and draw as the command line says."""
     options = parse(Figures, __doc__)
-    cells = comparison_table.read_cells(options.cells)
+    figures = {} if options.cells is None else of_cells(options, options.cells)
+    if options.curves:
+        figures["time"] = against_time([runs.read_json(path) for path in options.curves])
+    if not figures:
+        raise ValueError("nothing to draw: give --cells, --curves or both")
+    options.out.mkdir(parents=True, exist_ok=True)
+    for name, figure in figures.items():
+        plots.save(figure, options.out / f"comparison_{name}.png")
+        print(options.out / f"comparison_{name}.png")
+
+
+def of_cells(options: Figures, folder: Path) -> dict[str, Figure]:
+    """Print the table of a folder of cells; the figures of its protocol, by name."""
+    cells = comparison_table.read_cells(folder)
     print(comparison_table.table(cells, bits=options.bits, measure=options.measure))
     drawn = [
         cell
@@ -161,12 +174,7 @@ def main() -> None:
         figures["precision_at_k"] = precision_at_k(same, options.protocol, options.bits)
     if len({cell["bits"] for cell in drawn}) > 1:
         figures["bits"] = against_bits(drawn, options.protocol)
-    if options.curves:
-        figures["time"] = against_time([runs.read_json(path) for path in options.curves])
-    options.out.mkdir(parents=True, exist_ok=True)
-    for name, figure in figures.items():
-        plots.save(figure, options.out / f"comparison_{name}.png")
-        print(options.out / f"comparison_{name}.png")
+    return figures
 
 
 if __name__ == "__main__":

@@ -369,6 +369,7 @@ def test_a_comparison_goes_on_and_is_drawn(script, tmp_path: Path, capsys, monke
         ("compare", ["--methods", "dlhbc", "--data", "digits"], "did you mean dlbhc"),
         ("compare", ["--baselines", "nothing"], "method is 'nothing'"),
         ("compare_figures", ["--cells", "none"], "no cells in none"),
+        ("compare_figures", [], "nothing to draw"),
     ],
 )
 def test_a_mistake_is_answered_in_one_line(name, words, message, script, tmp_path, monkeypatch):
