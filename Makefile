@@ -8,7 +8,7 @@ demo: .venv/ready
 	$(BIN)/python scripts/demo.py --overwrite
 
 test: .venv/ready
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 lint: .venv/ready
 	$(BIN)/ruff check .
