@@ -140,12 +140,14 @@ def compare(
             row = {"codes": name, "bits": bits, "queries": count, "k": k, "same": same}
             rows.append(row | judge(seconds, blocks, count, k, limits, size))
             show(rows[-1])
+    nothing = np.full(100, -1)  # a radius that is scanned for, and never met
     for radius in (2, 8):
         asked = queries[:100]
         seconds = interleave(
             {
                 "faiss": partial(flat.range_search, asked, radius + 1),
                 "search": partial(scan.radius, blocks, asked, radius, threads=options.threads),
+                "scan alone": partial(scan.radius, blocks, asked, nothing, threads=options.threads),
             },
             options.runs,
         )
@@ -155,6 +157,7 @@ def compare(
         mine = np.lexsort((rows_within, np.repeat(np.arange(100), np.diff(offsets))))
         same = np.array_equal(bounds, offsets) and np.array_equal(found[order], rows_within[mine])
         row = {"codes": name, "bits": bits, "queries": 100, "radius": radius, "same": same}
+        row["results"] = len(found)
         rows.append(row | judge(seconds, blocks, 100, 0, limits, size))
         show(rows[-1])
     return rows
@@ -236,14 +239,18 @@ def compare_repeating(
 
 def show(row: dict[str, Any]) -> None:
     """One line for one case."""
-    what = f"k={row['k']}" if "k" in row else f"radius={row['radius']}"
+    what, rest = f"k={row.get('k')}", ""
+    if "radius" in row:
+        what = f"radius={row['radius']}"
+        alone = 1e3 * row["scan alone"]["median"]
+        rest = f"  {row['results']} results, the scan alone {alone:.2f} ms"
     print(
         f"{row['codes']:20} {row['bits']:4d} bits {row['queries']:5d} queries {what:9}"
         f"  faiss {1e3 * row['faiss']['median']:9.2f} ms ({1e3 * row['faiss']['least']:.2f})"
         f"  search {1e3 * row['search']['median']:8.2f} ms ({1e3 * row['search']['least']:.2f})"
         f"  {row['times']:7.1f}x  {row['codes_per_second'] / 1e9:7.1f} G codes/s"
         f"  {100 * row['of_popcounts']:4.0f} % popcount {100 * row['of_bandwidth']:4.0f} % memory"
-        f"  {'same' if row['same'] else 'DIFFERENT'}",
+        f"  {'same' if row['same'] else 'DIFFERENT'}{rest}",
         flush=True,
     )
 
