@@ -194,42 +194,56 @@ def radius(
     planes = blocks.planes.reshape(-1)
     stretch = max(BLOCK, hamming.STRETCH // width(blocks.bits))
 
-    def search(part: int, start: int, stop: int) -> tuple[list[NDArray], NDArray]:
+    def search(part: int, start: int, stop: int) -> list[tuple[NDArray, NDArray]]:
         shape, words, masks, sums = _prepare(queries[start:stop])
-        counts = np.zeros((stop - start, blocks.bits + 1), np.int64)
         room = _FOUND + stretch * (stop - start)  # the kernel stops before a stretch may not fit
         pieces, block = [], ranges[part]
         while block < ranges[part + 1]:
-            keys = np.empty(room, np.int64)
+            keys, owners = np.empty(room, np.int64), np.empty(room, np.int32)
             filled, block = hamming.within(
                 planes, blocks.count, width(blocks.bits), block, ranges[part + 1],
-                words, stop - start, radii[start:stop], shape, mask, masks, sums, keys, counts,
+                words, stop - start, radii[start:stop], shape, mask, masks, sums, keys, owners,
             )  # fmt: skip
+            piece = keys[:filled], owners[:filled]
             # Few results shall not keep all the room there was for many.
-            pieces.append(keys[:filled] if 4 * filled > room else keys[:filled].copy())
-        return pieces, counts
+            pieces.append(piece if 4 * filled > room else (piece[0].copy(), piece[1].copy()))
+        return pieces
+
+    def count_found(start: int, stop: int, pieces: list[tuple[NDArray, NDArray]]) -> NDArray:
+        counts = np.zeros((stop - start, blocks.bits + 1), np.int64)
+        for piece in pieces:
+            hamming.tally(*piece, counts)
+        return counts
 
     spans = list(pairwise(tiles))
     tasks = [(part, *span) for span in spans for part in range(len(ranges) - 1)]
     found = pool.run(search, tasks, workers)
     by_span = [
-        found[first : first + len(ranges) - 1] for first in range(0, len(tasks), len(ranges) - 1)
+        [piece for part in found[first : first + len(ranges) - 1] for piece in part]
+        for first in range(0, len(tasks), len(ranges) - 1)
     ]
-    counts = [np.sum([counts for _, counts in own], axis=0) for own in by_span]
+    counts = pool.run(
+        count_found, [(*span, own) for span, own in zip(spans, by_span, strict=True)], workers
+    )
     offsets = np.zeros(count + 1, np.int64)
     for (start, stop), own in zip(spans, counts, strict=True):
         offsets[start + 1 : stop + 1] = own.sum(axis=1)
     np.cumsum(offsets, out=offsets)
     distances, order = np.empty(offsets[-1], np.int32), np.empty(offsets[-1], np.int64)
 
-    def settle(start: int, cursors: NDArray, parts: list[tuple[list[NDArray], NDArray]]) -> None:
+    def settle(start: int, cursors: NDArray, pieces: list[tuple[NDArray, NDArray]]) -> None:
         hamming.lay_out(cursors, offsets[start], distances)
-        for pieces, _ in parts:
-            for piece in pieces:
-                hamming.put(piece, cursors, order)
+        for piece in pieces:
+            hamming.put(*piece, cursors, order)
 
-    starts = [start for start, _ in spans]
-    pool.run(settle, list(zip(starts, counts, by_span, strict=True)), workers)
+    pool.run(
+        settle,
+        [
+            (span[0], *own)
+            for span, own in zip(spans, zip(counts, by_span, strict=True), strict=True)
+        ],
+        workers,
+    )
     return offsets, distances, order if rows is None else rows[order]
 
 

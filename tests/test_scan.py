@@ -146,6 +146,13 @@ def test_radius_of_every_query_its_own(rng):
     assert_same(found, naive.hamming_radius(queries, codes, radii))
 
 
+def test_radius_of_more_queries_than_a_tile(rng):
+    codes, queries = draw_codes(rng, 300, 16), draw_codes(rng, 150, 16)
+    for threads_used in (1, 3):
+        found = scan.radius(scan.arrange(codes), queries, 4, threads=threads_used)
+        assert_same(found, naive.hamming_radius(queries, codes, 4))
+
+
 def test_radius_with_more_results_than_a_call_returns(rng):
     codes, queries = draw_codes(rng, 40_000, 8), draw_codes(rng, 6, 8)
     found = search.hamming_radius(queries, codes, 8, threads=2)

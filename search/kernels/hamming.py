@@ -7,8 +7,7 @@ any number of bytes costs only itself, and the distances come out as bytes that 
 turns into a 64-bit mask: `tile`, in `search.kernels.vectors`.
 
 Found codes are kept as keys: `distance << 48 | row`, so that the order of keys is the order of
-results; those within a radius as `query << 58 | distance << 45 | row`, the query being one of a
-tile. No kernel checks its arguments.
+results. No kernel checks its arguments.
 """
 
 import numpy as np
@@ -21,8 +20,6 @@ from search.kernels.vectors import BLOCK, LANES, claim, count, lowest, mask_of, 
 VECTORS = 0x5D09907E
 ROW_BITS = 48
 ROW_MASK = (1 << ROW_BITS) - 1
-FAR_BITS, OWNER_BITS = 45, 58  # where distance and query begin in keys of a radius search
-FAR_MASK = (1 << (OWNER_BITS - FAR_BITS)) - 1
 MISSING = np.iinfo(np.int64).max  # the key that fills a row of too few results
 STRETCH = 24576  # bytes of codes that stay in the first-level cache while queries walk them
 SAMPLE = 32  # one vector in so many is looked at to guess how near the k nearest will be
@@ -269,12 +266,12 @@ def await_others(progress, blocks):  # type: ignore[no-untyped-def]
 @compiled
 def within(  # type: ignore[no-untyped-def]
     planes, size, width, first, last, words, queries, radii, shape, allowed, masks, sums,
-    found, counts,
+    found, owners,
 ):  # fmt: skip
     """The codes of blocks [first, last) within radii[query] of each of a tile of queries.
 
-    Appends keys to `found`, in row order for each query, until the next stretch of blocks might
-    not fit, and adds to counts[query, distance]. Returns (number found, block to go on from).
+    Appends keys to `found` and query numbers to `owners`, in row order for each query, until
+    the next stretch of blocks might not fit. Returns (number found, block to go on from).
     """
     abreast, groups = len(shape) // 8, len(shape) % 8
     wide = sums.itemsize == 2
@@ -317,10 +314,17 @@ def within(  # type: ignore[no-untyped-def]
                             distance = _distance(planes, width, row, words, word, abreast)
                         if distance > reach or row >= size:
                             continue
-                        found[filled] = query << OWNER_BITS | distance << FAR_BITS | row
-                        counts[query, distance] += 1
+                        found[filled] = distance << ROW_BITS | row
+                        owners[filled] = query
                         filled += 1
     return filled, last
+
+
+@compiled
+def tally(found, owners, counts):  # type: ignore[no-untyped-def]
+    """Add to counts[q, d] how many keys query q found at distance d."""
+    for position in range(len(found)):
+        counts[owners[position], found[position] >> ROW_BITS] += 1
 
 
 @compiled
@@ -336,14 +340,12 @@ def lay_out(counts, start, distances):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def put(found, cursors, rows):  # type: ignore[no-untyped-def]
+def put(found, owners, cursors, rows):  # type: ignore[no-untyped-def]
     """Write rows, which are in order for each query, where the runs of their distances go on."""
     for position in range(len(found)):
-        key = found[position]
-        query, distance = key >> OWNER_BITS, key >> FAR_BITS & FAR_MASK
-        place = cursors[query, distance]
-        cursors[query, distance] = place + 1
-        rows[place] = key & ((1 << FAR_BITS) - 1)
+        query, distance = owners[position], found[position] >> ROW_BITS
+        rows[cursors[query, distance]] = found[position] & ROW_MASK
+        cursors[query, distance] += 1
 
 
 @compiled
