@@ -14,7 +14,6 @@ which take fewer operations than are counted for others.
 """
 
 import dataclasses
-import json
 import statistics
 import time
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ import jax
 import numpy as np
 from command_line import parse, run
 
-from jaxhash import networks, optimisation, sharding
+from jaxhash import networks, optimisation, runs, sharding
 from jaxhash.calls import calls
 from jaxhash.datasets import Dataset
 from jaxhash.environment import environment
@@ -33,7 +32,6 @@ from jaxhash.feeding import Batch
 from jaxhash.planning import settle
 from jaxhash.runs import Config
 from jaxhash.steps import initial_state, make_train_step
-from search.atomic import replacing
 
 PEAK_TFLOPS = {
     "NVIDIA H200": 989.0,
@@ -170,8 +168,7 @@ def main() -> None:
             "peak_tflops": peak,
             "rows": rows,
         }
-        with replacing(options.out) as file:
-            file.write(json.dumps(report, indent=1).encode())
+        runs.write_json(options.out, report)
 
 
 def line(row: dict[str, Any], peak: float | None) -> str:

@@ -14,7 +14,6 @@ About four minutes on two cores at the defaults.
 """
 
 import dataclasses
-import json
 import statistics
 import tempfile
 import time
@@ -25,16 +24,16 @@ from typing import Any
 
 import jax
 import numpy as np
+from benchmark_limits import in_turn
 from command_line import parse, run
 from PIL import Image
 from tqdm import tqdm
 
-from jaxhash import networks
+from jaxhash import networks, runs
 from jaxhash.datasets import Images
 from jaxhash.encoding import encode, encode_to_index
 from jaxhash.environment import environment
 from jaxhash.models import Model
-from search.atomic import replacing
 
 FEATURES = "float16"
 
@@ -122,18 +121,6 @@ def forward_alone(model: Model, images: np.ndarray, batch_size: int) -> Callable
             jax.block_until_ready(forward(variables, part))
 
     return once
-
-
-def in_turn(tasks: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of every task in every round, after one round that is not counted."""
-    times: dict[str, list[float]] = {name: [] for name in tasks}
-    for counted in range(-1, rounds):
-        for name, task in tasks.items():
-            start = time.perf_counter()
-            task()
-            if counted >= 0:
-                times[name].append(time.perf_counter() - start)
-    return times
 
 
 def make_files(folder: Path, count: int, size: int) -> list[str]:
@@ -236,8 +223,7 @@ def main() -> None:
                 f" held after a tenth, at most {memory['mib_most_after_that']:.0f} after that"
             )
     if options.out is not None:
-        with replacing(options.out) as file:
-            file.write(json.dumps(report, indent=1).encode())
+        runs.write_json(options.out, report)
 
 
 if __name__ == "__main__":

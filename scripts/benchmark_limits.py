@@ -101,6 +101,18 @@ def floors(blocks: scan.Blocks, threads: int, runs: int) -> dict[str, dict[str, 
     )
 
 
+def in_turn(tasks: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of every task in every round, after one round that is not counted."""
+    times: dict[str, list[float]] = {name: [] for name in tasks}
+    for counted in range(-1, rounds):
+        for name, task in tasks.items():
+            start = time.perf_counter()
+            task()
+            if counted >= 0:
+                times[name].append(time.perf_counter() - start)
+    return times
+
+
 def timed(call: Callable[[], Any]) -> float:
     """Seconds that a call takes."""
     start = time.perf_counter()

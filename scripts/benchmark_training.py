@@ -32,6 +32,7 @@ import numpy as np
 import optax
 import torch
 import tyro
+from benchmark_limits import in_turn
 from torch import nn
 from torch.nn import functional
 
@@ -127,18 +128,6 @@ def main(config: Config) -> None:
         unfinished = config.out.with_suffix(".partial")
         unfinished.write_text(json.dumps(report, indent=1))
         os.replace(unfinished, config.out)
-
-
-def in_turn(steps: dict[str, Step], rounds: int) -> dict[str, list[float]]:
-    """Seconds of every step in every round, after one round that is not counted."""
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for counted in range(-1, rounds):
-        for name, step in steps.items():
-            start = time.perf_counter()
-            step()
-            if counted >= 0:
-                times[name].append(time.perf_counter() - start)
-    return times
 
 
 def large_products() -> dict[str, Step]:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
 
-from jaxhash.losses.relevance import check
+from jaxhash.losses.relevance import membership
 
 _WORK = 10**9  # products spent on a selection: about a second
 _CANDIDATES = 20_000
@@ -94,13 +94,7 @@ def aims(labels: jax.Array, classes: int, bits: int) -> jax.Array:
         >>> aims(jnp.array([[True, False, True], [False, False, False]]), 3, 4).shape
         (2, 4)
     """
-    labels = check(labels, labels.shape[0])
-    if labels.ndim == 1:
-        own = jax.nn.one_hot(labels, classes, dtype=jnp.float32)
-    elif labels.shape[1] != classes:
-        raise ValueError(f"labels have {labels.shape[1]} columns for {classes} classes")
-    else:
-        own = labels.astype(jnp.float32)
+    own = membership(labels, classes)
     # In full precision: sums of -1 and +1 are told from 0.
     votes = jnp.matmul(own, centres(classes, bits), precision="highest")
     even = tie_break(bits)[None, :]

@@ -44,6 +44,26 @@ def similar(labels: jax.Array) -> jax.Array:
     return counts @ counts.T > 0
 
 
+def membership(labels: jax.Array, classes: int) -> jax.Array:
+    """Which classes each item has: float32 (n, classes) of 0 and 1.
+
+    labels: int (n,) or bool (n, classes).
+
+    Raises:
+        ValueError, TypeError: labels of another form.
+
+    Example:
+        >>> membership(jnp.array([1, 0]), 2).tolist()
+        [[0.0, 1.0], [1.0, 0.0]]
+    """
+    labels = check(labels, labels.shape[0])
+    if labels.ndim == 1:
+        return jax.nn.one_hot(labels, classes, dtype=jnp.float32)
+    if labels.shape[1] != classes:
+        raise ValueError(f"labels have {labels.shape[1]} columns for {classes} classes")
+    return labels.astype(jnp.float32)
+
+
 def targets(labels: jax.Array, classes: int, smoothing: float = 0.0) -> jax.Array:
     """Class probabilities to aim at: int (n,) or bool (n, classes) -> float32 (n, classes).
 
@@ -60,13 +80,7 @@ def targets(labels: jax.Array, classes: int, smoothing: float = 0.0) -> jax.Arra
         >>> targets(jnp.array([[True, True, False, False]]), 4).tolist()
         [[0.5, 0.5, 0.0, 0.0]]
     """
-    labels = check(labels, labels.shape[0])
-    if labels.ndim == 1:
-        rows = jax.nn.one_hot(labels, classes, dtype=jnp.float32)
-    elif labels.shape[1] != classes:
-        raise ValueError(f"labels have {labels.shape[1]} columns for {classes} classes")
-    else:
-        rows = labels.astype(jnp.float32)
-        rows = rows / jnp.maximum(rows.sum(axis=1, keepdims=True), 1)
+    rows = membership(labels, classes)
+    rows = rows / jnp.maximum(rows.sum(axis=1, keepdims=True), 1)
     labelled = rows.any(axis=1, keepdims=True)
     return jnp.where(labelled, (1 - smoothing) * rows + smoothing / classes, 0)
