@@ -2,12 +2,13 @@
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from jaxhash import augment, datasets, feeding, networks, pretrained
+from jaxhash import augment, datasets, feeding, networks, pretrained, transfer
 from jaxhash.datasets import Dataset, Split
 from jaxhash.feeding import Rows
 from jaxhash.methods import METHODS, Method
@@ -194,22 +195,30 @@ def _check(config: Config, recipe: Recipe, model: Model) -> None:
     if config.tensorboard:
         tensorboard_writer()
     key = jax.random.key(0)
-    jax.eval_shape(lambda: networks.init(model.build(), key, (1, *model.item_shape)))
+    shapes = jax.eval_shape(lambda: networks.init(model.build(), key, (1, *model.item_shape)))
     items = jax.ShapeDtypeStruct((recipe.batch_size, *model.item_shape), np.float32)
     jax.eval_shape(lambda items: augment.augment(key, items, recipe.augment), items)
     if config.mirror and model.takes != "images":
         raise ValueError("mirror is set, and features have no mirror image: leave it out")
-    if config.weights is not None and model.network not in pretrained.MAPS:
+    if config.weights is None:
+        return
+    if Path(config.weights).is_dir():
+        source = transfer.source(config.weights, model.network, model.item_shape[-1])
+        transfer.with_trunk(source, shapes)
+    elif model.network not in pretrained.MAPS:
         raise ValueError(
             f"weights are given, and network {model.network!r} has no map for them: choose "
-            f"{' or '.join(pretrained.MAPS)}"
+            f"{' or '.join(pretrained.MAPS)}, or give the folder of a finished run"
         )
 
 
 def _model(config: Config, method: Method, network: str, dataset: Dataset, split: Split) -> Model:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
-    if dataset.kind == "images" and config.weights is not None:
+    if config.weights is not None and Path(config.weights).is_dir():
+        source = transfer.source(config.weights, network, dataset.items.shape[-1])
+        mean, std = source.mean, source.std
+    elif dataset.kind == "images" and config.weights is not None:
         mean, std = pretrained.IMAGENET_MEAN, pretrained.IMAGENET_STD
         if dataset.items.shape[3] == 1:
             mean, std = (float(np.mean(mean)),), (float(np.mean(std)),)

@@ -74,7 +74,8 @@ class Config:
     """Side in pixels that images are resized to. Default: what the network is meant for, or else
     the images' own, or 64 for a folder with images of several sizes."""
     weights: str | None = None
-    """Pretrained weights to start from (.pth or .safetensors), for the layers they fit."""
+    """What to start from: pretrained weights (.pth or .safetensors), for the layers they fit, or
+    the folder of a finished run, for all but its latent layer and classifier."""
     options: dict[str, bool | int | float | str] = field(default_factory=dict)
     """Options of the method's loss, by name: alpha 0.01 margin 96."""
 

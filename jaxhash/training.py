@@ -11,7 +11,16 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from jaxhash import checkpoints, models, networks, optimisation, pretrained, runs, sharding
+from jaxhash import (
+    checkpoints,
+    models,
+    networks,
+    optimisation,
+    pretrained,
+    runs,
+    sharding,
+    transfer,
+)
 from jaxhash.calls import calls, is_resident
 from jaxhash.checkpoints import SCORE
 from jaxhash.datasets import Dataset
@@ -111,7 +120,10 @@ def train(
     start_key, step_key = jax.random.split(jax.random.key(config.seed))
     module = plan.model.build(init=plan.recipe.start)
     variables = networks.init(module, start_key, (1, *plan.model.item_shape))
-    if config.weights is not None:
+    if config.weights is not None and Path(config.weights).is_dir():
+        variables = transfer.with_trunk(models.load(config.weights), variables)
+        say(f"{config.weights}: its trunk is taken, under a new latent layer")
+    elif config.weights is not None:
         params, loaded = pretrained.load(config.weights, plan.model.network, variables["params"])
         variables |= {"params": params}
         say(f"{config.weights}: {loaded}")
