@@ -9,6 +9,7 @@ from typing import Any
 from jaxhash import runs
 from jaxhash.baselines import BASELINES
 from jaxhash.comparison import Cell
+from jaxhash.datasets import PROTOCOLS
 from jaxhash.methods import METHODS
 
 
@@ -96,24 +97,59 @@ def table(cells: Sequence[Mapping[str, Any]], *, bits: int, measure: str = "mAP"
     if not chosen:
         known = ", ".join(map(str, sorted({cell["bits"] for cell in cells})))
         raise ValueError(f"bits is {bits}: there are cells of {known}")
-    protocols = list(dict.fromkeys(cell["protocol"] for cell in chosen))
+    there = {cell["protocol"] for cell in chosen}
+    protocols = [name for name in PROTOCOLS if name in there]
+    across = [{"protocol": protocol} for protocol in protocols]
+    return _lines([f"{measure}, {bits} bits", *protocols], chosen, across, measure)
+
+
+def table_of_bits(
+    cells: Sequence[Mapping[str, Any]], *, protocol: str, measure: str = "mAP"
+) -> str:
+    """The Markdown table of one protocol: methods down, lengths of code across, as in `table`.
+
+    Methods of a single length are left out: "" where no method has several.
+    """
+    chosen = of_several_lengths([cell for cell in cells if cell["protocol"] == protocol])
+    if not chosen:
+        return ""
+    lengths = sorted({cell["bits"] for cell in chosen})
+    across = [{"bits": bits} for bits in lengths]
+    return _lines([f"{measure}, {protocol}", *map(str, lengths)], chosen, across, measure)
+
+
+def of_several_lengths(cells: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The cells of those methods that have codes of more than one length.
+
+    Example:
+        >>> cells = [{"method": "dsh", "bits": bits} for bits in (12, 24)]
+        >>> len(of_several_lengths([*cells, {"method": "csq", "bits": 12}]))
+        2
+    """
+    lengths: dict[str, set[int]] = {}
+    for cell in cells:
+        lengths.setdefault(cell["method"], set()).add(cell["bits"])
+    return [cell for cell in cells if len(lengths[cell["method"]]) > 1]
+
+
+def _lines(
+    heads: Sequence[str],
+    cells: Sequence[Mapping[str, Any]],
+    across: Sequence[Mapping[str, Any]],
+    measure: str,
+) -> str:
+    """A Markdown table with a row for each of `rows` and a column for each condition."""
 
     def number(ranking: Mapping[str, Any]) -> float:
         if measure in ("mAP", "mAP_at_top"):
             return float(ranking[measure])
         return float(ranking["precision_at"].get(measure, math.nan))
 
-    lines = [
-        "| " + " | ".join([f"{measure}, {bits} bits", *protocols]) + " |",
-        "| " + " | ".join(["---"] * (1 + len(protocols))) + " |",
-    ]
-    for title, method, ranking in rows(chosen):
-        entries = [
-            entry(values(chosen, number, ranking=ranking, method=method, protocol=protocol))
-            for protocol in protocols
-        ]
-        lines.append("| " + " | ".join([title, *entries]) + " |")
-    return "\n".join(lines)
+    lines = [heads, ["---"] * len(heads)]
+    for title, method, ranking in rows(cells):
+        found = (values(cells, number, ranking=ranking, method=method, **where) for where in across)
+        lines.append([title, *map(entry, found)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def entry(numbers: Sequence[float]) -> str:

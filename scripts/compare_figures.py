@@ -3,7 +3,8 @@
     python scripts/compare_figures.py --cells cells --curves curve.json --out docs
 
 Seconds; prints Markdown: methods and baselines down, protocols across, mean ± sample standard
-deviation over the seeds (and their number). Leaves in --out comparison_precision_recall.png and
+deviation over the seeds (and their number); then, for methods with codes of several lengths, a
+table of them for each protocol. Leaves in --out comparison_precision_recall.png and
 comparison_precision_at_k.png, comparison_bits.png where there are several lengths of code, and
 comparison_time.png from what scripts/curve.py wrote.
 """
@@ -58,6 +59,7 @@ def style(number: int) -> dict[str, Any]:
 
 def against_bits(cells: Cells, protocol: str) -> Figure:
     """mAP against the length of the code, mean and standard deviation over the seeds."""
+    cells = comparison_table.of_several_lengths(cells)
     figure, axes = one("bits", "mAP", protocol)
     for number, (title, method, ranking) in enumerate(comparison_table.rows(cells)):
         points = []
@@ -158,6 +160,10 @@ def of_cells(options: Figures, folder: Path) -> dict[str, Figure]:
     """Print the table of a folder of cells; the figures of its protocol, by name."""
     cells = comparison_table.read_cells(folder)
     print(comparison_table.table(cells, bits=options.bits, measure=options.measure))
+    for protocol in dict.fromkeys(cell["protocol"] for cell in cells):
+        found = comparison_table.table_of_bits(cells, protocol=protocol, measure=options.measure)
+        if found:
+            print(f"\n{found}")
     drawn = [
         cell
         for cell in cells
@@ -172,7 +178,7 @@ def of_cells(options: Figures, folder: Path) -> dict[str, Figure]:
     if same:
         figures["precision_recall"] = precision_recall(same, options.protocol, options.bits)
         figures["precision_at_k"] = precision_at_k(same, options.protocol, options.bits)
-    if len({cell["bits"] for cell in drawn}) > 1:
+    if comparison_table.of_several_lengths(drawn):
         figures["bits"] = against_bits(drawn, options.protocol)
     return figures
 

@@ -287,6 +287,12 @@ def test_the_table_is_means_and_spreads_over_the_seeds() -> None:
     assert ".3000 ± .0500 (3)" in comparison_table.table(cells, bits=48, measure="1")
     with pytest.raises(ValueError, match="there are cells of 12, 48"):
         comparison_table.table(cells, bits=24)
+    assert comparison_table.table_of_bits(cells, protocol="p-all").splitlines() == [
+        "| mAP, p-all | 12 | 48 |",
+        "| --- | --- | --- |",
+        "| dsh | .1000 (1) | .6000 ± .1000 (3) |",
+    ]
+    assert comparison_table.table_of_bits(cells, protocol="unseen") == ""
     mean, spread = comparison_table.mean_and_spread([0.5, 0.7, 0.6])
     assert (mean, spread) == pytest.approx((0.6, math.sqrt(0.02 / 2)))
 
