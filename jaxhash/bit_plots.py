@@ -13,8 +13,9 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from jaxhash import bits
-from jaxhash.bits import Distances, Groups, Projection, Sweep
+from jaxhash import bits, latents
+from jaxhash.bits import Distances, Groups, Projection
+from jaxhash.latents import Sweep
 from jaxhash.plots import BLACK, BLUE, GREEN, ORANGE, STYLES, VERMILION, finish
 
 MOST_NAMES = 30
@@ -33,7 +34,7 @@ def latent_histogram(latent: NDArray[np.floating], threshold: float) -> Figure:
     Example:
         >>> figure = latent_histogram(encoded.latent, model.threshold)  # doctest: +SKIP
     """
-    counts, edges = bits.latent_histogram(latent, threshold)
+    counts, edges = latents.histogram(latent, threshold)
     shares, one = counts / counts.sum(), edges[:-1] >= threshold
     figure, axes = _one("value of the latent layer", "share of all values")
     for chosen, colour, hatch, name in ((~one, BLUE, "", "zero"), (one, ORANGE, "///", "one")):
@@ -210,7 +211,7 @@ def extremes(images: Any, latent: NDArray[np.floating], chosen: Sequence[int], e
         gridspec_kw={"width_ratios": widths, "wspace": 0.06, "hspace": 0.08},
     )
     for row, bit in enumerate(chosen):
-        most, least = bits.extremes(latent, bit, each)
+        most, least = latents.extremes(latent, bit, each)
         for axes in grid[row]:
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set_visible(False)
@@ -236,8 +237,8 @@ def thresholds(
 ) -> Figure:
     """What other thresholds would do to balance, entropy and mean average precision.
 
-    cuts: one for all bits, ascending. swept: `bits.sweep` over them. threshold: the method's own.
-    others: sweeps of a single cut, such as the medians, drawn as a level.
+    cuts: one for all bits, ascending. swept: `latents.sweep` over them. threshold: the method's
+    own. others: sweeps of a single cut, such as the medians, drawn as a level.
 
     Example:
         >>> figure = thresholds(cuts, swept, 0.5, {"medians": at_medians})  # doctest: +SKIP

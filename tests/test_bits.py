@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import search
-from jaxhash import bit_plots, bits
+from jaxhash import bit_plots, bits, latents
 
 QUICK = settings(max_examples=25, deadline=None)
 
@@ -130,10 +130,10 @@ def test_a_map_keeps_what_it_says_it_keeps(world):
 
 def test_extremes_order_equal_values_by_row():
     latent = np.array([[1, 0], [3, 0], [1, 0], [3, 0], [2, 0]], np.float32)
-    most, least = bits.extremes(latent, 0, 3)
+    most, least = latents.extremes(latent, 0, 3)
     assert most.tolist() == [1, 3, 4]
     assert least.tolist() == [0, 2, 4]
-    assert bits.extremes(latent, 1, 2)[0].tolist() == [0, 1]
+    assert latents.extremes(latent, 1, 2)[0].tolist() == [0, 1]
 
 
 @QUICK
@@ -144,7 +144,7 @@ def test_extremes_order_equal_values_by_row():
 )
 def test_histogram_parts_zeros_from_ones(values, threshold, bins):
     latent = np.array(values, np.float32)[:, None]
-    counts, edges = bits.latent_histogram(latent, threshold, bins)
+    counts, edges = latents.histogram(latent, threshold, bins)
     assert counts.sum() == len(values)
     assert threshold in edges
     assert len(edges) == len(counts) + 1
@@ -155,7 +155,7 @@ def test_histogram_parts_zeros_from_ones(values, threshold, bins):
 
 def test_histogram_of_equal_values():
     for value in (0.2, 0.5, 0.7):
-        counts, edges = bits.latent_histogram(np.full((4, 3), value), 0.5, 1)
+        counts, edges = latents.histogram(np.full((4, 3), value), 0.5, 1)
         assert counts.tolist() == [12]
         assert (edges[0] < 0.5) == (value <= 0.5)
 
@@ -165,7 +165,7 @@ def test_sweep_measures_what_the_codes_would_be(rng):
     latent = rng.random((40, 11)) * 0.5 + rng.random((3, 11))[labels]
     queries, own = np.arange(7), np.arange(7)
     cuts = np.array([0.2, 0.6, 1.1])
-    swept = bits.sweep(latent[queries], latent, labels[queries], labels, cuts, exclude=own)
+    swept = latents.sweep(latent[queries], latent, labels[queries], labels, cuts, exclude=own)
     for place, cut in enumerate(cuts):
         table = (latent > cut).astype(np.uint8)
         assert swept.ones[place] == pytest.approx(table.mean())
@@ -189,10 +189,10 @@ def test_sweep_measures_what_the_codes_would_be(rng):
 def test_sweep_takes_a_threshold_for_each_bit(rng):
     latent, labels = rng.standard_normal((50, 6)) + np.arange(6), rng.integers(0, 2, 50)
     medians = np.median(latent, axis=0)[None]
-    swept = bits.sweep(latent, latent, labels, labels, medians)
+    swept = latents.sweep(latent, latent, labels, labels, medians)
     assert swept.ones.tolist() == [0.5]
     assert swept.entropy.tolist() == [1.0]
-    assert all(len(one) == 0 for one in bits.sweep(latent, latent, labels, labels, []))
+    assert all(len(one) == 0 for one in latents.sweep(latent, latent, labels, labels, []))
 
 
 CODES = np.zeros((3, 2), np.uint8)
@@ -214,18 +214,20 @@ CODES = np.zeros((3, 2), np.uint8)
         (lambda: bits.class_distances(CODES, np.array([0, 1])), "labels"),
         (lambda: bits.purity(bits.distinct(CODES), np.array([0, 1])), "labels"),
         (lambda: bits.purity(bits.distinct(CODES), np.array([0, -1, 1])), "labels"),
-        (lambda: bits.extremes(np.ones((3, 2)), 2, 1), "bit is 2"),
-        (lambda: bits.extremes(np.ones((3, 2)), 0, 4), "count is 4"),
-        (lambda: bits.extremes(np.full((3, 2), np.nan), 0, 1), "latent"),
-        (lambda: bits.latent_histogram(np.ones((3, 2)), 0.5, 0), "bins"),
-        (lambda: bits.latent_histogram(np.ones(3), 0.5), "latent"),
-        (lambda: bits.sweep(np.ones((3, 2)), np.ones((3, 3)), [0] * 3, [0] * 3, [0.5]), "query"),
+        (lambda: latents.extremes(np.ones((3, 2)), 2, 1), "bit is 2"),
+        (lambda: latents.extremes(np.ones((3, 2)), 0, 4), "count is 4"),
+        (lambda: latents.extremes(np.full((3, 2), np.nan), 0, 1), "latent"),
+        (lambda: latents.histogram(np.ones((3, 2)), 0.5, 0), "bins"),
+        (lambda: latents.histogram(np.ones(3), 0.5), "latent"),
+        (lambda: latents.sweep(np.ones((3, 2)), np.ones((3, 3)), [0] * 3, [0] * 3, [0.5]), "query"),
         (
-            lambda: bits.sweep(np.ones((3, 2)), np.ones((3, 2)), [0] * 3, [0] * 3, [np.inf]),
+            lambda: latents.sweep(np.ones((3, 2)), np.ones((3, 2)), [0] * 3, [0] * 3, [np.inf]),
             "thresholds",
         ),
         (
-            lambda: bits.sweep(np.ones((3, 2)), np.ones((3, 2)), [0] * 3, [0] * 3, np.ones((1, 3))),
+            lambda: latents.sweep(
+                np.ones((3, 2)), np.ones((3, 2)), [0] * 3, [0] * 3, np.ones((1, 3))
+            ),
             "thresholds",
         ),
         (lambda: bit_plots.extremes(np.ones((2, 4, 4, 1)), np.ones((3, 2)), [0], 1), "images"),
@@ -335,7 +337,7 @@ def test_image_grids_show_the_extremes(scene, rng):
     figure = bit_plots.extremes(images, latent, [0, 7], 3)
     pictures = [axes.images[0].get_array() for axes in figure.axes if axes.images]
     assert len(pictures) == 2 * 2 * 3
-    most, least = bits.extremes(latent, 7, 3)
+    most, least = latents.extremes(latent, 7, 3)
     for picture, row in zip(pictures[6:], [*most, *least], strict=True):
         np.testing.assert_array_equal(picture, images[row, :, :, 0])
     assert render(figure)
@@ -345,8 +347,8 @@ def test_image_grids_show_the_extremes(scene, rng):
 def test_threshold_figure(scene):
     latent, _, labels, _ = scene
     cuts = np.linspace(0.2, 0.8, 5)
-    swept = bits.sweep(latent, latent, labels, labels, cuts)
-    medians = bits.sweep(latent, latent, labels, labels, np.median(latent, axis=0)[None])
+    swept = latents.sweep(latent, latent, labels, labels, cuts)
+    medians = latents.sweep(latent, latent, labels, labels, np.median(latent, axis=0)[None])
     figure = bit_plots.thresholds(cuts, swept, 0.5, {"medians": medians})
     lines = figure.axes[0].get_lines()
     np.testing.assert_array_equal(lines[0].get_ydata(), swept.mean_average_precision)
