@@ -22,6 +22,7 @@ from jaxhash import evaluation
 from jaxhash.datasets.protocols import Split
 from search import threads as pool
 from search.counting import check_cuts, check_exclude
+from search.listed import from_hits
 from search.ranking import share, spread
 from search.relevance import Relevance, relate
 
@@ -227,26 +228,16 @@ def by_features(
             found[row] = np.searchsorted(places, steps, side="right")
 
         pool.run(rank, [(start + i, row) for i, row in enumerate(distances)], threads)
-    curve = found[:, len(cuts) :]
-    none = np.empty((queries, 0))
-    return search.Measures(
-        queries=queries,
+    return from_hits(
+        relevant,
         database=items,
-        bits=None,
-        without_relevant=int((relevant == 0).sum()),
         average_precision=average,
         top=top,
         average_precision_at_top=average_at_top,
-        denominator="retrieved",
         at=cuts,
-        precision_at=found[:, : len(cuts)] / cuts,
+        hits_at=found[:, : len(cuts)],
         ranks=points,
-        precision=(curve / points).mean(axis=0),
-        recall=share(curve, relevant[:, None]).mean(axis=0),
-        radii=np.empty(0, np.int64),
-        precision_within=none,
-        recall_within=none,
-        empty_within=np.empty(0, np.int64),
+        hits_on_curve=found[:, len(cuts) :],
     )
 
 
