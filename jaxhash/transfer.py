@@ -1,7 +1,7 @@
 """The trunk of a finished run as the start of another: other bits, another method, other images.
 
 How DSH makes its longer codes: 12 bits are trained from scratch, then the layer that makes them is
-replaced and the whole is trained on (Liu et al., CVPR 2016, section 4.2).
+replaced and the whole is trained on (Liu et al., CVPR 2016).
 """
 
 from collections.abc import Mapping
