@@ -29,8 +29,9 @@ class Plan(NamedTuple):
     """A configuration with every number settled.
 
     labels: of the training items. rows: the rows of each step's batch among the training items.
-    model: without its weights. log_steps, eval_steps: steps between lines of the log, and between
-    validations, a multiple of it.
+    model: without its weights. source: the finished run whose trunk it starts from, if any.
+    log_steps, eval_steps: steps between lines of the log, and between validations, a multiple of
+    it.
     """
 
     config: Config
@@ -42,6 +43,7 @@ class Plan(NamedTuple):
     recipe: Recipe
     options: dict[str, Any]
     model: Model
+    source: Model | None
     steps: int
     epoch_steps: int
     log_steps: int
@@ -131,8 +133,11 @@ def settle(config: Config, dataset: Dataset | None = None) -> Plan:
     split = split_data(config, dataset)
     labels = dataset.labels[split.train]
     recipe = _recipe(config, method, network, dataset, labels)
-    model = _model(config, method, network, dataset, split)
-    _check(config, recipe, model)
+    source = None
+    if config.weights is not None and Path(config.weights).is_dir():
+        source = transfer.source(config.weights, network, dataset.items.shape[-1])
+    model = _model(config, method, network, dataset, split, source)
+    _check(config, recipe, model, source)
     rows = _rows(config, method, labels, recipe.batch_size)
     steps = recipe.total_steps(len(labels))
     epoch_steps = max(len(labels) // recipe.batch_size, 1)
@@ -149,6 +154,7 @@ def settle(config: Config, dataset: Dataset | None = None) -> Plan:
         recipe=recipe,
         options=method.options(recipe, **config.options),
         model=model,
+        source=source,
         steps=steps,
         epoch_steps=epoch_steps,
         log_steps=log_steps,
@@ -190,7 +196,7 @@ def _rows(config: Config, method: Method, labels: np.ndarray, batch_size: int) -
     return feeding.shuffled(config.seed, len(labels), batch_size)
 
 
-def _check(config: Config, recipe: Recipe, model: Model) -> None:
+def _check(config: Config, recipe: Recipe, model: Model, source: Model | None) -> None:
     """Refuse now what would otherwise fail in the middle of the preparations."""
     if config.tensorboard:
         tensorboard_writer()
@@ -200,23 +206,26 @@ def _check(config: Config, recipe: Recipe, model: Model) -> None:
     jax.eval_shape(lambda items: augment.augment(key, items, recipe.augment), items)
     if config.mirror and model.takes != "images":
         raise ValueError("mirror is set, and features have no mirror image: leave it out")
-    if config.weights is None:
-        return
-    if Path(config.weights).is_dir():
-        source = transfer.source(config.weights, model.network, model.item_shape[-1])
+    if source is not None:
         transfer.with_trunk(source, shapes)
-    elif model.network not in pretrained.MAPS:
+    elif config.weights is not None and model.network not in pretrained.MAPS:
         raise ValueError(
             f"weights are given, and network {model.network!r} has no map for them: choose "
             f"{' or '.join(pretrained.MAPS)}, or give the folder of a finished run"
         )
 
 
-def _model(config: Config, method: Method, network: str, dataset: Dataset, split: Split) -> Model:
+def _model(
+    config: Config,
+    method: Method,
+    network: str,
+    dataset: Dataset,
+    split: Split,
+    source: Model | None,
+) -> Model:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
-    if config.weights is not None and Path(config.weights).is_dir():
-        source = transfer.source(config.weights, network, dataset.items.shape[-1])
+    if source is not None:
         mean, std = source.mean, source.std
     elif dataset.kind == "images" and config.weights is not None:
         mean, std = pretrained.IMAGENET_MEAN, pretrained.IMAGENET_STD

@@ -120,8 +120,8 @@ def train(
     start_key, step_key = jax.random.split(jax.random.key(config.seed))
     module = plan.model.build(init=plan.recipe.start)
     variables = networks.init(module, start_key, (1, *plan.model.item_shape))
-    if config.weights is not None and Path(config.weights).is_dir():
-        variables = transfer.with_trunk(models.load(config.weights), variables)
+    if plan.source is not None:
+        variables = transfer.with_trunk(plan.source, variables)
         say(f"{config.weights}: its trunk is taken, under a new latent layer")
     elif config.weights is not None:
         params, loaded = pretrained.load(config.weights, plan.model.network, variables["params"])
