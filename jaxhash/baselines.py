@@ -22,8 +22,7 @@ from jaxhash import evaluation
 from jaxhash.datasets.protocols import Split
 from search import threads as pool
 from search.counting import check_cuts, check_exclude
-from search.listed import from_hits
-from search.ranking import share, spread
+from search.ranking import from_hits, share, spread
 from search.relevance import Relevance, relate
 
 BASELINES = {

@@ -59,7 +59,6 @@ def style(number: int) -> dict[str, Any]:
 
 def against_bits(cells: Cells, protocol: str) -> Figure:
     """mAP against the length of the code, mean and standard deviation over the seeds."""
-    cells = comparison_table.of_several_lengths(cells)
     figure, axes = one("bits", "mAP", protocol)
     for number, (title, method, ranking) in enumerate(comparison_table.rows(cells)):
         points = []
@@ -178,8 +177,9 @@ def of_cells(options: Figures, folder: Path) -> dict[str, Figure]:
     if same:
         figures["precision_recall"] = precision_recall(same, options.protocol, options.bits)
         figures["precision_at_k"] = precision_at_k(same, options.protocol, options.bits)
-    if comparison_table.of_several_lengths(drawn):
-        figures["bits"] = against_bits(drawn, options.protocol)
+    several = comparison_table.of_several_lengths(drawn)
+    if several:
+        figures["bits"] = against_bits(several, options.protocol)
     return figures
 
 

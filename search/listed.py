@@ -11,7 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search.counting import check_cuts, check_exclude, check_positive
-from search.ranking import Denominator, Floats, Measures, check_denominator, share, spread
+from search.ranking import (
+    Denominator,
+    Measures,
+    check_denominator,
+    from_hits,
+    share,
+    spread,
+)
 from search.relevance import relate
 
 
@@ -105,46 +112,6 @@ def ranked_measure(
         hits_at=found[:, cuts - 1],
         ranks=points,
         hits_on_curve=found[:, points - 1],
-    )
-
-
-def from_hits(
-    relevant: NDArray[np.int64],
-    *,
-    database: int,
-    average_precision: Floats | None,
-    top: int,
-    average_precision_at_top: Floats,
-    denominator: Denominator = "retrieved",
-    at: NDArray[np.int64],
-    hits_at: NDArray[Any],
-    ranks: NDArray[np.int64],
-    hits_on_curve: NDArray[Any],
-) -> Measures:
-    """`Measures` without bits and radii, of rankings whose relevant items have been counted.
-
-    relevant: (q,) relevant items in the database. hits_at: (q, m) relevant items among the first
-    `at` places, hits_on_curve: (q, p) among the first `ranks`. The rest is as in `Measures`.
-    """
-    none = np.empty((len(relevant), 0))
-    return Measures(
-        queries=len(relevant),
-        database=database,
-        bits=None,
-        without_relevant=int((relevant == 0).sum()),
-        average_precision=average_precision,
-        top=top,
-        average_precision_at_top=average_precision_at_top,
-        denominator=denominator,
-        at=at,
-        precision_at=hits_at / at,
-        ranks=ranks,
-        precision=(hits_on_curve / ranks).mean(axis=0),
-        recall=share(hits_on_curve, relevant[:, None]).mean(axis=0),
-        radii=np.empty(0, np.int64),
-        precision_within=none,
-        recall_within=none,
-        empty_within=np.empty(0, np.int64),
     )
 
 

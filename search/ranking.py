@@ -22,7 +22,7 @@ Conventions, the same for all functions:
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -180,25 +180,65 @@ def measure(
         items_within[rows], relevant_within[rows] = _within(counts, balls)
 
     counter.each(part, threads)
-    curve = found[:, inverse[cuts.size :]]
-    return Measures(
-        queries=queries,
+    by_rank = from_hits(
+        relevant,
         database=counter.database,
-        bits=counter.bits,
-        without_relevant=int((relevant == 0).sum()),
         average_precision=average,
         top=top,
         average_precision_at_top=average_at_top,
         denominator=denominator,
         at=cuts,
-        precision_at=found[:, inverse[: cuts.size]] / cuts,
+        hits_at=found[:, inverse[: cuts.size]],
         ranks=points,
-        precision=(curve / points).mean(axis=0),
-        recall=share(curve, relevant[:, None]).mean(axis=0),
+        hits_on_curve=found[:, inverse[cuts.size :]],
+    )
+    return replace(
+        by_rank,
+        bits=counter.bits,
         radii=balls,
         precision_within=share(relevant_within, items_within),
         recall_within=share(relevant_within, relevant[:, None]),
         empty_within=(items_within == 0).sum(axis=0),
+    )
+
+
+def from_hits(
+    relevant: NDArray[np.int64],
+    *,
+    database: int,
+    average_precision: Floats | None,
+    top: int | None,
+    average_precision_at_top: Floats | None,
+    denominator: Denominator = "retrieved",
+    at: NDArray[np.int64],
+    hits_at: NDArray[Any],
+    ranks: NDArray[np.int64],
+    hits_on_curve: NDArray[Any],
+) -> Measures:
+    """`Measures` without bits and radii, of rankings whose relevant items have been counted.
+
+    relevant: (q,) relevant items in the database. hits_at: (q, m) relevant items among the first
+    `at` places, hits_on_curve: (q, p) among the first `ranks`. The rest is as in `Measures`.
+    """
+    none = np.empty((len(relevant), 0))
+    return Measures(
+        queries=len(relevant),
+        database=database,
+        bits=None,
+        without_relevant=int((relevant == 0).sum()),
+        average_precision=average_precision,
+        top=top,
+        average_precision_at_top=average_precision_at_top,
+        denominator=denominator,
+        at=at,
+        precision_at=hits_at / at,
+        ranks=ranks,
+        precision=(hits_on_curve / ranks).mean(axis=0),
+        recall=share(hits_on_curve, relevant[:, None]).mean(axis=0),
+        radii=np.empty(0, np.int64),
+        precision_within=none,
+        recall_within=none,
+        empty_within=np.empty(0, np.int64),
     )
 
 
