@@ -15,6 +15,8 @@ from jaxhash import networks, sharding
 from jaxhash.datasets import Images
 from jaxhash.feeding import ahead
 from jaxhash.models import Model
+from jaxhash.networks import HashNetwork
+from jaxhash.views import views
 from search.writing import Writer
 
 FEATURE_TYPES = ("float16", "float32")
@@ -136,11 +138,8 @@ def _compiled(
     module = model.build()
 
     def encode_batch(variables: Mapping[str, Any], items: jax.Array) -> Encoded:
-        prepared = model.prepare(items)
-        outputs, _ = networks.apply(module, variables, prepared, train=False)
-        if model.mirror:
-            mirrored, _ = networks.apply(module, variables, prepared[:, :, ::-1], train=False)
-            outputs = jax.tree.map(lambda one, other: (one + other) / 2, outputs, mirrored)
+        seen = views(model.prepare(items), mirror=model.mirror, shift=model.shift)
+        outputs = _mean(module, variables, seen)
         encoded = Encoded(
             codes=pack_bits(outputs.latent > model.threshold),
             features=outputs.features.astype(features),
@@ -150,6 +149,18 @@ def _compiled(
         return Encoded(*(one if name in keep else None for name, one in encoded._asdict().items()))
 
     return jax.jit(encode_batch, out_shardings=sharding.split(mesh))
+
+
+def _mean(
+    module: HashNetwork, variables: Mapping[str, Any], seen: list[tuple[float, jax.Array]]
+) -> Any:
+    """What the network makes of the views, by their weights."""
+    mean = None
+    for weight, view in seen:
+        outputs, _ = networks.apply(module, variables, view, train=False)
+        part = jax.tree.map(lambda one, weight=weight: weight * one, outputs)
+        mean = part if mean is None else jax.tree.map(jnp.add, mean, part)
+    return mean
 
 
 def encode(

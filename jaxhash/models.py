@@ -35,7 +35,8 @@ class Model:
     mean, std: per channel, with pixels in [0, 1]; () for features, which are taken as they are.
     threshold: a bit is 1 where the latent is above it.
     variables: {"params": ..., "batch_stats": ...}, nested mappings of float32 arrays.
-    mirror: an item is encoded as the mean of what the network makes of it and of its mirror image.
+    mirror, shift: an item is encoded as the mean of what the network makes of it and of its mirror
+        image, or of shifted ones (`views.views`).
     """
 
     network: str
@@ -52,6 +53,7 @@ class Model:
     # Left out of comparisons, so that models of one architecture share what is compiled for it.
     variables: Mapping[str, Any] = field(compare=False, repr=False)
     mirror: bool = False
+    shift: bool = False
 
     @property
     def takes(self) -> str:

@@ -204,8 +204,9 @@ def _check(config: Config, recipe: Recipe, model: Model, source: Model | None) -
     shapes = jax.eval_shape(lambda: networks.init(model.build(), key, (1, *model.item_shape)))
     items = jax.ShapeDtypeStruct((recipe.batch_size, *model.item_shape), np.float32)
     jax.eval_shape(lambda items: augment.augment(key, items, recipe.augment), items)
-    if config.mirror and model.takes != "images":
-        raise ValueError("mirror is set, and features have no mirror image: leave it out")
+    for name in ("mirror", "shift"):
+        if getattr(config, name) and model.takes != "images":
+            raise ValueError(f"{name} is set, and features are no images: leave it out")
     if source is not None:
         transfer.with_trunk(source, shapes)
     elif config.weights is not None and model.network not in pretrained.MAPS:
@@ -247,6 +248,7 @@ def _model(
         precision=config.precision,
         variables={},
         mirror=config.mirror,
+        shift=config.shift,
     )
 
 

@@ -114,6 +114,9 @@ class Config:
     mirror: bool = False
     """Encode an image as the mean of what the network makes of it and of its mirror image, in
     twice the time; for images that mean the same both ways round."""
+    shift: bool = False
+    """Encode an image together with itself shifted a little, both ways along a diagonal, in three
+    times the time."""
 
     seed: int = 0
     """Of the initial weights, the shuffling, the augmentation and the split."""

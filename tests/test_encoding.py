@@ -15,6 +15,7 @@ from test_runs import small_model
 
 from jaxhash import datasets, encoding, models, networks, retrieval
 from jaxhash.encoding import batches, encode, encode_to_index, pack_bits
+from jaxhash.views import views
 from search import HashIndex, pack
 
 
@@ -151,6 +152,38 @@ def test_an_image_and_its_mirror_image_share_a_code() -> None:
         np.testing.assert_allclose(getattr(both, name), mean, rtol=1e-4, atol=1e-5)
     assert (straight.codes != turned.codes).any()
     np.testing.assert_array_equal(encode(model, images[:, :, ::-1]).codes, both.codes)
+
+
+@pytest.mark.parametrize(("height", "step"), [(8, 1), (32, 1), (70, 2)])
+def test_shifted_views_weigh_half_of_the_image_itself(height: int, step: int) -> None:
+    images = np.random.default_rng(0).normal(size=(3, height, 9, 2)).astype(np.float32)
+    rows = np.arange(height)
+    wanted = images / 2
+    for way in (1, -1):
+        moved = images[:, np.clip(rows + way * step, 0, height - 1)]
+        moved = moved[:, :, np.clip(np.arange(9) + way, 0, 8)]
+        wanted = wanted + moved / 4
+    seen = views(jnp.asarray(images), shift=True)
+    total = sum(weight * np.asarray(one) for weight, one in seen)
+    np.testing.assert_allclose(total, wanted, rtol=1e-5, atol=1e-6)
+    turned = views(jnp.asarray(images), shift=True, mirror=True)
+    assert len(turned) == 6
+    total = sum(weight * np.asarray(one) for weight, one in turned)
+    np.testing.assert_allclose(total, (wanted + wanted[:, :, ::-1]) / 2, rtol=1e-5, atol=1e-6)
+
+
+def test_a_shifting_model_encodes_the_mean_of_its_views() -> None:
+    model = small_model(
+        network="dsh", item_shape=(8, 8, 3), mean=(0.5,) * 3, std=(0.2,) * 3, bits=24, shift=True
+    )
+    images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3)).astype(np.uint8)
+    plain = dataclasses.replace(model, shift=False)
+    wanted = 0.0
+    for weight, rows in ((0.5, np.arange(8)), (0.25, np.r_[1:8, 7]), (0.25, np.r_[0, 0:7])):
+        latent = encode(plain, images[:, rows][:, :, rows], features="float32").latent
+        wanted = wanted + weight * latent
+    got = encode(model, images, features="float32").latent
+    np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-5)
 
 
 # ---------------------------------------------------------------- into files, and asking
