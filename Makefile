@@ -33,11 +33,11 @@ format: .venv/ready
 CIFAR10 ?= --data cifar10
 OUT ?= gpu-results
 FAST := $(CIFAR10) --protocol p-all --validation 0 --method orthohash --bits 48 --recipe scratch \
-	--precision bfloat16 --batch-size 512 --learning-rate 0.4 --augment crop-flip-cutout --mirror
+	--precision bfloat16 --batch-size 512 --learning-rate 0.4 --augment crop-flip-cutout --mirror --shift
 # DSH's longer codes are its 12 bits' network trained on, as published.
 DSH := $(CIFAR10) --protocol p-dsh --method dsh --network dsh --validation 0 --overwrite
 FEW := --method orthohash --bits 48 --network resnet --recipe scratch --epochs 160 --batch-size 128 \
-	--augment crop-flip-affine-colour-cutout --average 0.999 --mirror --overwrite
+	--augment crop-flip-affine-colour-cutout --average 0.999 --mirror --shift --overwrite
 ALL := --network resnet --precision bfloat16 --queries 1000 --out $(OUT)/cells
 gpu-results: .venv/ready
 	mkdir -p $(OUT)
