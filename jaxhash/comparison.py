@@ -164,13 +164,14 @@ def missing(folder: Path, task: Task, *, with_baselines: bool, queries: int | No
         if not path.is_file():
             absent.append(protocol)
             continue
-        there, wanted = runs.read_json(path), asked_for(task.config, protocol, queries=queries)
-        old, new = there["asked"]["config"], wanted["config"]
-        changed = [name for name in new if old.get(name) != new[name]]
+        there = runs.read_json(path)
+        made = runs.from_json(there["asked"]["config"], source=str(path))
+        wanted = dataclasses.replace(task.config, protocol=protocol)
+        changed = [name for name in runs.differences(made, wanted) if name not in ELSEWHERE]
         has = bool(there["rankings"].keys() & BASELINES.keys())
         if with_baselines and not has:
             changed.append("baselines")
-        elif with_baselines and there["asked"]["feature_queries"] != wanted["feature_queries"]:
+        elif with_baselines and there["asked"]["feature_queries"] != queries:
             changed.append("queries")
         if changed:
             raise ValueError(

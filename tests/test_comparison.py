@@ -245,6 +245,12 @@ def test_cells_hold_what_a_run_and_its_evaluation_give(tmp_path: Path) -> None:
     for change, message in (({"steps": 3}, "steps"), ({"augment": "none"}, "augment")):
         with pytest.raises(ValueError, match=f"another {message}: name another --out"):
             comparison.missing(tmp_path, planned(["p-all"], **change)[0], **asks)
+    older = json.loads((tmp_path / names[0]).read_text())
+    del older["asked"]["config"]["shift"]  # as if from before there was such an option
+    runs.write_json(tmp_path / names[0], older)
+    assert comparison.missing(tmp_path, task, **asks) == []
+    with pytest.raises(ValueError, match="another shift"):
+        comparison.missing(tmp_path, planned(["p-all"], shift=True)[0], **asks)
     elsewhere = planned(["p-all"], data_dir="/moved")[0]
     assert comparison.missing(tmp_path, elsewhere, **asks) == []
     assert "/moved" not in json.dumps(comparison.asked_for(elsewhere.config, "p-all", queries=1))
