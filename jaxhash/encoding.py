@@ -155,12 +155,13 @@ def _mean(
     module: HashNetwork, variables: Mapping[str, Any], seen: list[tuple[float, jax.Array]]
 ) -> Any:
     """What the network makes of the views, by their weights."""
-    mean = None
-    for weight, view in seen:
-        outputs, _ = networks.apply(module, variables, view, train=False)
-        part = jax.tree.map(lambda one, weight=weight: weight * one, outputs)
-        mean = part if mean is None else jax.tree.map(jnp.add, mean, part)
-    return mean
+    weights = [weight for weight, _ in seen]
+    each = [networks.apply(module, variables, view, train=False)[0] for _, view in seen]
+
+    def mean(*ones: jax.Array) -> Any:
+        return sum(weight * one for weight, one in zip(weights, ones, strict=True))
+
+    return jax.tree.map(mean, *each)
 
 
 def encode(
