@@ -11,13 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxhash import networks, sharding
-from jaxhash.datasets import Images
-from jaxhash.feeding import ahead
+from jaxhash import nets, sharding
+from jaxhash.data import Images
 from jaxhash.models import Model
-from jaxhash.networks import HashNetwork
+from jaxhash.nets import HashNetwork
+from jaxhash.training.feeding import ahead
 from jaxhash.views import views
-from search.writing import Writer
+from search.files.writing import Writer
 
 FEATURE_TYPES = ("float16", "float32")
 Undecodable = Callable[[int, str], None]
@@ -156,7 +156,7 @@ def _mean(
 ) -> Any:
     """What the network makes of the views, by their weights."""
     weights = [weight for weight, _ in seen]
-    each = [networks.apply(module, variables, view, train=False)[0] for _, view in seen]
+    each = [nets.apply(module, variables, view, train=False)[0] for _, view in seen]
 
     def mean(*ones: jax.Array) -> Any:
         return sum(weight * one for weight, one in zip(weights, ones, strict=True))

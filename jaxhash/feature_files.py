@@ -5,10 +5,10 @@ from os import PathLike
 
 import numpy as np
 
-from jaxhash.datasets import Dataset
+from jaxhash.data import Dataset
 from jaxhash.encoding import encode
 from jaxhash.models import Model
-from search.atomic import replacing
+from search.files.atomic import replacing
 
 
 def write_features(

@@ -18,9 +18,10 @@ import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError
 
-from jaxhash import augment, networks, runs
-from jaxhash.networks import NETWORKS, HashNetwork
-from search.atomic import replacing
+from jaxhash import nets, runs
+from jaxhash.nets import NETWORKS, HashNetwork
+from jaxhash.training import augment
+from search.files.atomic import replacing
 
 FORMAT = 1
 PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -213,7 +214,7 @@ def _check(model: Model, arrays: Mapping[str, np.ndarray], folder: Path) -> None
             f"{', '.join(NETWORKS)}"
         )
     wanted = jax.eval_shape(
-        lambda: networks.init(model.build(), jax.random.key(0), (1, *model.item_shape))
+        lambda: nets.init(model.build(), jax.random.key(0), (1, *model.item_shape))
     )
     shapes = {name: one.shape for name, one in flatten(wanted).items()}
     for name in sorted(shapes.keys() | arrays.keys()):

@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import NullFormatter, ScalarFormatter
 
-from jaxhash.evaluation import RANKINGS
-from search.atomic import replacing
+from jaxhash.evaluation.measures import RANKINGS
+from search.files.atomic import replacing
 
 BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION, BLACK = (
     "#0072B2",

@@ -13,7 +13,7 @@ def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything about an optimisation but the loss; `jaxhash.optimisation` carries it out.
+    """Everything about an optimisation but the loss; `jaxhash.training.optimiser` carries it out.
 
     Points in time are fractions of the run, so that a recipe keeps its shape when it is made
     longer or shorter.
@@ -51,7 +51,7 @@ class Recipe:
     epochs: float | None = None
     """Length of the run in passes over the training images."""
     augment: str = "none"
-    """none, or steps of `jaxhash.augment.STEPS` joined by dashes."""
+    """none, or steps of `jaxhash.training.augment.STEPS` joined by dashes."""
     label_smoothing: float = 0.0
     """Handed to losses that take it."""
     start: str = "fan-in"

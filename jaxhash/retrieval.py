@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from jaxhash import datasets, models, plots
-from jaxhash.datasets import Dataset, folders, prepared
+from jaxhash import data as sources
+from jaxhash import models, plots
+from jaxhash.data import Dataset, folders, prepared
 from jaxhash.encoding import encode
 from jaxhash.models import Model
 from search import HashIndex
@@ -57,19 +58,19 @@ def load_items(
         channels = 1 if model.item_shape[2] == 1 else 3
         load = folders.load if labelled and folders.has_classes(data) else folders.load_images
         return load(data, image_size=size, channels=channels, max_undecodable=max_undecodable)
-    dataset = datasets.load(data, data_dir=data_dir, image_size=size)
+    dataset = sources.load(data, data_dir=data_dir, image_size=size)
     if dataset.kind != model.takes:
         raise ValueError(f"the model takes {model.takes}, and {data} holds {dataset.kind}")
     return dataset
 
 
 def _is_folder_of_images(data: str, data_dir: str | None) -> bool:
-    if data in datasets.EMBEDDED or not Path(data).is_dir():
+    if data in sources.EMBEDDED or not Path(data).is_dir():
         return False
     if any(Path(data).glob("*.npy")) or (Path(data) / "dataset_info.json").is_file():
         return False
     name = prepared.parse_name(data)
-    root = Path(data_dir) if data_dir else datasets.default_data_dir()
+    root = Path(data_dir) if data_dir else sources.default_data_dir()
     return name is None or prepared.find(name, root) is None
 
 
@@ -84,7 +85,7 @@ def attachments(
     """
     card = {
         "model": models.fingerprint(model),
-        "data": data if data in datasets.EMBEDDED else _absolute(data),
+        "data": data if data in sources.EMBEDDED else _absolute(data),
         "data_dir": None if data_dir is None else str(Path(data_dir).resolve()),
         "classes": list(dataset.classes),
     }
@@ -192,11 +193,11 @@ class Items:
                     raise ValueError(
                         f"{file} is not where it was: put it back to have it drawn, or encode again"
                     )
-            loaded = datasets.load_images(files, image_size=size, max_undecodable=0)
+            loaded = sources.load_images(files, image_size=size, max_undecodable=0)
             return list(loaded.items[np.arange(len(files))])
         if "data" not in self.card:
             raise ValueError("the index does not say where its images are")
-        dataset = datasets.load(self.card["data"], data_dir=self.card["data_dir"])
+        dataset = sources.load(self.card["data"], data_dir=self.card["data_dir"])
         if dataset.kind != "images":
             raise ValueError("the items of this index are features: there is nothing to show")
         return list(dataset.items[np.asarray(ids)])

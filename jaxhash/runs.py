@@ -25,7 +25,7 @@ from typing import Any, Literal
 
 from jaxhash.environment import environment
 from jaxhash.recipes import Recipe
-from search.atomic import replacing
+from search.files.atomic import replacing
 
 CONFIG, ENVIRONMENT, METRICS, SKIPPED = (
     "config.json",

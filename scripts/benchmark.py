@@ -38,7 +38,8 @@ from benchmark_limits import (
 )
 from numpy.typing import NDArray
 
-from search import buckets, scan, storage, tables
+from search.files import format
+from search.hamming import buckets, scan, tables
 
 
 @dataclass
@@ -190,7 +191,7 @@ def judge(
 
 def stored(path: Path) -> tuple[Codes, int]:
     """The codes of an index file, as scripts/encode.py writes it, and their bits."""
-    found = storage.read(path, mmap=False, verify=True)
+    found = format.read(path, mmap=False, verify=True)
     return scan.restore(scan.Blocks(found.planes, found.count, found.bits)), found.bits
 
 

@@ -24,14 +24,15 @@ import jax
 import numpy as np
 from command_line import parse, run
 
-from jaxhash import networks, optimisation, runs, sharding
-from jaxhash.calls import calls
-from jaxhash.datasets import Dataset
+from jaxhash import nets, runs, sharding
+from jaxhash.data import Dataset
 from jaxhash.environment import environment
-from jaxhash.feeding import Batch
-from jaxhash.planning import settle
 from jaxhash.runs import Config
-from jaxhash.steps import initial_state, make_train_step
+from jaxhash.training import optimiser
+from jaxhash.training.calls import calls
+from jaxhash.training.feeding import Batch
+from jaxhash.training.planning import settle
+from jaxhash.training.steps import initial_state, make_train_step
 
 PEAK_TFLOPS = {
     "NVIDIA H200": 989.0,
@@ -94,8 +95,8 @@ def measure(options: Benchmark, network: str, size: int, batch: int, precision: 
     )
     mesh = sharding.mesh_over(batch)
     module = plan.model.build()
-    optimizer = optimisation.build(plan.recipe, plan.steps)
-    variables = networks.init(module, jax.random.key(0), (1, *plan.model.item_shape))
+    optimizer = optimiser.build(plan.recipe, plan.steps)
+    variables = nets.init(module, jax.random.key(0), (1, *plan.model.item_shape))
     state = sharding.everywhere(initial_state(variables, optimizer, jax.random.key(1)), mesh)
     step = make_train_step(
         module,

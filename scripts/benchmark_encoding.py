@@ -29,8 +29,8 @@ from command_line import parse, run
 from PIL import Image
 from tqdm import tqdm
 
-from jaxhash import networks, runs
-from jaxhash.datasets import Images
+from jaxhash import nets, runs
+from jaxhash.data import Images
 from jaxhash.encoding import encode, encode_to_index
 from jaxhash.environment import environment
 from jaxhash.models import Model
@@ -98,7 +98,7 @@ def untrained(options: Benchmark, network: str, size: int) -> Model:
         precision="float32",
         variables={},
     )
-    variables = networks.init(model.build(), jax.random.key(0), (1, *model.item_shape))
+    variables = nets.init(model.build(), jax.random.key(0), (1, *model.item_shape))
     return model.with_variables(jax.device_get(variables))
 
 
@@ -114,7 +114,7 @@ def forward_alone(model: Model, images: np.ndarray, batch_size: int) -> Callable
 
     @jax.jit
     def forward(variables: Any, part: jax.Array) -> Any:
-        return networks.apply(module, variables, part, train=False)[0]
+        return nets.apply(module, variables, part, train=False)[0]
 
     def once() -> None:
         for part in parts:

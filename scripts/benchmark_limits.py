@@ -13,8 +13,8 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from search import scan
 from search import threads as pool
+from search.hamming import scan
 
 Codes = NDArray[np.uint8]
 PAUSE = 0.02  # seconds before a timed call

@@ -41,7 +41,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from search import HashIndex, Writer, rerank
-from search.exhaustive import euclidean_knn
+from search.fine.exhaustive import euclidean_knn
 from search.kernels import euclidean
 from search.threads import resolve, run
 

@@ -36,12 +36,13 @@ from benchmark_limits import in_turn
 from torch import nn
 from torch.nn import functional
 
-from jaxhash import networks
-from jaxhash.allocator import keep_memory
-from jaxhash.feeding import Batch
-from jaxhash.methods import METHODS
-from jaxhash.networks import convolution, resnet
-from jaxhash.steps import initial_state, make_train_step
+from jaxhash import nets
+from jaxhash.method import METHODS
+from jaxhash.nets import resnet
+from jaxhash.nets.cpu import convolution
+from jaxhash.training.allocator import keep_memory
+from jaxhash.training.feeding import Batch
+from jaxhash.training.steps import initial_state, make_train_step
 
 CLASSES = 10
 MOMENTUM = 0.9
@@ -178,9 +179,9 @@ def rounding_errors() -> dict[str, float]:
 # ---- ours --------------------------------------------------------------------------------------
 
 
-def our_module(config: Config, dtype: str) -> networks.HashNetwork:
+def our_module(config: Config, dtype: str) -> nets.HashNetwork:
     """The network under DLBHC's head."""
-    network = networks.NETWORKS[config.network]
+    network = nets.NETWORKS[config.network]
     return network.build(bits=config.bits, classes=CLASSES, dtype=jnp.dtype(dtype))
 
 
@@ -188,7 +189,7 @@ def our_module(config: Config, dtype: str) -> networks.HashNetwork:
 def our_variables(config: Config) -> dict[str, Any]:
     """The same start for all."""
     shape = (1, config.size, config.size, 3)
-    return networks.init(our_module(config, "float32"), jax.random.key(0), shape)
+    return nets.init(our_module(config, "float32"), jax.random.key(0), shape)
 
 
 def our_step(config: Config, dtype: str, images: np.ndarray, labels: np.ndarray) -> Step:
@@ -232,7 +233,7 @@ def stock_step(config: Config, dtype: str, images: np.ndarray, labels: np.ndarra
 
 
 class Block(nn.Module):
-    """As `jaxhash.networks.resnet.Block`."""
+    """As `jaxhash.nets.resnet.Block`."""
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
@@ -248,7 +249,7 @@ class Block(nn.Module):
 
 
 class Twin(nn.Module):
-    """As `jaxhash.networks.resnet.Trunk` under DLBHC's head."""
+    """As `jaxhash.nets.resnet.Trunk` under DLBHC's head."""
 
     def __init__(self, widths: tuple[int, ...], bits: int) -> None:
         super().__init__()
@@ -336,10 +337,10 @@ def compare(config: Config, images: np.ndarray, labels: np.ndarray) -> dict[str,
     @jax.jit
     def ours(params: Any) -> Any:
         def loss_of(params: Any) -> jax.Array:
-            outputs, _ = networks.apply(
+            outputs, _ = nets.apply(
                 module, {**variables, "params": params}, jnp.asarray(images), train=True
             )
-            kernel = networks.classifier_kernel(params)
+            kernel = nets.classifier_kernel(params)
             targets = jnp.asarray(labels, jnp.int32)
             return METHODS["dlbhc"].loss(outputs, targets, kernel, classes=CLASSES)[0]
 

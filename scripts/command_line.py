@@ -9,7 +9,7 @@ from typing import TypeVar
 import jax
 import tyro
 
-from jaxhash.allocator import keep_memory
+from jaxhash.training.allocator import keep_memory
 
 Options = TypeVar("Options")
 

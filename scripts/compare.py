@@ -21,10 +21,11 @@ import jax
 import numpy as np
 from command_line import parse, run
 
-from jaxhash import baselines, comparison, planning
-from jaxhash.datasets import Images
-from jaxhash.methods import METHODS
+from jaxhash.comparison import baselines, runner
+from jaxhash.data import Images
+from jaxhash.method import METHODS
 from jaxhash.runs import Config
+from jaxhash.training import planning
 
 
 @dataclass(frozen=True)
@@ -97,14 +98,14 @@ def main() -> None:
     """Compare as the command line says."""
     options = parse(Compare, __doc__)
     one, parts = part_of(options.part)
-    comparison.check_methods((*options.methods, *options.baselines))
+    runner.check_methods((*options.methods, *options.baselines))
     if options.baselines:
         baselines.faiss_module()  # missing, it shows now rather than after a training
     base = options.config()
     dataset = planning.load_data(base)
     if isinstance(dataset.items, Images):  # files: decoded once for all trainings
         dataset = replace(dataset, items=dataset.items[np.arange(len(dataset.items))])
-    trainings = comparison.tasks(
+    trainings = runner.tasks(
         base,
         dataset,
         methods=options.methods,
@@ -116,7 +117,7 @@ def main() -> None:
     todo = []
     for task in trainings[one - 1 :: parts]:
         with_baselines = task.config.method in options.baselines
-        protocols = comparison.missing(
+        protocols = runner.missing(
             options.out, task, with_baselines=with_baselines, queries=options.queries
         )
         if protocols:
@@ -126,7 +127,7 @@ def main() -> None:
     for number, (task, protocols, with_baselines) in enumerate(todo, 1):
         about = f"{task.config.method}, {task.config.bits} bits, seed {task.config.seed}"
         try:
-            cells = comparison.run_task(
+            cells = runner.run_task(
                 task,
                 dataset,
                 options.out,

@@ -20,7 +20,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, ScalarFormatter
 
-from jaxhash import comparison_table, plots, runs
+from jaxhash import plots, runs
+from jaxhash.comparison import table
 
 Cells = Sequence[Mapping[str, Any]]
 
@@ -60,14 +61,14 @@ def style(number: int) -> dict[str, Any]:
 def against_bits(cells: Cells, protocol: str) -> Figure:
     """mAP against the length of the code, mean and standard deviation over the seeds."""
     figure, axes = one("bits", "mAP", protocol)
-    for number, (title, method, ranking) in enumerate(comparison_table.rows(cells)):
+    for number, (title, method, ranking) in enumerate(table.rows(cells)):
         points = []
         for bits in sorted({cell["bits"] for cell in cells}):
-            found = comparison_table.values(
+            found = table.values(
                 cells, lambda one: one["mAP"], ranking=ranking, method=method, bits=bits
             )
             if found:
-                points.append((bits, *comparison_table.mean_and_spread(found)))
+                points.append((bits, *table.mean_and_spread(found)))
         if points:
             across, mean, spread = np.array(points).T
             axes.errorbar(
@@ -80,8 +81,8 @@ def against_bits(cells: Cells, protocol: str) -> Figure:
 def precision_recall(cells: Cells, protocol: str, bits: int) -> Figure:
     """Precision against recall, both means over the seeds at the same ranks."""
     figure, axes = one("recall", "precision", f"{protocol}, {bits} bits")
-    for number, (title, method, ranking) in enumerate(comparison_table.rows(cells)):
-        curves = comparison_table.values(
+    for number, (title, method, ranking) in enumerate(table.rows(cells)):
+        curves = table.values(
             cells, lambda one: one["precision_recall"], ranking=ranking, method=method
         )
         shared = [curve for curve in curves if curve["ranks"] == curves[0]["ranks"]]
@@ -96,10 +97,8 @@ def precision_recall(cells: Cells, protocol: str, bits: int) -> Figure:
 def precision_at_k(cells: Cells, protocol: str, bits: int) -> Figure:
     """Precision of the first k results against k, means over the seeds."""
     figure, axes = one("k, number of results", "precision@k", f"{protocol}, {bits} bits")
-    for number, (title, method, ranking) in enumerate(comparison_table.rows(cells)):
-        found = comparison_table.values(
-            cells, lambda one: one["precision_at"], ranking=ranking, method=method
-        )
+    for number, (title, method, ranking) in enumerate(table.rows(cells)):
+        found = table.values(cells, lambda one: one["precision_at"], ranking=ranking, method=method)
         cuts = [k for k in found[0] if all(k in each for each in found)]
         means = [np.mean([each[k] for each in found]) for k in cuts]
         axes.plot([int(k) for k in cuts], means, label=title, **style(number))
@@ -157,10 +156,10 @@ def main() -> None:
 
 def of_cells(options: Figures, folder: Path) -> dict[str, Figure]:
     """Print the table of a folder of cells; the figures of its protocol, by name."""
-    cells = comparison_table.read_cells(folder)
-    print(comparison_table.table(cells, bits=options.bits, measure=options.measure))
+    cells = table.read_cells(folder)
+    print(table.table(cells, bits=options.bits, measure=options.measure))
     for protocol in dict.fromkeys(cell["protocol"] for cell in cells):
-        found = comparison_table.table_of_bits(cells, protocol=protocol, measure=options.measure)
+        found = table.table_of_bits(cells, protocol=protocol, measure=options.measure)
         if found:
             print(f"\n{found}")
     drawn = [
@@ -177,7 +176,7 @@ def of_cells(options: Figures, folder: Path) -> dict[str, Figure]:
     if same:
         figures["precision_recall"] = precision_recall(same, options.protocol, options.bits)
         figures["precision_at_k"] = precision_at_k(same, options.protocol, options.bits)
-    several = comparison_table.of_several_lengths(drawn)
+    several = table.of_several_lengths(drawn)
     if several:
         figures["bits"] = against_bits(several, options.protocol)
     return figures

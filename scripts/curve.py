@@ -20,11 +20,13 @@ import jax
 import tyro
 from command_line import parse, run
 
-from jaxhash import comparison, planning, runs, training
+from jaxhash import runs
+from jaxhash.comparison import runner
 from jaxhash.environment import environment
 from jaxhash.models import Model
 from jaxhash.runs import Config
-from jaxhash.training import Progress
+from jaxhash.training import loop, planning
+from jaxhash.training.loop import Progress
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def curve(
     split = planning.split_data(config, dataset)
     fields = runs.to_json(config)
     found: dict[str, Any] = {
-        "config": {name: fields[name] for name in fields if name not in comparison.ELSEWHERE},
+        "config": {name: fields[name] for name in fields if name not in runner.ELSEWHERE},
         "split": split.description,
         "seconds_to_first_step": None,
         "points": [],
@@ -85,7 +87,7 @@ def curve(
 
     def measure(step: int, model: Model) -> None:
         seconds = clock.seconds()
-        results = comparison.measure(
+        results = runner.measure(
             model, dataset, {"": split}, seed=config.seed, batch_size=encode_batch
         )[""]
         point = {
@@ -105,7 +107,7 @@ def curve(
 
     jax.devices()  # found before the clock starts
     clock = Clock()
-    training.train(config, run, dataset=dataset, on_step=note, on_model=measure)
+    loop.train(config, run, dataset=dataset, on_step=note, on_model=measure)
     runs.write_json(out, found)
     return found
 

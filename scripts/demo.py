@@ -16,9 +16,11 @@ import numpy as np
 from command_line import parse, run
 from train import Bar
 
-from jaxhash import encoding, evaluation, plots, results, retrieval, runs, training
-from jaxhash.planning import load_data, split_data
+from jaxhash import encoding, plots, retrieval, runs
+from jaxhash.evaluation import measures, results
 from jaxhash.runs import Config
+from jaxhash.training import loop
+from jaxhash.training.planning import load_data, split_data
 from search import HashIndex
 
 ASKING = 5
@@ -56,7 +58,7 @@ def main() -> None:
     )
     dataset = load_data(config)
     with Bar() as bar:
-        model = training.train(
+        model = loop.train(
             config,
             options.run,
             dataset=dataset,
@@ -88,7 +90,7 @@ def main() -> None:
     found["seconds"] |= {"training": round(trained, 1)}
     found["seconds"]["everything"] = round(time.perf_counter() - start, 1)
     results.write_results(options.run, found)
-    print(evaluation.report(found))
+    print(measures.report(found))
     print(f"\n{found['seconds']['everything']:.0f} seconds in all. See:")
     for name, what in (
         ("gallery.png", "queries and their neighbours, right and wrong marked"),

@@ -14,7 +14,7 @@ from pathlib import Path
 from command_line import parse, run
 from tqdm import tqdm
 
-from jaxhash import evaluation, results
+from jaxhash.evaluation import measures, results
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def main() -> None:
             say=tqdm.write,
             on_batch=bar.update,
         )
-    print(evaluation.report(found))
+    print(measures.report(found))
     for path in results.write_results(options.run, found):
         print(path)
 

@@ -15,7 +15,8 @@ import numpy as np
 import tyro
 from command_line import parse, run
 
-from jaxhash import datasets, models, plots, retrieval
+from jaxhash import models, plots, retrieval
+from jaxhash.data import load_images
 from search import HashIndex
 
 
@@ -56,7 +57,7 @@ def main() -> None:
         raise ValueError(f"{options.run} was trained on features: it cannot be asked with images")
     index = HashIndex.open(options.index, verify=options.verify)
     channels = 1 if model.item_shape[2] == 1 else 3
-    asked = datasets.load_images(
+    asked = load_images(
         list(options.images),
         image_size=model.item_shape[0],
         channels=channels,

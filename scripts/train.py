@@ -23,9 +23,10 @@ import tyro
 from command_line import parse, run
 from tqdm import tqdm
 
-from jaxhash import runs, training
+from jaxhash import runs
 from jaxhash.runs import Config
-from jaxhash.training import Progress
+from jaxhash.training import loop
+from jaxhash.training.loop import Progress
 
 LIMITED = 0.5  # share of steps that waited for images from which on the bar says so
 
@@ -92,7 +93,7 @@ def main() -> None:
         devices = jax.devices()[: chosen.devices]
     first = jax.process_index() == 0
     with Bar(disable=not first) as bar:
-        training.train(
+        loop.train(
             config,
             folder,
             resume=chosen.resume,

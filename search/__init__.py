@@ -1,11 +1,15 @@
 """Exact search among binary codes: NumPy and numba, nothing else."""
 
 from search.codes import pack, unpack
-from search.exhaustive import euclidean_knn
+from search.collection.merge import merge
+from search.files.format import DamagedFile
+from search.files.writing import Writer
+from search.fine.exhaustive import euclidean_knn
+from search.fine.rerank import asymmetric, rerank
+from search.hamming.scan import hamming_knn, hamming_radius
 from search.index import HashIndex
-from search.listed import ranked_measure
-from search.merge import merge
-from search.ranking import (
+from search.measures.listed import ranked_measure
+from search.measures.ranking import (
     Measures,
     average_precision,
     measure,
@@ -13,10 +17,6 @@ from search.ranking import (
     precision_recall,
     within_radius,
 )
-from search.rerank import asymmetric, rerank
-from search.scan import hamming_knn, hamming_radius
-from search.storage import DamagedFile
-from search.writing import Writer
 
 __all__ = [
     "DamagedFile",

@@ -10,11 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search import codes as _codes
-from search import paging, storage, writing
-from search.rerank import MOST_CANDIDATES
-from search.scan import Blocks
-from search.segments import Segment, combine, nearest
-from search.state import (
+from search.collection.segments import Segment, combine, nearest
+from search.collection.state import (
     State,
     Where,
     all_within,
@@ -29,6 +26,9 @@ from search.state import (
     some,
     views_of,
 )
+from search.files import format, paging, writing
+from search.fine.rerank import MOST_CANDIDATES
+from search.hamming.scan import Blocks
 
 # A new segment takes in an older one that is less than this many times as long: the number of
 # segments stays logarithmic, and so does the number of times that a code is copied.
@@ -97,20 +97,20 @@ class HashIndex:
         """The index that was saved at `path`.
 
         Args:
-            path: an index file, see `search.storage`.
+            path: an index file, see `search.files.format`.
             mmap: leave the arrays in the file and read what a search asks for; opening takes
                 milliseconds at any size. Otherwise everything is read, and its checksums
                 compared. Replace a mapped file (as `save` does) rather than write into it.
             verify: compare every byte with the checksums and every value with the format.
 
         Raises:
-            search.storage.DamagedFile: the file is not whole, or not an index.
+            search.files.format.DamagedFile: the file is not whole, or not an index.
             OSError: it cannot be read.
 
         Example:
             >>> index = HashIndex.open("photos.index")  # doctest: +SKIP
         """
-        stored = storage.read(path, mmap=mmap, verify=verify)
+        stored = format.read(path, mmap=mmap, verify=verify)
         segment = Segment(
             Blocks(stored.planes, stored.count, stored.bits),
             stored.ids,
@@ -357,7 +357,7 @@ class HashIndex:
 
         Args:
             tables: also make multi-index tables, for near neighbours among about a million
-                distinct codes or more; `search.tables.size` tells their memory.
+                distinct codes or more; `search.hamming.tables.size` tells their memory.
             threads: at most this many; all processors when None.
 
         Example:

@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search import codes as _codes
-from search import writing
-from search.atomic import replacing
+from search.collection.rows import Rows
+from search.collection.segments import Segment, implicit, in_id_order
+from search.files import writing
+from search.files.atomic import replacing
+from search.fine.rerank import check_features
 from search.index import HashIndex
-from search.rerank import check_features
-from search.rows import Rows
-from search.segments import Segment, implicit, in_id_order
 
 # Codes handed to FAISS at a time.
 BATCH = 1 << 16

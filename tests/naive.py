@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import numpy as np
 
-# ---- codes, scan and buckets: Hamming search ----------------------------------------------------
+# ---- codes, scan and buckets: Hamming search ----------------------------------------
 
 
 def hamming_distances(queries, codes):
@@ -37,7 +37,7 @@ def hamming_radius(queries, codes, radius, allowed=None):
     return offsets, all_distances[inside], all_rows[inside]
 
 
-# ---- ranking measures: search.ranking, search.listed --------------------------------------------
+# ---- ranking measures: search.measures.ranking, search.measures.listed --------------
 
 
 def shares_label(query_labels: np.ndarray, database_labels: np.ndarray) -> np.ndarray:
@@ -99,7 +99,7 @@ def expected_average_precision(counts: list[tuple[int, int]], top: int, denomina
     return float(expected)
 
 
-# ---- exhaustive Euclidean search: search.exhaustive ---------------------------------------------
+# ---- exhaustive Euclidean search: search.fine.exhaustive ----------------------------
 
 
 def euclidean_knn(query_features, features, k):
@@ -114,7 +114,7 @@ def euclidean_knn(query_features, features, k):
     return best, found
 
 
-# ---- losses -----------------------------------------------------------------------------------
+# ---- losses -------------------------------------------------------------------------
 
 
 def classes_of(labels, i):
@@ -399,7 +399,7 @@ def talr(latent, logits, labels, kernel, gamma=1.0, bins=None):
     return sum(missed) / len(missed) if missed else 0.0
 
 
-# ---- networks and augmentation ----------------------------------------------------------------
+# ---- networks and augmentation ------------------------------------------------------
 
 
 def pool_rounding_up(image, kind):
@@ -444,7 +444,7 @@ def normalise_across_channels(pixel):
     return out
 
 
-# ---- index, re-ranking, merging, files: the rest of search ------------------------------------
+# ---- index, re-ranking, merging, files: the rest of search --------------------------
 
 
 def ranked(pairs, k, missing):
@@ -545,7 +545,7 @@ def read_index_file(data):
     return bits, count, codes, found
 
 
-# ---- datasets ---------------------------------------------------------------------------------
+# ---- datasets -----------------------------------------------------------------------
 
 
 def crc32c(data: bytes) -> int:
@@ -558,7 +558,7 @@ def crc32c(data: bytes) -> int:
     return crc ^ 0xFFFFFFFF
 
 
-# ---- convolution -------------------------------------------------------------------------------
+# ---- convolution --------------------------------------------------------------------
 
 
 def convolve(images, kernel):
@@ -584,7 +584,7 @@ def max_pool(images):
     return output
 
 
-# ---- what bits do: jaxhash.bits -----------------------------------------------------------------
+# ---- what bits do: jaxhash.analysis.bits --------------------------------------------
 
 
 def bit_entropy(column):
@@ -627,7 +627,7 @@ def separation(within, between):
     return float(wins / all_pairs)
 
 
-# ---- rankings by real-valued features: jaxhash.baselines ----------------------------------------
+# ---- rankings by real-valued features: jaxhash.comparison.baselines -----------------
 
 
 def feature_order(query, features, metric, own=None):

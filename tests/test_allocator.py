@@ -5,7 +5,7 @@ import pytest
 
 PROGRAM = """
 import resource, sys, threading
-from jaxhash.allocator import keep_memory
+from jaxhash.training.allocator import keep_memory
 if sys.argv[1] == "keep" and not keep_memory():
     sys.exit("unsupported")
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from jaxhash.augment import STEPS, augment, prepare, steps, warp
+from jaxhash.training.augment import STEPS, augment, prepare, steps, warp
 
 N, SIDE = 64, 16
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import search
-from jaxhash import bit_plots, bits, latents
+from jaxhash.analysis import bits, latents, plots
 
 QUICK = settings(max_examples=25, deadline=None)
 
@@ -230,8 +230,8 @@ CODES = np.zeros((3, 2), np.uint8)
             ),
             "thresholds",
         ),
-        (lambda: bit_plots.extremes(np.ones((2, 4, 4, 1)), np.ones((3, 2)), [0], 1), "images"),
-        (lambda: bit_plots.extremes(np.ones((3, 4, 4, 1)), np.ones((3, 2)), [], 1), "chosen"),
+        (lambda: plots.extremes(np.ones((2, 4, 4, 1)), np.ones((3, 2)), [0], 1), "images"),
+        (lambda: plots.extremes(np.ones((3, 4, 4, 1)), np.ones((3, 2)), [], 1), "chosen"),
     ],
 )
 def test_bad_input_is_named(call, names):
@@ -261,7 +261,7 @@ def render(figure):
 
 def test_figures_of_single_bits(scene):
     latent, codes, labels, classes = scene
-    figure = bit_plots.latent_histogram(latent, 0.5)
+    figure = plots.latent_histogram(latent, 0.5)
     bars = figure.axes[0].patches
     for bar in bars:
         assert bar.get_x() >= 0.5 or bar.get_x() + bar.get_width() <= 0.5 + 1e-9
@@ -272,7 +272,7 @@ def test_figures_of_single_bits(scene):
     assert render(figure)
 
     shares = bits.balance(codes, 10)
-    figure = bit_plots.balance(shares)
+    figure = plots.balance(shares)
     np.testing.assert_array_equal(figure.axes[0].get_lines()[0].get_ydata(), shares)
     heights = [bar.get_height() for bar in figure.axes[1].patches]
     np.testing.assert_allclose(heights, bits.entropy(shares))
@@ -280,7 +280,7 @@ def test_figures_of_single_bits(scene):
     assert render(figure)
 
     by_class = bits.class_balance(codes, labels, 4, 10)
-    figure = bit_plots.class_balance(by_class, classes)
+    figure = plots.class_balance(by_class, classes)
     np.testing.assert_array_equal(figure.axes[0].images[0].get_array(), by_class)
     assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == list("abcd")
     assert render(figure)
@@ -288,31 +288,31 @@ def test_figures_of_single_bits(scene):
 
 def test_figures_of_bits_together(scene):
     _, codes, labels, classes = scene
-    figure = bit_plots.correlation(bits.correlation(codes, 10))
+    figure = plots.correlation(bits.correlation(codes, 10))
     shown = figure.axes[0].images[0].get_array()
     assert shown.mask[3].all()
     assert not shown.mask[0, 1]
     assert render(figure)
-    assert render(bit_plots.correlation(bits.correlation(codes[:1], 10))), "all constant"
+    assert render(plots.correlation(bits.correlation(codes[:1], 10))), "all constant"
 
     distances = bits.class_distances(codes, labels, 10)
-    figure = bit_plots.class_distances(distances)
+    figure = plots.class_distances(distances)
     assert f"{bits.separation(distances):.2%}" in figure.axes[0].get_title()
     legend = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     assert f"{distances.within.sum():,} pairs" in legend[0]
     assert render(figure)
     alone = bits.class_distances(codes, np.zeros(80, int), 10)
-    assert render(bit_plots.class_distances(alone)), "one class only"
+    assert render(plots.class_distances(alone)), "one class only"
 
     groups = bits.distinct(codes, 10)
-    figure = bit_plots.group_sizes(groups, bits.purity(groups, labels))
+    figure = plots.group_sizes(groups, bits.purity(groups, labels))
     pure, mixed = figure.axes[0].get_lines()
     assert len(pure.get_xdata()) + len(mixed.get_xdata()) == len(groups.sizes)
     assert pure.get_marker() != mixed.get_marker()
     assert figure.axes[1].get_lines()[0].get_ydata()[-1] == 1
     assert render(figure)
 
-    figure = bit_plots.code_map(bits.project(codes, 10), labels, classes)
+    figure = plots.code_map(bits.project(codes, 10), labels, classes)
     lines = figure.axes[0].get_lines()
     assert sum(len(line.get_xdata()) for line in lines) == 80
     assert [text.get_text() for text in figure.axes[0].texts] == list("abcd")
@@ -322,26 +322,26 @@ def test_figures_of_bits_together(scene):
 def test_a_map_tells_forty_classes_apart(scene):
     _, codes, *_ = scene
     labels = np.arange(80) % 40
-    figure = bit_plots.code_map(bits.project(codes, 10), labels, [str(n) for n in range(40)])
+    figure = plots.code_map(bits.project(codes, 10), labels, [str(n) for n in range(40)])
     styles = {(line.get_color(), line.get_marker()) for line in figure.axes[0].get_lines()}
     assert len(styles) == 40
     several = np.eye(40, dtype=bool)[labels]
     several[0] = False  # an item of no class has no place in the colours
-    figure = bit_plots.code_map(bits.project(codes, 10), several, [str(n) for n in range(40)])
+    figure = plots.code_map(bits.project(codes, 10), several, [str(n) for n in range(40)])
     assert sum(len(line.get_xdata()) for line in figure.axes[0].get_lines()) == 79
 
 
 def test_image_grids_show_the_extremes(scene, rng):
     latent, *_ = scene
     images = rng.integers(0, 256, (80, 5, 5, 1), dtype=np.uint8)
-    figure = bit_plots.extremes(images, latent, [0, 7], 3)
+    figure = plots.extremes(images, latent, [0, 7], 3)
     pictures = [axes.images[0].get_array() for axes in figure.axes if axes.images]
     assert len(pictures) == 2 * 2 * 3
     most, least = latents.extremes(latent, 7, 3)
     for picture, row in zip(pictures[6:], [*most, *least], strict=True):
         np.testing.assert_array_equal(picture, images[row, :, :, 0])
     assert render(figure)
-    assert render(bit_plots.extremes(np.repeat(images, 3, axis=3), latent, [2], 1))
+    assert render(plots.extremes(np.repeat(images, 3, axis=3), latent, [2], 1))
 
 
 def test_threshold_figure(scene):
@@ -349,7 +349,7 @@ def test_threshold_figure(scene):
     cuts = np.linspace(0.2, 0.8, 5)
     swept = latents.sweep(latent, latent, labels, labels, cuts)
     medians = latents.sweep(latent, latent, labels, labels, np.median(latent, axis=0)[None])
-    figure = bit_plots.thresholds(cuts, swept, 0.5, {"medians": medians})
+    figure = plots.thresholds(cuts, swept, 0.5, {"medians": medians})
     lines = figure.axes[0].get_lines()
     np.testing.assert_array_equal(lines[0].get_ydata(), swept.mean_average_precision)
     assert len({line.get_linestyle() for line in lines[:3]}) == 3

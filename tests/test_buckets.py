@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import search
-from search import buckets, scan, tables
-from search.scan import knn
+from search.hamming import buckets, scan, tables
+from search.hamming.scan import knn
 
 
 def assert_same(found, expected):

@@ -15,10 +15,13 @@ import pytest
 from PIL import Image
 
 import search
-from jaxhash import baselines, comparison, comparison_table, datasets, results, runs, training
-from jaxhash.datasets import Dataset
+from jaxhash import runs
+from jaxhash.comparison import baselines, runner, table
+from jaxhash.data import Dataset
+from jaxhash.evaluation import results
 from jaxhash.models import Model
 from jaxhash.runs import Config
+from jaxhash.training import loop
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 # FAISS's own extension modules warn when Python 3.12 loads them.
@@ -38,8 +41,8 @@ def blobs(n: int = 120, classes: int = 4) -> Dataset:
     return Dataset("blobs", "features", items, labels, parts, tuple("abcdefgh"[:classes]))
 
 
-def planned(protocols: list[str], **changes: object) -> list[comparison.Task]:
-    return comparison.tasks(
+def planned(protocols: list[str], **changes: object) -> list[runner.Task]:
+    return runner.tasks(
         dataclasses.replace(TINY, **changes),
         blobs(),
         methods=["dlbhc"],
@@ -150,7 +153,7 @@ def test_a_missing_faiss_is_named(monkeypatch) -> None:
 def test_baselines_follow_the_split(rng) -> None:
     pytest.importorskip("faiss", reason="needs faiss-cpu")
     data = blobs()
-    split = datasets.split(data, "fraction", validation=0)  # queries leave themselves out
+    split = data.split(data, "fraction", validation=0)  # queries leave themselves out
     query = data.items[split.query]
     found = baselines.rankings(
         data.items[split.train], query, query, data.labels, split, bits=12, queries=7
@@ -180,7 +183,7 @@ def test_a_run_without_a_folder_leaves_nothing(tmp_path: Path, monkeypatch) -> N
     def on_model(step: int, model: Model) -> None:
         seen.append((step, [np.array(leaf) for leaf in jax.tree.leaves(model.variables)]))
 
-    model = training.train(config, None, dataset=blobs(), on_model=on_model, devices=ONE)
+    model = loop.train(config, None, dataset=blobs(), on_model=on_model, devices=ONE)
     assert list(tmp_path.iterdir()) == []
     assert [step for step, _ in seen] == [2, 4, 5]
     for last, kept in zip(seen[-1][1], jax.tree.leaves(model.variables), strict=True):
@@ -188,14 +191,14 @@ def test_a_run_without_a_folder_leaves_nothing(tmp_path: Path, monkeypatch) -> N
     assert any((one != other).any() for one, other in zip(seen[0][1], seen[1][1], strict=True))
     for word in ("resume", "overwrite"):
         with pytest.raises(ValueError, match="need a folder"):
-            training.train(config, None, dataset=blobs(), **{word: True})
+            loop.train(config, None, dataset=blobs(), **{word: True})
 
 
 # ---------------------------------------------------------------- cells
 
 
 def test_protocols_that_train_on_the_same_images_share_the_training() -> None:
-    tasks = comparison.tasks(
+    tasks = runner.tasks(
         TINY,
         blobs(),
         methods=["dlbhc", "dsh"],
@@ -212,7 +215,7 @@ def test_protocols_that_train_on_the_same_images_share_the_training() -> None:
             assert split.seed == task.config.seed
             np.testing.assert_array_equal(split.train, next(iter(task.splits.values())).train)
     with pytest.raises(ValueError, match="did you mean dlbhc"):
-        comparison.tasks(TINY, blobs(), methods=["dlhbc"], protocols=["p-all"], bits=[1], seeds=[0])
+        runner.tasks(TINY, blobs(), methods=["dlhbc"], protocols=["p-all"], bits=[1], seeds=[0])
 
 
 @swig
@@ -221,22 +224,20 @@ def test_cells_hold_what_a_run_and_its_evaluation_give(tmp_path: Path) -> None:
     (task,) = planned(["p-all", "p-dsh"])
     data = blobs()
     asks = {"with_baselines": True, "queries": None}
-    assert comparison.missing(tmp_path, task, **asks) == ["p-all", "p-dsh"]
-    cells = comparison.run_task(
-        task, data, tmp_path, protocols=["p-dsh", "p-all"], devices=ONE, **asks
-    )
-    assert comparison.missing(tmp_path, task, **asks) == []
+    assert runner.missing(tmp_path, task, **asks) == ["p-all", "p-dsh"]
+    cells = runner.run_task(task, data, tmp_path, protocols=["p-dsh", "p-all"], devices=ONE, **asks)
+    assert runner.missing(tmp_path, task, **asks) == []
     names = ["p-all_dlbhc_6_0.json", "p-dsh_dlbhc_6_0.json"]
     assert sorted(path.name for path in tmp_path.iterdir()) == names
-    assert comparison_table.read_cells(tmp_path) == [cells["p-all"], cells["p-dsh"]]
+    assert table.read_cells(tmp_path) == [cells["p-all"], cells["p-dsh"]]
 
-    training.train(task.config, tmp_path / "run", dataset=data, devices=ONE)
+    loop.train(task.config, tmp_path / "run", dataset=data, devices=ONE)
     for protocol, cell in cells.items():
         whole = results.evaluate_run(tmp_path / "run", dataset=data, protocol=protocol)
         for ranking in ("codes", "predicted_class"):
             ours, theirs = cell["rankings"][ranking], whole["rankings"][ranking]
             assert ours["mAP"] == pytest.approx(theirs["mAP"], abs=1e-6)
-        assert cell["accuracy"] == comparison.slim(whole["accuracy"])
+        assert cell["accuracy"] == runner.slim(whole["accuracy"])
         assert cell["rankings"].keys() == {
             *("codes", "predicted_class", "lsh", "itq", "euclidean", "cosine")
         }
@@ -244,24 +245,24 @@ def test_cells_hold_what_a_run_and_its_evaluation_give(tmp_path: Path) -> None:
 
     for change, message in (({"steps": 3}, "steps"), ({"augment": "none"}, "augment")):
         with pytest.raises(ValueError, match=f"another {message}: name another --out"):
-            comparison.missing(tmp_path, planned(["p-all"], **change)[0], **asks)
+            runner.missing(tmp_path, planned(["p-all"], **change)[0], **asks)
     older = json.loads((tmp_path / names[0]).read_text())
     del older["asked"]["config"]["shift"]  # as if from before there was such an option
     runs.write_json(tmp_path / names[0], older)
-    assert comparison.missing(tmp_path, task, **asks) == []
+    assert runner.missing(tmp_path, task, **asks) == []
     with pytest.raises(ValueError, match="another shift"):
-        comparison.missing(tmp_path, planned(["p-all"], shift=True)[0], **asks)
+        runner.missing(tmp_path, planned(["p-all"], shift=True)[0], **asks)
     elsewhere = planned(["p-all"], data_dir="/moved")[0]
-    assert comparison.missing(tmp_path, elsewhere, **asks) == []
-    assert "/moved" not in json.dumps(comparison.asked_for(elsewhere.config, "p-all", queries=1))
+    assert runner.missing(tmp_path, elsewhere, **asks) == []
+    assert "/moved" not in json.dumps(runner.asked_for(elsewhere.config, "p-all", queries=1))
     with pytest.raises(ValueError, match="another queries"):
-        comparison.missing(tmp_path, task, with_baselines=True, queries=5)
+        runner.missing(tmp_path, task, with_baselines=True, queries=5)
     del cells["p-all"]["rankings"]["lsh"], cells["p-all"]["rankings"]["itq"]
     del cells["p-all"]["rankings"]["euclidean"], cells["p-all"]["rankings"]["cosine"]
     runs.write_json(tmp_path / names[0], cells["p-all"])
-    assert comparison.missing(tmp_path, task, with_baselines=False, queries=5) == []
+    assert runner.missing(tmp_path, task, with_baselines=False, queries=5) == []
     with pytest.raises(ValueError, match="another baselines"):
-        comparison.missing(tmp_path, task, **asks)
+        runner.missing(tmp_path, task, **asks)
 
 
 def cell(protocol: str, method: str, bits: int, seed: int, **worth: float) -> dict:
@@ -281,7 +282,7 @@ def test_the_table_is_means_and_spreads_over_the_seeds() -> None:
         cell("unseen", "dsh", 48, 0, codes=0.25),
         cell("p-all", "dlbhc", 48, 0, codes=1.0, predicted_class=0.4, cosine=0.3),
     ]
-    lines = comparison_table.table(cells, bits=48).splitlines()
+    lines = table.table(cells, bits=48).splitlines()
     assert lines == [
         "| mAP, 48 bits | p-all | unseen |",
         "| --- | --- | --- |",
@@ -290,16 +291,16 @@ def test_the_table_is_means_and_spreads_over_the_seeds() -> None:
         "| dlbhc: its predicted class | .4000 (1) |  |",
         "| dlbhc: features, cosine | .3000 (1) |  |",
     ]
-    assert ".3000 ± .0500 (3)" in comparison_table.table(cells, bits=48, measure="1")
+    assert ".3000 ± .0500 (3)" in table.table(cells, bits=48, measure="1")
     with pytest.raises(ValueError, match="there are cells of 12, 48"):
-        comparison_table.table(cells, bits=24)
-    assert comparison_table.table_of_bits(cells, protocol="p-all").splitlines() == [
+        table.table(cells, bits=24)
+    assert table.table_of_bits(cells, protocol="p-all").splitlines() == [
         "| mAP, p-all | 12 | 48 |",
         "| --- | --- | --- |",
         "| dsh | .1000 (1) | .6000 ± .1000 (3) |",
     ]
-    assert comparison_table.table_of_bits(cells, protocol="unseen") == ""
-    mean, spread = comparison_table.mean_and_spread([0.5, 0.7, 0.6])
+    assert table.table_of_bits(cells, protocol="unseen") == ""
+    mean, spread = table.mean_and_spread([0.5, 0.7, 0.6])
     assert (mean, spread) == pytest.approx((0.6, math.sqrt(0.02 / 2)))
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from jax import export, lax
 
-from jaxhash.networks.convolution import convolve, convolve_and_pool
+from jaxhash.nets.cpu.convolution import convolve, convolve_and_pool
 
 # Sides that are one tile, several, less than one, and one pixel more or less than a tile or a pair.
 SHAPES = [(2, 8, 4, 3, 5), (3, 5, 7, 4, 2), (2, 2, 9, 2, 1)]

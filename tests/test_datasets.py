@@ -6,9 +6,9 @@ import sys
 import numpy as np
 import pytest
 
-from jaxhash.datasets import Dataset, load
-from jaxhash.datasets.dataset import consecutive_parts
-from jaxhash.datasets.memory import default_memory_limit
+from jaxhash.data import Dataset, load
+from jaxhash.data.dataset import consecutive_parts
+from jaxhash.data.memory import default_memory_limit
 
 
 def test_digits():
@@ -71,7 +71,7 @@ def test_a_name_comes_before_a_folder_of_that_name(tmp_path, monkeypatch):
 
 def test_tensorflow_datasets_is_imported_only_when_needed():
     code = (
-        "import sys, jaxhash.datasets as d; d.load('digits'); "
+        "import sys, jaxhash.data as d; d.load('digits'); "
         "print([m for m in ('tensorflow_datasets', 'grain', 'scipy.io.matlab._mio', 'flax') "
         "if m in sys.modules])"
     )

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from jaxhash.datasets import load
-from jaxhash.datasets.archives import BrokenArchive, read_idx
+from jaxhash.data import load
+from jaxhash.data.archives import BrokenArchive, read_idx
 
 
 def idx(array: np.ndarray) -> bytes:

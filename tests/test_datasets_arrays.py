@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from jaxhash.datasets import load
-from jaxhash.datasets.joined import Joined
+from jaxhash.data import load
+from jaxhash.data.joined import Joined
 
 
 @pytest.fixture
@@ -171,7 +171,7 @@ def test_nothing_is_unpickled_and_damaged_files_are_named(saved, tmp_path):
 
 
 def test_a_large_feature_file_is_checked_to_its_last_row(saved, monkeypatch):
-    monkeypatch.setattr("jaxhash.datasets.arrays._CHUNK_BYTES", 64)
+    monkeypatch.setattr("jaxhash.data.arrays._CHUNK_BYTES", 64)
     features = np.zeros((50, 4), np.float32)
     assert len(load(saved(features=features))) == 50
     features[49, 3] = np.inf

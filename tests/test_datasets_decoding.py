@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from jaxhash.datasets.decoding import Undecodable, decode, decode_all, read_header, resize
+from jaxhash.data.decoding import Undecodable, decode, decode_all, read_header, resize
 
 
 def encoded(image: Image.Image, file_format: str = "PNG", **options) -> bytes:

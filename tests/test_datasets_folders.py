@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxhash.datasets import load, load_images
-from jaxhash.datasets.folders import shown
-from jaxhash.datasets.images import Images
+from jaxhash.data import load, load_images
+from jaxhash.data.folders import shown
+from jaxhash.data.images import Images
 
 
 def put(path, color="red", size=(12, 8), mode="RGB"):

@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from jaxhash.datasets.dataset import as_rows
-from jaxhash.datasets.decoding import Undecodable
-from jaxhash.datasets.images import Images
-from jaxhash.datasets.joined import Joined
+from jaxhash.data.dataset import as_rows
+from jaxhash.data.decoding import Undecodable
+from jaxhash.data.images import Images
+from jaxhash.data.joined import Joined
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from jaxhash.datasets import load, prepared
-from jaxhash.datasets.tfrecord import masked_crc32c, read_records
+from jaxhash.data import load, prepared
+from jaxhash.data.tfrecord import masked_crc32c, read_records
 
 FEATURES = tfds.features
 

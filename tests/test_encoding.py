@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from test_runs import small_model
 
-from jaxhash import datasets, encoding, models, networks, retrieval
+from jaxhash import encoding, models, nets, retrieval
+from jaxhash.data import Dataset, Undecodable
 from jaxhash.encoding import batches, encode, encode_to_index, pack_bits
 from jaxhash.views import views
 from search import HashIndex, pack
@@ -29,7 +30,7 @@ def test_bits_are_packed_as_the_search_packs_them(n: int, b: int, seed: int) -> 
 
 
 def by_hand(model: models.Model, items: np.ndarray) -> encoding.Encoded:
-    outputs, _ = networks.apply(model.build(), model.variables, jnp.asarray(items), train=False)
+    outputs, _ = nets.apply(model.build(), model.variables, jnp.asarray(items), train=False)
     latent = np.asarray(outputs.latent)
     codes = pack((latent > model.threshold).astype(np.uint8))
     return encoding.Encoded(codes, np.asarray(outputs.features), latent, np.asarray(outputs.logits))
@@ -266,7 +267,7 @@ def test_undecodable_images_are_left_out_and_named(tmp_path: Path) -> None:
     assert items.class_names([6]) == [None]
     assert items.pictures([6, 11], size=16)[1].shape == (16, 16, 3)
     # Without being told what to do about them, such images end the encoding.
-    with pytest.raises(datasets.Undecodable, match=r"05\.png"):
+    with pytest.raises(Undecodable, match=r"05\.png"):
         encode(model, dataset.items)
     found = retrieval.ask(model, index, dataset.items[np.array([7])], 2, pool=11)
     assert found.ids[0, 0] == 7
@@ -274,7 +275,7 @@ def test_undecodable_images_are_left_out_and_named(tmp_path: Path) -> None:
 
 def test_an_index_of_another_model_is_refused(tmp_path: Path) -> None:
     model, other = small_model(), small_model(seed=1)
-    dataset = datasets.Dataset(
+    dataset = Dataset(
         "blobs",
         "features",
         np.eye(6, dtype=np.float32),

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import search
-from jaxhash.datasets.protocols import Split
+from jaxhash.data.protocols import Split
 from jaxhash.encoding import Encoded
-from jaxhash.evaluation import evaluate, report
+from jaxhash.evaluation.measures import evaluate, report
 
 BITS, CLASSES, ITEMS = 11, 9, 90
 

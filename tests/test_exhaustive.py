@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from search import euclidean_knn, exhaustive
+from search import euclidean_knn
+from search.fine import exhaustive
 
 
 @given(

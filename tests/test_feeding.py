@@ -8,8 +8,9 @@ import time
 import numpy as np
 import pytest
 
-from jaxhash import feeding, sharding
-from jaxhash.datasets import Undecodable
+from jaxhash import sharding
+from jaxhash.data import Undecodable
+from jaxhash.training import feeding
 
 
 def test_an_epoch_takes_every_row_once_in_an_order_of_its_own() -> None:

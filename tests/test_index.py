@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search import HashIndex, buckets, hamming_knn, merge, pack
+from search import HashIndex, hamming_knn, merge, pack
+from search.collection.segments import in_id_order
+from search.hamming import buckets
 from search.interchange import open_npy
-from search.segments import in_id_order
 
 seeds = st.integers(0, 2**32 - 1)
 DIMENSIONS = 3
@@ -282,7 +283,7 @@ def test_rows_of_an_npy_file_search_as_blocks_do(rng, tmp_path, monkeypatch):
     features = rng.integers(-2, 3, (1500, 4)).astype(np.float16)
     np.save(tmp_path / "codes.npy", codes)
     np.save(tmp_path / "features.npy", features)
-    monkeypatch.setattr(sys.modules["search.rows"], "CHUNK_BYTES", 3 * 512)
+    monkeypatch.setattr(sys.modules["search.collection.rows"], "CHUNK_BYTES", 3 * 512)
     rows = open_npy(tmp_path / "codes.npy", bits=22, features=tmp_path / "features.npy")
     blocks = HashIndex(codes, bits=22, features=features)
     fine = features[:5].astype(np.float32)

@@ -14,8 +14,8 @@ from jax.test_util import check_vjp
 from jaxhash.losses import dhih, dlbhc, dsh, hashnet, mhcln, talr
 from jaxhash.losses.centres import aims, centres, tie_break
 from jaxhash.losses.relevance import check, similar, targets
-from jaxhash.methods import METHODS
-from jaxhash.networks import Outputs
+from jaxhash.method import METHODS
+from jaxhash.nets import Outputs
 
 N, BITS, CLASSES = 12, 7, 12  # as many classes as items: a batch can hold no positive pair
 

@@ -5,12 +5,12 @@ import dataclasses
 import jax.numpy as jnp
 import pytest
 
-from jaxhash import augment
 from jaxhash.losses import total
-from jaxhash.methods import METHODS, Method, Recipe
-from jaxhash.networks import NETWORKS, Outputs
-from jaxhash.networks.head import ACTIVATIONS, CLASSIFIERS, INITS
+from jaxhash.method import METHODS, Method, Recipe
+from jaxhash.nets import NETWORKS, Outputs
+from jaxhash.nets.head import ACTIVATIONS, CLASSIFIERS, INITS
 from jaxhash.recipes import FROM_SCRATCH
+from jaxhash.training import augment
 
 OUTPUTS = Outputs(jnp.ones((3, 2)), jnp.full((3, 4), 0.25), jnp.zeros((3, 2)))
 LABELS = jnp.array([0, 1, 0])

@@ -8,9 +8,9 @@ import naive
 import numpy as np
 import pytest
 
-from jaxhash import networks
-from jaxhash.methods import METHODS
-from jaxhash.networks import NETWORKS, Outputs, alexnet, dsh, head
+from jaxhash import nets
+from jaxhash.method import METHODS
+from jaxhash.nets import NETWORKS, Outputs, alexnet, dsh, head
 
 everyone = pytest.mark.parametrize("name", NETWORKS)
 
@@ -26,8 +26,8 @@ def shapes(module, shape, train=False):
     """Variables, Outputs and statistics of a network without computing anything."""
 
     def run(key):
-        variables = networks.init(module, key, shape)
-        return variables, *networks.apply(module, variables, jnp.zeros(shape), train=train, key=key)
+        variables = nets.init(module, key, shape)
+        return variables, *nets.apply(module, variables, jnp.zeros(shape), train=train, key=key)
 
     return jax.eval_shape(run, jax.random.key(0))
 
@@ -43,7 +43,7 @@ def test_contract(name, train, dtype):
     variables, outputs, statistics = shapes(module, shape_for(network), train)
     assert set(variables["params"]) == {"trunk", "head"}
     assert variables["params"]["head"]["latent"]["kernel"].shape[1] == 13
-    assert networks.classifier_kernel(variables["params"]).shape == (13, 5)
+    assert nets.classifier_kernel(variables["params"]).shape == (13, 5)
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {np.dtype(np.float32)}
     assert isinstance(outputs, Outputs)
     assert outputs.features.shape[0] == 2
@@ -73,7 +73,7 @@ def test_any_head_goes_on_any_network(name, activation, classifier):
     module = network.build(bits=1024, classes=3, activation=activation, classifier=classifier)
     variables, outputs, _ = shapes(module, shape_for(network))
     assert outputs.latent.shape == (2, 1024)
-    kernel = networks.classifier_kernel(variables["params"])
+    kernel = nets.classifier_kernel(variables["params"])
     assert (outputs.logits is None) == (kernel is None) == (classifier == "none")
 
 
@@ -83,7 +83,7 @@ def test_any_method_takes_what_networks_give(method):
         bits=9, classes=3, activation=method.activation, classifier=method.classifier
     )
     variables, outputs, _ = shapes(module, (3, 20))
-    kernel = networks.classifier_kernel(variables["params"])
+    kernel = nets.classifier_kernel(variables["params"])
     labels = jax.ShapeDtypeStruct((3,), jnp.int32)
     loss, _ = jax.eval_shape(partial(method.loss, classes=3), outputs, labels, kernel)
     assert loss.shape == ()
@@ -153,7 +153,7 @@ def test_normalised_latent_over_a_trunk_without_statistics(rng, key):
     """Batch statistics in training, their running average otherwise; under any trunk."""
     module = NETWORKS["mhcln"].build(bits=6, classes=3, activation="normalised", classifier="none")
     items = rng.normal(size=(40, 9)).astype(np.float32)
-    variables = networks.init(module, key(), (1, 9))
+    variables = nets.init(module, key(), (1, 9))
     layer = variables["batch_stats"]["head"]["normalisation"]
     assert {name: leaf.shape for name, leaf in layer.items()} == {"mean": (6,), "var": (6,)}
     assert set(variables["params"]["head"]) == {"latent"}
@@ -161,7 +161,7 @@ def test_normalised_latent_over_a_trunk_without_statistics(rng, key):
     @partial(jax.jit, static_argnames="train")
     def run(statistics, train):
         given = {"params": variables["params"], "batch_stats": statistics}
-        outputs, statistics = networks.apply(module, given, items, train=train)
+        outputs, statistics = nets.apply(module, given, items, train=train)
         return outputs.latent, statistics
 
     raw, same = run(variables["batch_stats"], train=False)  # mean 0 and variance 1 at the start
@@ -280,17 +280,17 @@ def test_dsh_runs_and_repeats(rng, key):
     module = NETWORKS["dsh"].build(bits=8, classes=2, activation="linear", classifier="none")
     images = rng.normal(size=(3, 9, 11, 1)).astype(np.float32)
     start = key()
-    variables = networks.init(module, start, images.shape)
-    again = networks.init(module, start, (1, *images.shape[1:]))
+    variables = nets.init(module, start, images.shape)
+    again = nets.init(module, start, (1, *images.shape[1:]))
     assert jax.tree.all(jax.tree.map(np.array_equal, variables, again))
-    run = jax.jit(lambda images: networks.apply(module, variables, images, train=False)[0])
+    run = jax.jit(lambda images: nets.apply(module, variables, images, train=False)[0])
     outputs = run(images)
     # One image's outputs do not depend on its neighbours in the batch.
     np.testing.assert_allclose(outputs.latent[1:2], run(images[1:2]).latent, rtol=1e-4, atol=1e-5)
     half = NETWORKS["dsh"].build(
         bits=8, classes=2, activation="linear", classifier="none", dtype=jnp.bfloat16
     )
-    coarse = jax.jit(lambda images: networks.apply(half, variables, images, train=False)[0])(images)
+    coarse = jax.jit(lambda images: nets.apply(half, variables, images, train=False)[0])(images)
     assert np.abs(coarse.latent - outputs.latent).max() < 0.1 * np.abs(outputs.latent).max()
 
 
@@ -381,7 +381,7 @@ def test_dropout_is_between_features_and_latent(rng, key):
 
     @jax.jit
     def still(key):
-        return networks.apply(module, variables, images, train=False, key=key)[0]
+        return nets.apply(module, variables, images, train=False, key=key)[0]
 
     np.testing.assert_array_equal(still(key()).latent, still(key()).latent)
 
@@ -389,8 +389,8 @@ def test_dropout_is_between_features_and_latent(rng, key):
 def test_mhcln_passes_features_through(rng, key):
     module = NETWORKS["mhcln"].build(bits=8, classes=2, classifier="none")
     features = rng.normal(size=(3, 5)).astype(np.float32)
-    variables = networks.init(module, key(), features.shape)
-    outputs = jax.jit(lambda x: networks.apply(module, variables, x, train=True)[0])(features)
+    variables = nets.init(module, key(), features.shape)
+    outputs = jax.jit(lambda x: nets.apply(module, variables, x, train=True)[0])(features)
     np.testing.assert_array_equal(outputs.features, features)
     params = jax.tree.map(np.asarray, variables["params"])
     hidden = features

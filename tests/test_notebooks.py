@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from nbclient import NotebookClient
 
-from jaxhash import models, networks, planning, runs
+from jaxhash import models, nets, runs
+from jaxhash.training import planning
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -98,7 +99,7 @@ def test_bits_of_any_run(execute, tmp_path, rng):
         data=str(tmp_path / "data.npz"), method="dsh", bits=11, network="mhcln", protocol="fraction"
     )
     model = planning.settle(config).model
-    variables = networks.init(model.build(), jax.random.key(0), (1, *model.item_shape))
+    variables = nets.init(model.build(), jax.random.key(0), (1, *model.item_shape))
     folder = runs.create(tmp_path / "given", config)
     models.save(model.with_variables(jax.device_get(variables)), folder)
 

@@ -6,8 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from jaxhash.optimisation import build, decayed, rates, schedule
 from jaxhash.recipes import Recipe
+from jaxhash.training.optimiser import build, decayed, rates, schedule
 
 
 def values(recipe, total):

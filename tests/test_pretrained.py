@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from jaxhash import networks, pretrained
-from jaxhash.networks import NETWORKS
-from jaxhash.pretrained import MAPS, convolution, dense, dense_after, load, read
+from jaxhash import nets
+from jaxhash.nets import NETWORKS
+from jaxhash.training import pretrained
+from jaxhash.training.pretrained import MAPS, convolution, dense, dense_after, load, read
 
 STORAGES = {np.dtype(np.float32): "FloatStorage", np.dtype(np.float16): "HalfStorage"}
 STORAGES |= {np.dtype(np.int64): "LongStorage", np.dtype(bool): "BoolStorage"}
@@ -375,7 +376,7 @@ def test_alexnet_equals_torch(tmp_path):
     torch.save(theirs.state_dict(), tmp_path / "alexnet.pth")
     module = NETWORKS["alexnet"].build(bits=8, classes=2)
     shape = (2, 140, 101, 3)
-    empty = jax.eval_shape(lambda key: networks.init(module, key, shape), jax.random.key(0))
+    empty = jax.eval_shape(lambda key: nets.init(module, key, shape), jax.random.key(0))
     start = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), empty["params"]["head"])
     params, report = load(
         tmp_path / "alexnet.pth", "alexnet", {"trunk": empty["params"]["trunk"], "head": start}
@@ -389,7 +390,7 @@ def test_alexnet_equals_torch(tmp_path):
         below = nn.functional.adaptive_avg_pool2d(theirs.features(images), 6).flatten(1)
         wanted = theirs.classifier.eval()[:-1](below).numpy()
     ours = jnp.asarray(images.permute(0, 2, 3, 1).numpy())
-    run = jax.jit(lambda params: networks.apply(module, {"params": params}, ours, train=False)[0])
+    run = jax.jit(lambda params: nets.apply(module, {"params": params}, ours, train=False)[0])
     features = np.asarray(run(params).features)
     assert wanted.max() > 10 * np.abs(features - wanted).max()
     np.testing.assert_allclose(features, wanted, atol=1e-6 + 1e-4 * wanted.max())

@@ -5,16 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxhash.datasets import PROTOCOLS, Dataset, default_protocol, load, split
-from jaxhash.datasets.dataset import consecutive_parts
-from jaxhash.datasets.sampling import (
-    class_counts,
-    draw_each,
-    draw_share,
-    draw_total,
-    has_any,
-    strata,
-)
+from jaxhash.data import PROTOCOLS, Dataset, default_protocol, load, split
+from jaxhash.data.dataset import consecutive_parts
+from jaxhash.data.strata import class_counts, draw_each, draw_share, draw_total, has_any, strata
 
 
 def dataset(labels, parts=None, classes=None):

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from sklearn.metrics import average_precision_score
 
-from search import listed, ranking
 from search.codes import pack
 from search.kernels import ranking as kernels
+from search.measures import listed, ranking
 
 few = settings(max_examples=25, deadline=None)
 

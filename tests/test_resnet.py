@@ -4,21 +4,21 @@ import numpy as np
 import optax
 import pytest
 
-from jaxhash import networks
-from jaxhash.networks import resnet
-from jaxhash.networks.head import HashNetwork, Head
-from jaxhash.networks.normalisation import EPSILON, NormaliseAndGelu, normalise_and_gelu
+from jaxhash import nets
+from jaxhash.nets import resnet
+from jaxhash.nets.cpu.normalisation import EPSILON, NormaliseAndGelu, normalise_and_gelu
+from jaxhash.nets.head import HashNetwork, Head
 
 
 @pytest.mark.parametrize("name", ["resnet", "resnet-tiny"])
 @pytest.mark.parametrize("shape", [(28, 28, 1), (32, 32, 3), (64, 64, 3), (33, 45, 4)])
 def test_takes_small_images_of_any_size_and_channels(name, shape):
-    module = networks.NETWORKS[name].build(bits=12, classes=7)
+    module = nets.NETWORKS[name].build(bits=12, classes=7)
     images = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
 
     def run(key, images):
         variables = module.init(key, images, train=False)
-        return variables, networks.apply(module, variables, images, train=True)
+        return variables, nets.apply(module, variables, images, train=True)
 
     variables, (outputs, statistics) = jax.eval_shape(run, jax.random.key(0), images)
     assert outputs.features.shape == (2, module.trunk.widths[-1])
@@ -28,9 +28,9 @@ def test_takes_small_images_of_any_size_and_channels(name, shape):
 
 
 def test_too_small_images_are_refused(key):
-    module = networks.NETWORKS["resnet"].build(bits=8, classes=2)
+    module = nets.NETWORKS["resnet"].build(bits=8, classes=2)
     with pytest.raises(ValueError, match="at least 16 pixels"):
-        networks.init(module, key(), (1, 8, 8, 3))
+        nets.init(module, key(), (1, 8, 8, 3))
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
@@ -99,13 +99,13 @@ def test_learns_to_tell_stripes_apart(rng, key):
     images = stripes[np.asarray(labels)][..., None] + rng.normal(0, 0.5, (64, 16, 16, 1))
     images = jnp.asarray(images, jnp.float32)
     module = HashNetwork(resnet.Trunk(widths=(8,), dtype=jnp.bfloat16), Head(8, 2), "resnet")
-    variables = networks.init(module, key(), (1, 16, 16, 1))
+    variables = nets.init(module, key(), (1, 16, 16, 1))
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
     optimiser = optax.adam(0.02)
 
     def loss(params, statistics):
         variables = {"params": params, "batch_stats": statistics}
-        outputs, statistics = networks.apply(module, variables, images[:32], train=True)
+        outputs, statistics = nets.apply(module, variables, images[:32], train=True)
         return optax.softmax_cross_entropy_with_integer_labels(
             outputs.logits, labels[:32]
         ).mean(), statistics
@@ -120,7 +120,7 @@ def test_learns_to_tell_stripes_apart(rng, key):
     params = variables["params"]
     state = params, variables["batch_stats"], optimiser.init(params)
     (params, statistics, _), losses = jax.lax.scan(step, state, length=40)
-    evaluate = jax.jit(lambda v, x: networks.apply(module, v, x, train=False)[0])
+    evaluate = jax.jit(lambda v, x: nets.apply(module, v, x, train=False)[0])
     outputs = evaluate({"params": params, "batch_stats": statistics}, images[32:])
     assert losses[-1] < 0.2 < losses[0]
     assert (outputs.logits.argmax(1) == labels[32:]).mean() > 0.9

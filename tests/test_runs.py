@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxhash import models, networks, runs
+from jaxhash import models, nets, runs
 from jaxhash.environment import environment
 from jaxhash.models import Model
 from jaxhash.recipes import FROM_SCRATCH, Recipe
@@ -34,7 +34,7 @@ def small_model(seed: int = 0, **changes: object) -> Model:
         "precision": "float32",
     }
     model = Model(**described | changes, variables={})
-    variables = networks.init(model.build(), jax.random.key(seed), (1, *model.item_shape))
+    variables = nets.init(model.build(), jax.random.key(seed), (1, *model.item_shape))
     return model.with_variables(jax.device_get(variables))
 
 

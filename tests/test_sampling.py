@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxhash.sampling import balanced_batch, class_pair_batch, members
+from jaxhash.training.sampling import balanced_batch, class_pair_batch, members
 
 
 @settings(max_examples=50, deadline=None)

@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import search
-from search import scan, threads
+from search import threads
+from search.hamming import scan
 from search.kernels import compiling, hamming
 
 REPOSITORY = Path(__file__).resolve().parent.parent

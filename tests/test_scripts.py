@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxhash import datasets, runs, training
+from jaxhash import runs
+from jaxhash.data import load as load_dataset
 from jaxhash.runs import Config
+from jaxhash.training import loop
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 NAMES = ("train", "encode", "evaluate", "query", "demo")
@@ -48,7 +50,7 @@ def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         learning_rate=0.003,
         augment="none",
     )
-    training.train(config, folder, devices=jax.devices()[:1])
+    loop.train(config, folder, devices=jax.devices()[:1])
     return folder
 
 
@@ -186,7 +188,7 @@ def test_evaluating_writes_results_and_figures(script, digits_run: Path, capsys)
 def test_a_folder_of_photos_is_encoded_and_asked(
     script, digits_run: Path, tmp_path: Path, capsys
 ) -> None:
-    digits = datasets.load("digits", image_size=8)
+    digits = load_dataset("digits", image_size=8)
     photos = tmp_path / "photos"
     for row in range(30):
         folder = photos / digits.classes[digits.labels[row]]
@@ -237,7 +239,7 @@ def test_a_folder_of_photos_is_encoded_and_asked(
     (photos / "broken.jpg").unlink()
     features = tmp_path / "features.npz"
     script("encode", "--run", digits_run, "--data", photos, "--out", features)
-    assert len(datasets.load(str(features)).classes) == 10
+    assert len(load_dataset(str(features)).classes) == 10
 
 
 def test_a_part_of_a_dataset_is_encoded(script, digits_run: Path, tmp_path: Path, capsys) -> None:
@@ -255,8 +257,8 @@ def test_features_are_written_as_data(script, digits_run: Path, tmp_path: Path, 
     words = ["--run", digits_run, "--data", "digits", "--out", out]
     script("encode", *words)
     assert "features of 1797 items" in capsys.readouterr().out
-    digits = datasets.load("digits", image_size=8)
-    features = datasets.load(str(out))
+    digits = load_dataset("digits", image_size=8)
+    features = load_dataset(str(out))
     assert features.kind == "features"
     assert features.classes == digits.classes
     assert features.parts.keys() == digits.parts.keys()

@@ -12,17 +12,13 @@ import numpy as np
 import optax
 import pytest
 
-from jaxhash import (
-    calls,
-    feeding,
-    networks,
-    sharding,
-)
-from jaxhash.datasets import Dataset
-from jaxhash.feeding import Batch
-from jaxhash.planning import channel_statistics, settle
+from jaxhash import nets, sharding
+from jaxhash.data import Dataset
 from jaxhash.runs import Config
-from jaxhash.steps import initial_state, make_train_step, variables_of
+from jaxhash.training import calls, feeding
+from jaxhash.training.feeding import Batch
+from jaxhash.training.planning import channel_statistics, settle
+from jaxhash.training.steps import initial_state, make_train_step, variables_of
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 FAST = {"method": "dlbhc", "network": "mhcln", "bits": 12, "batch_size": 16, "recipe": "scratch"}
@@ -80,7 +76,7 @@ class Loop:
         self.traces = 0
         module = self.plan.model.build()
         optimizer = optax.sgd(0.05, momentum=0.9)
-        variables = networks.init(module, jax.random.key(1), (1, *self.plan.model.item_shape))
+        variables = nets.init(module, jax.random.key(1), (1, *self.plan.model.item_shape))
         self.state = sharding.everywhere(
             initial_state(
                 variables, optimizer, jax.random.key(config.seed + 2), average=config.average > 0

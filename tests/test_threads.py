@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import search
-from search import scan, threads
+from search import threads
+from search.hamming import scan
 
 
 def test_sharing_waits_for_nobody_who_comes_late():

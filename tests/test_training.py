@@ -15,18 +15,12 @@ import numpy as np
 import pytest
 from test_steps import FAST, Loop, blobs, leaves, recorded
 
-from jaxhash import (
-    checkpoints,
-    metrics_log,
-    models,
-    pretrained,
-    runs,
-    training,
-)
-from jaxhash.datasets import Dataset
-from jaxhash.methods import METHODS
-from jaxhash.planning import settle
+from jaxhash import models, runs
+from jaxhash.data import Dataset
+from jaxhash.method import METHODS
 from jaxhash.runs import Config
+from jaxhash.training import checkpoints, loop, metrics_log, pretrained
+from jaxhash.training.planning import settle
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -34,7 +28,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 def test_a_run_leaves_what_it_promises(tmp_path: Path) -> None:
     seen, said = [], []
     config = Config(**FAST, epochs=8, log_every=3, eval_every=2)
-    model = training.train(
+    model = loop.train(
         config, tmp_path / "run", dataset=blobs(), on_step=seen.append, say=said.append
     )
     folder = tmp_path / "run"
@@ -64,9 +58,9 @@ def test_the_best_checkpoint_is_the_one_exported(
         rated.append(jax.device_get(model.variables))
         return next(scores)
 
-    monkeypatch.setattr(training, "validation_map", score)
+    monkeypatch.setattr(loop, "validation_map", score)
     config = Config(**FAST, steps=8, eval_every=0.4, log_every=2)
-    model = training.train(config, tmp_path / "run", dataset=blobs())
+    model = loop.train(config, tmp_path / "run", dataset=blobs())
     assert len(rated) == 4
     for best, last, exported in zip(
         leaves(rated[1]), leaves(rated[3]), leaves(model.variables), strict=True
@@ -80,7 +74,7 @@ def test_the_best_checkpoint_is_the_one_exported(
 def test_queries_are_never_looked_at(tmp_path: Path) -> None:
     read: list[int] = []
     dataset = recorded(blobs(), read)
-    training.train(Config(**FAST, steps=3), tmp_path / "run", dataset=dataset)
+    loop.train(Config(**FAST, steps=3), tmp_path / "run", dataset=dataset)
     assert read
     assert not set(read) & set(dataset.parts["test"].tolist())
 
@@ -91,7 +85,7 @@ def test_validation_is_the_mean_over_all_without_themselves(
     rng = np.random.default_rng(5)
     bits = rng.integers(0, 2, (20, 4))
     encoded = type("", (), {"codes": np.packbits(bits, axis=1)})
-    monkeypatch.setattr(training, "encode", lambda *_, **__: encoded)
+    monkeypatch.setattr(loop, "encode", lambda *_, **__: encoded)
     dataset, rows = blobs(), np.arange(10, 30)
     model = settle(Config(**FAST | {"bits": 4}), dataset).model
     labels = dataset.labels[rows]
@@ -104,7 +98,7 @@ def test_validation_is_the_mean_over_all_without_themselves(
             (int((distances == d).sum()), int(relevant[distances == d].sum())) for d in range(5)
         ]
         expected.append(naive.expected_average_precision(counts, 19, "retrieved"))
-    value = training.validation_map(model, dataset, rows)
+    value = loop.validation_map(model, dataset, rows)
     assert value == pytest.approx(np.mean(expected), abs=1e-12)
 
 
@@ -118,7 +112,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
         eval_every=0.2,
     )
     with pytest.raises(FloatingPointError, match=r"of step \d+ is not finite"):
-        training.train(config, tmp_path / "run", dataset=blobs())
+        loop.train(config, tmp_path / "run", dataset=blobs())
     folder = tmp_path / "run"
     assert not (folder / runs.WEIGHTS).exists()
     with checkpoints.open_checkpoints(folder / runs.CHECKPOINTS) as kept:
@@ -133,8 +127,8 @@ def test_the_step_that_broke_is_named() -> None:
         {"loss": np.array([3.0, np.nan]), "gradient_norm": np.array([np.inf, np.nan])},
     ]
     with pytest.raises(FloatingPointError, match="gradient of step 9 "):
-        training.fetch_means(metrics, 10)
-    assert training.fetch_means(metrics[:1], 8) == {"loss": 1.5, "gradient_norm": 1.0}
+        loop.fetch_means(metrics, 10)
+    assert loop.fetch_means(metrics[:1], 8) == {"loss": 1.5, "gradient_norm": 1.0}
 
 
 BROKEN_OFF = """
@@ -193,19 +187,19 @@ def test_a_killed_run_ends_with_the_same_parameters(tmp_path: Path) -> None:
 
 def test_resuming_with_other_options_is_refused(tmp_path: Path) -> None:
     dataset = blobs()
-    training.train(Config(**FAST, steps=2), tmp_path / "run", dataset=dataset, resume=True)
+    loop.train(Config(**FAST, steps=2), tmp_path / "run", dataset=dataset, resume=True)
     with pytest.raises(ValueError, match="another bits, seed"):
-        training.train(
+        loop.train(
             Config(**FAST | {"bits": 16}, steps=2, seed=4),
             tmp_path / "run",
             dataset=dataset,
             resume=True,
         )
     with pytest.raises(FileExistsError, match="--resume"):
-        training.train(Config(**FAST, steps=2), tmp_path / "run", dataset=dataset)
+        loop.train(Config(**FAST, steps=2), tmp_path / "run", dataset=dataset)
     before = (tmp_path / "run" / runs.METRICS).read_text()
     # A finished run that is resumed has nothing left to do, and still returns its model.
-    again = training.train(Config(**FAST, steps=2), tmp_path / "run", dataset=dataset, resume=True)
+    again = loop.train(Config(**FAST, steps=2), tmp_path / "run", dataset=dataset, resume=True)
     assert again.bits == 12
     assert (tmp_path / "run" / runs.METRICS).read_text() == before != ""
 
@@ -232,7 +226,7 @@ def test_what_cannot_be_trained_is_said_before_anything_is_made(
     options: dict, message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        training.train(Config(**FAST | {"steps": 2} | options), tmp_path / "run", dataset=blobs())
+        loop.train(Config(**FAST | {"steps": 2} | options), tmp_path / "run", dataset=blobs())
     assert not (tmp_path / "run").exists()
 
 
@@ -242,7 +236,7 @@ def test_weights_that_are_not_there_leave_no_run_behind(
     monkeypatch.setitem(pretrained.MAPS, "mhcln", {})
     config = Config(**FAST | {"steps": 2, "weights": str(tmp_path / "none.pth")})
     with pytest.raises(FileNotFoundError, match=r"none\.pth"):
-        training.train(config, tmp_path / "run", dataset=blobs())
+        loop.train(config, tmp_path / "run", dataset=blobs())
     assert not (tmp_path / "run").exists()
 
 

@@ -6,11 +6,12 @@ import jax
 import numpy as np
 import pytest
 
-from jaxhash import models, networks, training
-from jaxhash.datasets import Dataset
-from jaxhash.planning import settle
+from jaxhash import models, nets
+from jaxhash.data import Dataset
 from jaxhash.runs import Config
-from jaxhash.transfer import with_trunk
+from jaxhash.training import loop
+from jaxhash.training.planning import settle
+from jaxhash.training.transfer import with_trunk
 
 SMALL = {"network": "resnet-tiny", "batch_size": 8, "recipe": "scratch", "validation": 0.0}
 
@@ -28,16 +29,14 @@ def pictures(side: int = 32, channels: int = 3, seed: int = 0) -> Dataset:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of 8 bits."""
     folder = tmp_path_factory.mktemp("runs") / "eight"
-    training.train(
-        Config(**SMALL, method="dlbhc", bits=8, steps=2), folder, dataset=pictures(seed=1)
-    )
+    loop.train(Config(**SMALL, method="dlbhc", bits=8, steps=2), folder, dataset=pictures(seed=1))
     return folder
 
 
 def test_the_trunk_is_taken_and_the_head_is_new(trained: Path) -> None:
     model = models.load(trained)
     plan = settle(Config(**SMALL, method="orthohash", bits=16), pictures())
-    fresh = networks.init(plan.model.build(), jax.random.key(3), (1, 32, 32, 3))
+    fresh = nets.init(plan.model.build(), jax.random.key(3), (1, 32, 32, 3))
     taken = models.flatten(with_trunk(model, fresh))
     old, new = models.flatten(model.variables), models.flatten(fresh)
     assert taken.keys() == new.keys()
@@ -54,7 +53,7 @@ def test_a_run_starts_from_it(trained: Path, tmp_path: Path) -> None:
         **SMALL, method="dsh", bits=12, steps=1, learning_rate=1e-12, weights=str(trained)
     )
     said: list[str] = []
-    model = training.train(config, tmp_path / "twelve", dataset=pictures(), say=said.append)
+    model = loop.train(config, tmp_path / "twelve", dataset=pictures(), say=said.append)
     before = models.load(trained)
     assert model.bits == 12
     assert (model.mean, model.std) == (before.mean, before.std)
@@ -78,17 +77,17 @@ def test_a_trunk_that_does_not_fit(
 ) -> None:
     config = Config(**SMALL | options, steps=1, weights=str(trained))
     with pytest.raises(ValueError, match=message):
-        training.train(config, tmp_path / "run", dataset=pictures(**data))
+        loop.train(config, tmp_path / "run", dataset=pictures(**data))
     assert not (tmp_path / "run").exists()
 
 
 def test_a_trunk_of_images_of_another_size(tmp_path: Path) -> None:
     """DSH's dense layer is as large as its images: the size to use is named."""
     options = {"network": "dsh", "method": "dsh", "bits": 8, "batch_size": 8, "validation": 0.0}
-    training.train(Config(**options, steps=1), tmp_path / "first", dataset=pictures())
+    loop.train(Config(**options, steps=1), tmp_path / "first", dataset=pictures())
     config = Config(**options, steps=1, weights=str(tmp_path / "first"))
     with pytest.raises(ValueError, match="train with image_size 32"):
-        training.train(config, tmp_path / "second", dataset=pictures(side=48))
+        loop.train(config, tmp_path / "second", dataset=pictures(side=48))
     assert not (tmp_path / "second").exists()
 
 

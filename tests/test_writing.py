@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_storage import same, small
 
-from search import HashIndex, Writer, atomic, writing
+from search import HashIndex, Writer
+from search.files import atomic, writing
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -216,7 +217,7 @@ DESTROYER = textwrap.dedent("""
 
     folder = sys.argv[1]
     path = os.path.join(folder, "kept.index")
-    writing = sys.modules["search.writing"]
+    writing = sys.modules["search.files.writing"]
     storage_piece = 1 << 12
     writing.PIECE = storage_piece  # many small writes, many moments to die in
     rng = np.random.default_rng(0)

@@ -5,7 +5,7 @@ items each tie holds, and how many of them are relevant, fixes the expected valu
 over all orders within the ties; no order ever has to be drawn or averaged.
 
 Everything a kernel here calls is in this file, because numba's cache does not notice a change in
-another module. Arrays in, arrays out, no checks: `search.ranking` validates.
+another module. Arrays in, arrays out, no checks: `search.measures.ranking` validates.
 
 Layouts: codes and label masks word by word, uint64 (words, n); queries one by one, (q, words).
 Counts are int64 (q, 2 * (bits + 1)): entry 2 * d + 1 holds the relevant items at distance d, entry

@@ -1,0 +1,288 @@
+"""Image files of any kind to uint8 arrays, and a plain reason where that is impossible."""
+
+import io
+import math
+import os
+import stat
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from jaxhash.data.memory import default_memory_limit
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "PPM")
+"""What is opened; formats that start another program (EPS) or that PIL only stubs are not."""
+
+Image.init()  # registers every format now: done lazily, threads would race for it
+
+MAX_PIXELS = 80_000_000
+"""Larger images are refused by their header: 80 million pixels take 240 MB once decoded."""
+
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_GREY_MODES = {"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N"}
+
+
+class Undecodable(ValueError):
+    """The bytes are not an image that can be used; the message says why."""
+
+
+class Header(NamedTuple):
+    """What a file says of itself before its pixels are decoded."""
+
+    width: int
+    height: int
+    grey: bool
+
+
+def read_header(file: str | bytes) -> Header:
+    """Size and colour of an image, without decoding its pixels.
+
+    Args:
+        file: A path, or the bytes of a whole file.
+
+    Raises:
+        Undecodable: where it is empty, not an image of one of `FORMATS`, or larger than
+            `MAX_PIXELS`.
+    """
+    try:
+        with _open(file) as image:
+            return Header(*image.size, image.mode in _GREY_MODES)
+    except Undecodable:
+        raise
+    except Exception as error:
+        raise Undecodable(_reason(error)) from error
+
+
+def decode(file: str | bytes, *, size: int | None = None, channels: int = 3) -> np.ndarray:
+    """Decodes an image to uint8 (height, width, channels).
+
+    EXIF rotation is applied; of an animation the first frame is taken; transparency is laid on
+    white; palettes, CMYK and other colour spaces become RGB; 16-bit samples are scaled to 8 bits
+    (65535 becomes 255), never clipped.
+
+    Args:
+        file: A path, or the bytes of a whole file.
+        size: Side of the square to return, in pixels: the short side is resampled to it and the
+            middle of the long side is kept. None keeps the image's own size.
+        channels: 3 for RGB, 1 for greyscale.
+
+    Raises:
+        Undecodable: where the file is empty, truncated, not an image of one of `FORMATS`, larger
+            than `MAX_PIXELS`, or has samples of unknown range (32-bit integers, floats).
+
+    Example:
+        >>> import io
+        >>> from PIL import Image
+        >>> file = io.BytesIO()
+        >>> Image.new("RGB", (60, 40), "white").save(file, "PNG")
+        >>> decode(file.getvalue(), size=32).shape
+        (32, 32, 3)
+    """
+    try:
+        with _open(file) as image:
+            return _to_array(image, size, channels)
+    except Undecodable:
+        raise
+    # Damaged files make PIL's plug-ins raise nearly anything: OSError, SyntaxError, struct.error,
+    # zlib.error, IndexError, KeyError, MemoryError. Each of them means the same to the caller.
+    except Exception as error:
+        raise Undecodable(_reason(error)) from error
+
+
+def resize(
+    images: np.ndarray,
+    size: int | None,
+    *,
+    threads: int | None = None,
+    memory_limit: int | None = None,
+) -> np.ndarray:
+    """Resamples uint8 (n, height, width, channels) to squares, as `decode` does for files.
+
+    Args:
+        images: The images; 1 or 3 channels.
+        size: Side of the square in pixels; None or the images' own size returns them unchanged.
+        threads: Number of threads; all cores by default.
+        memory_limit: Bytes the result may take; half of the free memory by default.
+
+    Raises:
+        ValueError: where the size is no size, or the result would take more than that.
+
+    Example:
+        >>> import numpy as np
+        >>> resize(np.zeros((2, 8, 8, 1), np.uint8), 32).shape
+        (2, 32, 32, 1)
+    """
+    n, height, width, channels = images.shape
+    if size is None or (height, width) == (size, size):
+        return images
+    check_size(size)
+    check_memory((n, size, size, channels), memory_limit)
+    out = np.empty((n, size, size, channels), np.uint8)
+
+    def fill(row: int) -> None:
+        pixels = np.ascontiguousarray(images[row])
+        image = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
+        out[row] = np.asarray(_square(image, size)).reshape(size, size, channels)
+
+    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+        for _ in pool.map(fill, range(n)):
+            pass
+    return out
+
+
+def decode_all(
+    files: Sequence[str] | Sequence[bytes],
+    out: np.ndarray,
+    *,
+    size: int | None,
+    pool: ThreadPoolExecutor | None,
+) -> list[tuple[int, str]]:
+    """Decodes files into the rows of `out`, and returns (row, reason) of those that failed.
+
+    Args:
+        files: Paths, or the bytes of whole files.
+        out: uint8 (n, height, width, channels); rows of failed files are set to zero.
+        size: As in `decode`.
+        pool: Threads to spread the work over; None decodes in the calling thread.
+    """
+    channels = out.shape[-1]
+
+    def fill(row: int) -> str | None:
+        try:
+            pixels = decode(files[row], size=size, channels=channels)
+        except Undecodable as error:
+            out[row] = 0
+            return str(error)
+        if pixels.shape != out.shape[1:]:
+            out[row] = 0
+            height, width = pixels.shape[:2]
+            return f"{width}x{height} pixels where {out.shape[2]}x{out.shape[1]} are expected"
+        out[row] = pixels
+        return None
+
+    reasons = (map if pool is None else pool.map)(fill, range(len(files)))
+    return [(row, reason) for row, reason in enumerate(reasons) if reason is not None]
+
+
+def check_size(size: int | None) -> None:
+    """Refuses an image size that no square of pixels can have."""
+    if size is not None and not (isinstance(size, int) and 1 <= size <= 4096):
+        raise ValueError(f"image_size: a side of 1 to 4096 pixels, not {size!r}.")
+
+
+def check_memory(shape: tuple[int, ...], memory_limit: int | None) -> None:
+    """Refuses uint8 images (n, height, width, channels) that would not fit in memory."""
+    need = math.prod(shape)
+    limit = default_memory_limit() if memory_limit is None else memory_limit
+    if need > limit:
+        raise ValueError(
+            f"image_size: {shape[0]} images of {shape[2]}x{shape[1]} pixels take {need / 1e9:.2g} "
+            f"GB, more than the {limit / 1e9:.2g} GB allowed (memory_limit); give a smaller one."
+        )
+
+
+def check_channels(channels: int | None) -> None:
+    """Refuses a number of channels that images are not decoded to."""
+    if channels not in (None, 1, 3):
+        raise ValueError(f"channels: 1 (greyscale) or 3 (RGB), not {channels!r}.")
+
+
+def _open(file: str | bytes) -> Image.Image:
+    """Opens by content, refusing what is too large; nothing is decoded yet."""
+    if isinstance(file, bytes) and not file:
+        raise Undecodable("empty file")
+    if isinstance(file, str):
+        status = os.stat(file)
+        if not stat.S_ISREG(status.st_mode):  # opening a named pipe would wait for ever
+            raise Undecodable("not a regular file")
+        if status.st_size == 0:
+            raise Undecodable("empty file")
+    image = Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=FORMATS)
+    width, height = image.size
+    if width < 1 or height < 1 or width * height > MAX_PIXELS:
+        image.close()
+        raise Undecodable(f"{width}x{height} pixels, more than the {MAX_PIXELS:,} allowed")
+    return image
+
+
+def _to_array(image: Image.Image, size: int | None, channels: int) -> np.ndarray:
+    """Loads the pixels, brings them to 8 bits and 1 or 3 channels, upright, and square by size."""
+    if size is not None:
+        # JPEG can be decoded at 1/2, 1/4 or 1/8 of its size, far faster; twice the wanted size
+        # is kept so that the resampling below still decides the quality.
+        scale = 2 * size / min(image.size)
+        if scale < 1:
+            image.draft(None, (math.ceil(image.width * scale), math.ceil(image.height * scale)))
+    image.load()
+    turn = _TURNS.get(_orientation(image))
+    image = _eight_bits(image)
+    image = _on_white(image)
+    mode = "L" if channels == 1 else "RGB"
+    if image.mode != mode:
+        image = image.convert(mode)
+    if size is not None and image.size != (size, size):
+        image = _square(image, size)
+    # After the crop, which is the same upright or not, there are fewer pixels to turn.
+    if turn is not None:
+        image = image.transpose(turn)
+    return np.asarray(image).reshape(image.height, image.width, channels)
+
+
+def _square(image: Image.Image, size: int) -> Image.Image:
+    """Short side resampled to size, middle of the long side kept: crop and resample in one."""
+    side = min(image.size)
+    left, top = (image.width - side) / 2, (image.height - side) / 2
+    box = (left, top, left + side, top + side)
+    return image.resize((size, size), Image.Resampling.BICUBIC, box=box)
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation 1..8; a damaged EXIF block does not make an image unreadable."""
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except Exception:
+        return 1
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Scales 16-bit greyscale to 8 bits; other modes have 8 bits already."""
+    if image.mode == "F":
+        raise Undecodable("floating-point samples: their range is unknown, save 8 or 16 bits")
+    if not image.mode.startswith("I"):
+        return image
+    samples = np.asarray(image).astype(np.int64)
+    if samples.min() < 0 or samples.max() > 65535:
+        raise Undecodable("32-bit samples: their range is unknown, save 8 or 16 bits")
+    return Image.fromarray(((samples * 255 + 32767) // 65535).astype(np.uint8))
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """Lays an image that has transparency on a white ground."""
+    if not image.has_transparency_data:
+        return image
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+
+
+def _reason(error: Exception) -> str:
+    """One line that says what is wrong with a file, without its path."""
+    if isinstance(error, Image.UnidentifiedImageError):
+        return f"not an image of a known format ({', '.join(FORMATS)})"
+    if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
+        return f"more pixels than the {MAX_PIXELS:,} allowed"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    text = str(error).splitlines()[0] if str(error) else ""
+    return f"damaged: {text or type(error).__name__}"

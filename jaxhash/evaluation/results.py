@@ -1,0 +1,111 @@
+"""A trained run under a protocol: encode, evaluate, and leave results.json with its figures."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxhash import models, plots, runs
+from jaxhash.data import Dataset, Split
+from jaxhash.encoding import Encoded, encode
+from jaxhash.evaluation import measures
+from jaxhash.training import metrics_log, planning
+
+
+def evaluate_run(
+    folder: Path | str,
+    *,
+    dataset: Dataset | None = None,
+    data_dir: str | None = None,
+    protocol: str | None = None,
+    protocol_options: dict[str, bool | int | float] | None = None,
+    top: int = 1000,
+    pool: int = 1000,
+    batch_size: int = 256,
+    say: Callable[[str], None] = lambda message: None,
+    on_batch: Callable[[int], None] | None = None,
+) -> dict[str, Any]:
+    """The numbers of a finished run; see `evaluation.evaluate` for what they are.
+
+    dataset: the run's own, where it is loaded already. protocol, protocol_options: the run's own
+    unless others are given. top: cut-off of mAP@top. pool: candidates of the coarse search.
+    on_batch: called with the number of images of each batch encoded.
+
+    Raises:
+        FileNotFoundError: the folder holds no finished run.
+        ValueError: a number is below 1, or the protocol does not fit the data.
+
+    Example:
+        >>> evaluate_run("runs/demo")["rankings"]["codes"]["mAP"]  # doctest: +SKIP
+        0.98
+    """
+    for name, value in (("top", top), ("pool", pool), ("batch_size", batch_size)):
+        if value < 1:
+            raise ValueError(f"{name} is {value}: give at least 1")
+    model, config = models.load(folder), runs.load_config(folder)
+    if data_dir is not None:
+        config = dataclasses.replace(config, data_dir=data_dir)
+    if dataset is None:
+        dataset = planning.load_data(config)
+    asked = config
+    if protocol is not None:
+        asked = dataclasses.replace(config, protocol=protocol, protocol_options={})
+    if protocol_options:
+        asked = dataclasses.replace(asked, protocol_options=protocol_options)
+    split = planning.split_data(asked, dataset)
+    if asked != config:
+        _warn_about_training(config, dataset, split, say)
+    rows, back = np.unique(np.concatenate([split.query, split.database]), return_inverse=True)
+    say(f"encoding {len(rows)} items")
+    start = time.perf_counter()
+    encoded = encode(model, dataset.items, rows=rows, batch_size=batch_size, on_batch=on_batch)
+    seconds = time.perf_counter() - start
+
+    def part(places: np.ndarray) -> Encoded:
+        return Encoded(*(None if one is None else one[places] for one in encoded))
+
+    assert dataset.labels is not None
+    results = measures.evaluate(
+        part(back[: len(split.query)]),
+        part(back[len(split.query) :]),
+        dataset.labels,
+        split,
+        bits=model.bits,
+        seed=config.seed,
+        top=top,
+        pool=pool,
+        say=say,
+    )
+    results["seconds"] = {"encoding": round(seconds, 3)} | results["seconds"]
+    about = {"data": dataset.name, "method": model.method, "network": model.network}
+    return about | results
+
+
+def _warn_about_training(
+    config: runs.Config, dataset: Dataset, split: Split, say: Callable[[str], None]
+) -> None:
+    trained = planning.split_data(config, dataset).train
+    seen = int(np.isin(split.query, trained).sum())
+    if seen:
+        say(f"careful: the run was trained on {seen} of these {len(split.query)} queries")
+
+
+def write_results(folder: Path | str, results: dict[str, Any]) -> list[Path]:
+    """Write results.json and the figures into a run directory; returns their paths."""
+    folder = Path(folder)
+    runs.write_json(folder / runs.RESULTS, results)
+    written = [folder / runs.RESULTS]
+    figures = {
+        "precision_recall.png": lambda: plots.pr_curve(results),
+        "precision_at_k.png": lambda: plots.precision_at_k(results),
+    }
+    rows = metrics_log.read(folder)
+    if rows:
+        figures["training.png"] = lambda: plots.training_curves(rows)
+    for name, draw in figures.items():
+        plots.save(draw(), folder / name)
+        written.append(folder / name)
+    return written

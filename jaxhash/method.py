@@ -1,0 +1,372 @@
+"""The methods: what goes on top of a network, what it is trained to do, and how.
+
+A method is one row of `METHODS`. To add one: a file in `losses/`, a row here.
+"""
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+
+from jaxhash.losses import (
+    Loss,
+    Terms,
+    csq,
+    dhih,
+    dlbhc,
+    dpn,
+    dsh,
+    greedyhash,
+    hashnet,
+    mhcln,
+    orthohash,
+    talr,
+)
+from jaxhash.nets import Outputs
+from jaxhash.recipes import Recipe
+
+__all__ = ["METHODS", "Method", "Recipe"]
+
+_READS = ("latent", "logits", "features", "labels", "kernel", "classes", "progress")
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of the table.
+
+    activation: of the latent layer: a row of `networks.head.ACTIVATIONS`.
+    threshold: a bit is 1 where the latent is above it.
+    classifier: on top of the latent layer: "bias", "plain" (without one) or "none".
+    objective: a loss of `jaxhash.losses`, see there for how it is called.
+    recipe: as published, for the published network.
+    network: the published one, a row of `NETWORKS`.
+    batches: "shuffled", or "class-pair", see `jaxhash.training.sampling.class_pair_batch`.
+    defaults: options of the objective that make this row differ from its neighbours.
+    reading: what the paper leaves open and how it is read here.
+    """
+
+    name: str
+    activation: str
+    threshold: float
+    classifier: str
+    objective: Callable[..., Loss]
+    recipe: Recipe
+    network: str
+    source: str
+    batches: str = "shuffled"
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    reading: str = ""
+
+    def loss(
+        self,
+        outputs: Outputs,
+        labels: jax.Array,
+        kernel: jax.Array | None = None,
+        *,
+        classes: int | None = None,
+        progress: jax.Array | float = 1.0,
+        **options: Any,
+    ) -> tuple[jax.Array, Terms]:
+        """The loss of a batch: float32 scalar, and the weighted terms it is the sum of.
+
+        labels: int (n,) or bool (n, classes). kernel: the class weights (bits, classes), see
+        `networks.classifier_kernel`. progress: share of the training that is done, in [0, 1],
+        for losses that change as they go.
+
+        Raises:
+            ValueError: an option this loss does not take, or an input it needs is missing.
+
+        Example:
+            >>> outputs = Outputs(None, jax.numpy.ones((2, 8)), None)
+            >>> loss, terms = METHODS["dsh"].loss(outputs, jax.numpy.array([0, 1]), alpha=0.1)
+        """
+        given = outputs._asdict() | {
+            "labels": labels,
+            "kernel": kernel,
+            "classes": classes,
+            "progress": progress,
+        }
+        reads = {name: given[name] for name in self._parameters() if name in _READS}
+        for name, value in reads.items():
+            if value is None:
+                raise ValueError(f"method {self.name!r} needs {name}, and got none")
+        return self.objective(**reads, **{**self.defaults, **self._known(options)})
+
+    def options(self, recipe: Recipe | None = None, **chosen: Any) -> dict[str, Any]:
+        """The loss's options and their values; `chosen` ones over the recipe's over the defaults.
+
+        Raises:
+            ValueError: an option this loss does not take.
+
+        Example:
+            >>> METHODS["dsh"].options(alpha=0.1)
+            {'margin': None, 'alpha': 0.1}
+        """
+        values = {
+            name: parameter.default
+            for name, parameter in self._parameters().items()
+            if name not in _READS
+        } | dict(self.defaults)
+        if recipe is not None and recipe.label_smoothing and "label_smoothing" in values:
+            values["label_smoothing"] = recipe.label_smoothing
+        return values | self._known(chosen)
+
+    def _parameters(self) -> Mapping[str, inspect.Parameter]:
+        return inspect.signature(self.objective).parameters
+
+    def _known(self, options: dict[str, Any]) -> dict[str, Any]:
+        takes = [name for name in self._parameters() if name not in _READS]
+        for name in options:
+            if name not in takes:
+                raise ValueError(
+                    f"unknown option {name!r} for method {self.name!r}: this loss takes "
+                    f"{', '.join(takes) or 'no options'}"
+                )
+        return options
+
+
+# The released solver for CIFAR-10, from weights pretrained on ImageNet.
+_DLBHC_RECIPE = Recipe(
+    learning_rate=1e-3,
+    schedule="step",
+    drops=(0.5,),
+    weight_decay=5e-4,
+    head_rate=10,
+    bias_rate=2,
+    batch_size=32,
+    steps=50_000,
+    augment="crop-flip",
+    start="gaussian",
+)
+
+_DLBHC = Method(
+    name="dlbhc",
+    activation="sigmoid",
+    threshold=0.5,
+    classifier="bias",
+    objective=dlbhc.dlbhc,
+    recipe=_DLBHC_RECIPE,
+    network="alexnet",
+    source="Lin et al., Deep learning of binary hash codes for fast image retrieval, CVPRW 2015",
+)
+
+_DHIH = Method(
+    name="dhih",
+    activation="tanh",
+    threshold=0.0,
+    classifier="plain",
+    objective=dhih.dhih,
+    # None is known: DLBHC's, the nearest published method.
+    recipe=_DLBHC_RECIPE,
+    network="alexnet",
+    source="He, Feng, Liu and Huang, DHIH, 2020: the abstract",
+    reading="R1: the right class's logit is scaled down. A reading of the abstract, see "
+    "jaxhash.losses.dhih; the paper's own formula and numbers are not known here.",
+)
+
+_MHCLN = Method(
+    name="mhcln",
+    activation="sigmoid",
+    threshold=0.5,
+    classifier="none",
+    objective=mhcln.mhcln,
+    recipe=Recipe(
+        optimizer="adam",
+        learning_rate=1e-4,
+        momentum=0.5,
+        beta2=0.9,
+        batch_size=90,
+        steps=10_000,
+    ),
+    network="mhcln",
+    source="Roy et al., Deep metric and hash-code learning for content-based retrieval of remote "
+    "sensing images, IGARSS 2018",
+    reading="Triplets: every one of a shuffled batch, where the released code draws 30 from one "
+    "pair of classes (mhcln-paper).",
+)
+
+# Public implementations of CSQ and DPN use RMSprop with this rate; Adam is the nearest there is.
+_CENTRES_RECIPE = Recipe(
+    optimizer="adam",
+    learning_rate=1e-5,
+    weight_decay=1e-5,
+    batch_size=64,
+    epochs=150,
+    augment="crop-flip",
+)
+
+METHODS: dict[str, Method] = {
+    row.name: row
+    for row in (
+        _DLBHC,
+        dataclasses.replace(
+            _DLBHC,
+            name="ssdh",
+            objective=dlbhc.ssdh,
+            source="Yang, Lin and Chen, Supervised learning of semantics-preserving hash via deep "
+            "convolutional neural networks, TPAMI 2018",
+        ),
+        Method(
+            name="dsh",
+            activation="linear",
+            threshold=0.0,
+            classifier="none",
+            objective=dsh.dsh,
+            # The released solver (rate 1e-3, decay 0.004), whose layer computes half the gradient
+            # of our loss: half its rate and twice its decay take the same steps.
+            recipe=Recipe(
+                learning_rate=5e-4,
+                schedule="step",
+                drops=(60 / 70, 65 / 70),
+                weight_decay=8e-3,
+                bias_rate=2,
+                batch_size=200,
+                steps=70_000,
+                augment="flip",
+                start="xavier",
+            ),
+            network="dsh",
+            source="Liu et al., Deep supervised hashing for fast image retrieval, CVPR 2016; "
+            "schedule of the IJCV 2019 version",
+        ),
+        _DHIH,
+        dataclasses.replace(
+            _DHIH,
+            name="dhih-r2",
+            defaults={"reading": "angular"},
+            reading="R2: the angle to the right class's weights is multiplied (L-Softmax).",
+        ),
+        dataclasses.replace(
+            _DHIH,
+            name="dhih-r3",
+            defaults={"reading": "cosine"},
+            reading="R3: a margin is taken off the cosine to the right class's weights.",
+        ),
+        dataclasses.replace(
+            _DHIH,
+            name="dhih-r4",
+            defaults={"reading": "temperature"},
+            reading="R4: only the softmax's temperature changes.",
+        ),
+        _MHCLN,
+        dataclasses.replace(
+            _MHCLN,
+            name="mhcln-semihard",
+            defaults={"triplets": "semi-hard"},
+            reading="Triplets: each positive pair with its nearest negative farther away.",
+        ),
+        dataclasses.replace(
+            _MHCLN,
+            name="mhcln-paper",
+            defaults={"triplets": "rows"},
+            batches="class-pair",
+            reading="Triplets: 30 from one pair of classes at each step, as released.",
+        ),
+        Method(
+            name="hashnet",
+            activation="normalised",
+            threshold=0.0,
+            classifier="none",
+            objective=hashnet.hashnet,
+            # The released code's, whose batches are pairs between two times 36 images.
+            recipe=Recipe(
+                learning_rate=3e-4,
+                schedule="step",
+                drops=(0.2, 0.4, 0.6, 0.8),
+                drop_factor=0.5,
+                nesterov=True,
+                weight_decay=5e-4,
+                head_rate=10,
+                batch_size=72,
+                steps=10_000,
+                augment="crop-flip",
+            ),
+            network="alexnet",
+            source="Cao et al., HashNet: deep learning to hash by continuation, ICCV 2017",
+            reading="The latent is normalised over the batch before its tanh, which is ours: "
+            "without, bits that are alike at the start stay saturated when trained from scratch.",
+        ),
+        Method(
+            name="greedyhash",
+            activation="signs",
+            threshold=0.0,
+            classifier="plain",
+            objective=greedyhash.greedyhash,
+            recipe=Recipe(
+                learning_rate=1e-3,
+                schedule="step",
+                drops=(0.6,),
+                weight_decay=5e-4,
+                batch_size=32,
+                epochs=50,
+            ),
+            network="alexnet",
+            source="Su et al., Greedy hash: towards fast optimization for accurate hash coding in "
+            "CNN, NeurIPS 2018; the released recipe for CIFAR-10",
+        ),
+        Method(
+            name="csq",
+            activation="linear",
+            threshold=0.0,
+            classifier="none",
+            objective=csq.csq,
+            recipe=_CENTRES_RECIPE,
+            network="alexnet",
+            source="Yuan et al., Central similarity quantization for efficient image and video "
+            "retrieval, CVPR 2020",
+        ),
+        Method(
+            name="dpn",
+            activation="linear",
+            threshold=0.0,
+            classifier="none",
+            objective=dpn.dpn,
+            recipe=dataclasses.replace(_CENTRES_RECIPE, batch_size=32),
+            network="alexnet",
+            source="Fan et al., Deep polarized network for supervised learning of accurate binary "
+            "hashing codes, IJCAI 2020",
+        ),
+        Method(
+            name="orthohash",
+            activation="normalised",
+            threshold=0.0,
+            classifier="none",
+            objective=orthohash.orthohash,
+            recipe=Recipe(
+                optimizer="adam",
+                learning_rate=1e-5,
+                schedule="step",
+                drops=(0.8,),
+                weight_decay=5e-4,
+                head_rate=10,
+                batch_size=256,
+                epochs=100,
+                augment="crop-flip",
+            ),
+            network="alexnet",
+            source="Hoe et al., One loss for all: deep hashing with a single cosine similarity "
+            "based learning objective, NeurIPS 2021",
+        ),
+        Method(
+            name="talr",
+            activation="linear",
+            threshold=0.0,
+            classifier="none",
+            objective=talr.talr,
+            # The released solver for CIFAR-10; its network is VGG-F, which is near to AlexNet.
+            recipe=Recipe(
+                learning_rate=1e-3,
+                weight_decay=5e-4,
+                head_rate=10,
+                batch_size=250,
+                epochs=50,
+                augment="flip",
+            ),
+            network="alexnet",
+            source="He et al., Hashing as tie-aware learning to rank, CVPR 2018",
+        ),
+    )
+}

@@ -1,0 +1,1 @@
+"""Convolution and normalisation with passes of their own on a CPU."""

@@ -1,0 +1,147 @@
+"""The latent layer that becomes the code, the classifier above it, and the trunk below it."""
+
+from collections.abc import Callable, Iterable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxhash.nets.outputs import Outputs
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "sigmoid": jax.nn.sigmoid,  # DLBHC, SSDH, MHCLN: bits where the latent is above 0.5
+    "tanh": jnp.tanh,  # signed and bounded: bits where it is above 0
+    "linear": lambda latent: latent,  # DSH: signed, held near -1 and +1 by its regulariser
+    "signs": lambda latent: latent,  # GreedyHash: linear, and the classifier reads its signs
+    "normalised": lambda latent: latent,  # OrthoHash, HashNet: normalised over the batch, below
+}
+
+CLASSIFIERS = ("bias", "plain", "none")
+
+_normal = nn.initializers.normal
+_zeros = nn.initializers.zeros_init()
+
+# name -> (latent kernel, latent bias, classifier kernel)
+INITS = {
+    # Keeps the latent's variance near the trunk's whatever the trunk's width, and its mean at the
+    # activation's centre, so that no bit starts saturated: what training from scratch wants.
+    "fan-in": (nn.initializers.lecun_normal(), _zeros, nn.initializers.lecun_normal()),
+    # DLBHC's released definition, meant for a pretrained fc7: every bit starts near sigmoid(1).
+    "gaussian": (_normal(0.005), nn.initializers.constant(1.0), _normal(0.01)),
+    # DSH's released definition.
+    "xavier": (nn.initializers.xavier_uniform(), _zeros, nn.initializers.xavier_uniform()),
+}
+
+
+def one_of(name: str, value: str, known: Iterable[str]) -> str:
+    """Return `value` if it is among the `known` names.
+
+    Raises:
+        ValueError: it is not; the message lists those that are.
+
+    Example:
+        >>> one_of("activation", "tanh", ACTIVATIONS)
+        'tanh'
+    """
+    names = tuple(known)
+    if value not in names:
+        raise ValueError(f"{name} is {value!r}: choose one of {', '.join(names)}")
+    return value
+
+
+def signs(latent: jax.Array) -> jax.Array:
+    """-1 or +1 where the latent is at most or above 0, with the gradient of the latent itself.
+
+    Source: Su et al., Greedy hash, NeurIPS 2018: the straight-through gradient.
+
+    Example:
+        >>> signs(jnp.array([-0.5, 0.0, 2.0])).tolist()
+        [-1.0, -1.0, 1.0]
+    """
+    # x - x is exactly 0, so that the values are -1 and +1 to the last bit.
+    fixed = jax.lax.stop_gradient(latent)
+    return jnp.where(fixed > 0, 1.0, -1.0) + (latent - fixed)
+
+
+class Head(nn.Module):
+    """Hidden activations (n, d) -> latent (n, bits) and logits (n, classes) or None, in float32.
+
+    Always float32, also under a bfloat16 trunk: the two layers cost nothing, and the threshold
+    that makes the bits should not fall into a rounding step.
+
+    Two activations are more than a function. "signs" puts the signs of the latent before the
+    classifier. "normalised" is batch normalisation without scale or shift, which leaves each bit 1
+    for half the items or so; its running statistics are in "batch_stats", under any trunk.
+    """
+
+    bits: int
+    classes: int
+    activation: str = "sigmoid"
+    classifier: str = "bias"
+    start: str = "fan-in"  # a row of INITS; `init` is taken by flax
+
+    @nn.compact
+    def __call__(self, hidden: jax.Array, *, train: bool) -> tuple[jax.Array, jax.Array | None]:
+        """Code layer first, classifier on top of its activations (DLBHC, section 3)."""
+        latent_kernel, latent_bias, classifier_kernel = INITS[self.start]
+        latent = nn.Dense(
+            self.bits, kernel_init=latent_kernel, bias_init=latent_bias, name="latent"
+        )(hidden.astype(jnp.float32))
+        latent = ACTIVATIONS[self.activation](latent)
+        if self.activation == "normalised":
+            latent = nn.BatchNorm(
+                use_running_average=not train,
+                momentum=0.9,
+                use_scale=False,
+                use_bias=False,
+                # Of some thousand numbers: the exact variance costs nothing.
+                use_fast_variance=False,
+                name="normalisation",
+            )(latent)
+        if self.classifier == "none":
+            return latent, None
+        classifier = nn.Dense(
+            self.classes,
+            use_bias=self.classifier == "bias",
+            kernel_init=classifier_kernel,
+            name="classifier",
+        )
+        return latent, classifier(signs(latent) if self.activation == "signs" else latent)
+
+
+class HashNetwork(nn.Module):
+    """A trunk with a head on it; what `networks.build` returns for every row of the table.
+
+    The trunk maps items to `(features, hidden)`: what re-ranking compares, and what the latent
+    layer reads. They are the same array unless dropout or further layers lie between.
+    """
+
+    trunk: nn.Module
+    head: Head
+    name_of_network: str
+    takes: str = "images"
+    min_size: int = 1
+
+    def __call__(self, items: jax.Array, *, train: bool) -> Outputs:
+        """Items (n, h, w, c) or (n, d), already normalised -> Outputs."""
+        self._check(items.shape)
+        features, hidden = self.trunk(items, train=train)  # type: ignore[operator]
+        latent, logits = self.head(hidden, train=train)
+        return Outputs(features.astype(jnp.float32), latent, logits)
+
+    def _check(self, shape: tuple[int, ...]) -> None:
+        if self.takes == "features" and len(shape) != 2:
+            raise ValueError(
+                f"network {self.name_of_network!r} takes features (n, d), got items of shape "
+                f"{shape}: choose a network for images, or bring features"
+            )
+        if self.takes == "images" and len(shape) != 4:
+            raise ValueError(
+                f"network {self.name_of_network!r} takes images (n, height, width, channels), got "
+                f"items of shape {shape}: choose a network for features (mhcln), or bring images"
+            )
+        if self.takes == "images" and min(shape[1:3]) < self.min_size:
+            raise ValueError(
+                f"network {self.name_of_network!r} needs images of at least {self.min_size} "
+                f"pixels a side, got {shape[1]} x {shape[2]}: raise image_size"
+            )

@@ -1,0 +1,366 @@
+"""From a configuration to a trained model: one function, to be read from top to bottom."""
+
+import contextlib
+import functools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from jaxhash import models, nets, runs, sharding
+from jaxhash.data import Dataset
+from jaxhash.encoding import encode
+from jaxhash.models import Model
+from jaxhash.runs import Config
+from jaxhash.training import checkpoints, optimiser, pretrained, transfer
+from jaxhash.training.calls import calls, is_resident
+from jaxhash.training.checkpoints import SCORE
+from jaxhash.training.metrics_log import MetricsLog
+from jaxhash.training.planning import Plan, settle
+from jaxhash.training.steps import Metrics, TrainState, initial_state, make_train_step, variables_of
+from search.measures import ranking
+
+__all__ = ["Progress", "TrainState", "make_train_step", "train", "validation_map"]
+
+VALIDATION_ITEMS = 2000
+"""Validation images that are looked at; more would take the time of the training itself."""
+
+
+class Progress(NamedTuple):
+    """How far a run is; see `train`.
+
+    step: steps done, of `steps`. loss, images_per_second: means over the steps up to the last
+    logged one, None before it; compilation and validation are left out of the time.
+    validation_map: the last one. input_share: share of the steps that found the device waiting for
+    images; near 1, the input is the limit.
+    """
+
+    step: int
+    steps: int
+    epoch: float
+    loss: float | None = None
+    images_per_second: float | None = None
+    validation_map: float | None = None
+    input_share: float = 0.0
+
+    def after(self, row: dict[str, float]) -> "Progress":
+        """The same run after another row of its log."""
+        return self._replace(
+            loss=row["loss"],
+            images_per_second=row["images_per_second"],
+            validation_map=row.get(SCORE, self.validation_map),
+            input_share=row["input_share"],
+        )
+
+
+def train(
+    config: Config,
+    folder: Path | str | None,
+    *,
+    dataset: Dataset | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    devices: Sequence[jax.Device] | None = None,
+    on_step: Callable[[Progress], None] | None = None,
+    on_model: Callable[[int, Model], None] | None = None,
+    say: Callable[[str], None] = lambda message: None,
+    profile_steps: int = 0,
+) -> Model:
+    """Train a network and leave a run directory behind; the model returned is in there too.
+
+    It is the one with the best mean average precision on the validation images, or the last where
+    there are none, or where `folder` is None: then nothing is written, and nothing can be resumed.
+
+    dataset: in place of the one the configuration names. resume: continue the run in `folder`,
+    exactly as if it had never stopped; where there is none, begin. overwrite: replace it. devices:
+    all, by default. on_step: called after each compiled call. on_model: called with the steps done
+    and the model as it then is, whenever a validation is due, and at the end; the speed leaves it
+    out. say: told what was decided, a line at a time. profile_steps: trace so many steps, once the
+    first ones are done, into `folder`/profile.
+
+    With several processes (`jax.distributed`) all call this with the same arguments; each reads
+    its own part of every batch, and the first one writes.
+
+    Raises:
+        ValueError: the configuration or the data cannot be used; the message says why.
+        FileExistsError: the folder holds a run, and neither resume nor overwrite was given.
+        FloatingPointError: a loss was not finite; the last good checkpoint is kept.
+
+    Example:
+        >>> model = train(Config(network="dsh", epochs=2), "runs/short")  # doctest: +SKIP
+    """
+    # ------------------------------------------------------------ what is to be done
+    if profile_steps < 0:
+        raise ValueError(f"profile_steps is {profile_steps}: give 0 for none, or more")
+    if folder is None and (resume or overwrite or profile_steps):
+        raise ValueError("resume, overwrite and profile_steps need a folder: give one")
+    folder = None if folder is None else Path(folder)
+    resume = resume and folder is not None and (folder / runs.CONFIG).is_file()
+    if folder is not None and not resume:
+        _first_process(functools.partial(runs.check_free, folder, overwrite=overwrite))
+    plan = settle(config, dataset)
+    mesh = sharding.mesh_over(plan.recipe.batch_size, devices)
+    say(str(plan))
+    if devices is None and mesh.size < jax.device_count():
+        say(f"{jax.device_count() - mesh.size} devices stay idle: they do not divide a batch")
+
+    # ------------------------------------------------------------ the network
+    start_key, step_key = jax.random.split(jax.random.key(config.seed))
+    module = plan.model.build(init=plan.recipe.start)
+    variables = nets.init(module, start_key, (1, *plan.model.item_shape))
+    if plan.source is not None:
+        variables = transfer.with_trunk(plan.source, variables)
+        say(f"{config.weights}: its trunk is taken, under a new latent layer")
+    elif config.weights is not None:
+        params, loaded = pretrained.load(config.weights, plan.model.network, variables["params"])
+        variables |= {"params": params}
+        say(f"{config.weights}: {loaded}")
+
+    # ------------------------------------------------------------ the run directory
+    if folder is not None:
+        _first_process(
+            functools.partial(_prepare, folder, plan, resume=resume, overwrite=overwrite)
+        )
+    if plan.dataset.skipped:
+        where = "" if folder is None else f": see {folder}/{runs.SKIPPED}"
+        say(f"{len(plan.dataset.skipped)} images could not be decoded{where}")
+
+    # ------------------------------------------------------------ optimiser and state
+    optimizer = optimiser.build(plan.recipe, plan.steps)
+    state = initial_state(variables, optimizer, step_key, average=config.average > 0)
+    state = sharding.everywhere(state, mesh)
+    keeper = None
+    if folder is not None:
+        keeper = checkpoints.open_checkpoints(
+            folder / runs.CHECKPOINTS, scored=len(plan.split.validation) > 0
+        )
+    step = (keeper.latest_step() or 0) if keeper is not None and resume else 0
+    if keeper is not None and step:
+        state = checkpoints.restore(keeper, step, state)
+        say(f"resumed after step {step}")
+
+    # ------------------------------------------------------------ the step, compiled
+    train_step = make_train_step(
+        module,
+        plan.method,
+        optimizer,
+        plan.model.prepare,
+        classes=len(plan.dataset.classes),
+        steps=plan.steps,
+        policy=plan.recipe.augment,
+        options=plan.options,
+        average=config.average,
+    )
+    say(
+        f"{config.precision} on {mesh.size} x {mesh.devices.flat[0].device_kind}, "
+        f"training images {'kept there' if is_resident(plan, mesh) else 'streamed'}"
+    )
+
+    # ------------------------------------------------------------ the loop
+    with contextlib.ExitStack() as stack:
+        if keeper is not None:
+            stack.callback(keeper.close)
+        log = stack.enter_context(_log(folder, config, step))
+        trace = stack.enter_context(contextlib.closing(_Trace(folder, profile_steps)))
+        steps_of_run = stack.enter_context(contextlib.closing(calls(plan, train_step, mesh, step)))
+        meter = _Meter(plan, step)
+        progress = Progress(step, plan.steps, step / plan.epoch_steps)
+        recent: list[Metrics] = []
+        due: tuple[int, list[Metrics]] | None = None
+        for call in steps_of_run:
+            meter.before_call(waiting=bool(recent) and _is_ready(recent[-1]["loss"]))
+            state, metrics = call(state)
+            meter.after_call()
+            trace.follow(metrics)
+            if due is not None:
+                # Read only now, with the next call under way: the device has no gap.
+                row = meter.summary(*due)
+                log(row)
+                progress, due = progress.after(row), None
+            recent.append(metrics)
+            if len(recent) > 2:
+                jax.block_until_ready(recent[-3]["loss"])  # few batches wait for the device
+            step += len(metrics["loss"])
+            if step % plan.eval_steps == 0 or step == plan.steps:
+                # Before anything is saved: a checkpoint is never of a loss that is not finite.
+                row = meter.summary(step, recent)
+                rated = plan.model.with_variables(variables_of(state))
+                if len(plan.split.validation):
+                    row[SCORE] = validation_map(rated, plan.dataset, plan.split.validation)
+                if on_model is not None:
+                    on_model(step, rated)
+                if keeper is not None:
+                    checkpoints.save(keeper, step, state, score=row.get(SCORE))
+                log(row)
+                progress, recent = progress.after(row), []
+                meter.restart(step)
+            elif step % plan.log_steps == 0:
+                due, recent = (step, recent), []
+            progress = progress._replace(step=step, epoch=step / plan.epoch_steps)
+            if on_step is not None:
+                on_step(progress)
+
+        # -------------------------------------------------------- the best, for others
+        if keeper is not None:
+            keeper.wait_until_finished()
+            best = checkpoints.best_step(keeper)
+            if best is not None and best != step:
+                state = checkpoints.restore(keeper, best, state)
+    model = plan.model.with_variables(jax.device_get(variables_of(state)))
+    if folder is not None:
+        _first_process(functools.partial(models.save, model, folder))
+    return model
+
+
+def validation_map(model: Model, dataset: Dataset, rows: np.ndarray) -> float:
+    """Tie-aware mean average precision of validation images among each other, by their codes.
+
+    Each is left out of its own ranking. Of more than 2,000 the same 2,000 are taken every time.
+
+    Example:
+        >>> validation_map(model, dataset, split.validation)  # doctest: +SKIP
+        0.93
+    """
+    assert dataset.labels is not None
+    if len(rows) > VALIDATION_ITEMS:
+        drawn = np.random.default_rng(0).choice(len(rows), VALIDATION_ITEMS, replace=False)
+        rows = rows[np.sort(drawn)]
+    codes = encode(model, dataset.items, rows=rows, keep=("codes",)).codes
+    labels, own = dataset.labels[rows], np.arange(len(rows))
+    average = ranking.average_precision(codes, codes, labels, labels, bits=model.bits, exclude=own)
+    return float(average.mean())
+
+
+# ---------------------------------------------------------------- the parts of the loop
+
+
+class _Meter:
+    """Turns the metrics of some steps into a row of the log, with the speed they ran at."""
+
+    def __init__(self, plan: Plan, step: int) -> None:
+        self.plan, self.step = plan, step
+        self.since: float | None = None
+        self.calls = self.starved = 0
+
+    def before_call(self, waiting: bool) -> None:
+        """A call is about to start; `waiting` says that the device has nothing to do."""
+        self.calls += 1
+        self.starved += waiting
+
+    def after_call(self) -> None:
+        """The call has started, so that it is compiled, which does not count."""
+        if self.since is None:
+            self.since = time.perf_counter()
+
+    def restart(self, step: int) -> None:
+        """Go on from `step`, leaving out the time since the last summary."""
+        self.step, self.since = step, time.perf_counter()
+
+    def summary(self, step: int, metrics: list[Metrics]) -> dict[str, float]:
+        """The row of the steps up to `step`; waits until they are done.
+
+        Raises:
+            FloatingPointError: one of them was not finite.
+        """
+        means = fetch_means(metrics, step)
+        assert self.since is not None
+        seconds = time.perf_counter() - self.since
+        images = (step - self.step) * self.plan.recipe.batch_size
+        row = {"step": step, "epoch": round(step / self.plan.epoch_steps, 4), **means}
+        row["images_per_second"] = round(images / seconds, 1)
+        row["input_share"] = round(self.starved / max(self.calls, 1), 3)
+        self.calls = self.starved = 0
+        self.restart(step)
+        return row
+
+
+def fetch_means(metrics: list[Metrics], step: int) -> dict[str, float]:
+    """Means over the steps up to `step`, fetched in one go.
+
+    Raises:
+        FloatingPointError: a loss or a gradient was not finite; the message names the step.
+    """
+    fetched = jax.device_get(metrics)
+    columns = {name: np.concatenate([one[name] for one in fetched]) for name in fetched[0]}
+    broken = ~np.isfinite(columns["loss"]) | ~np.isfinite(columns["gradient_norm"])
+    if broken.any():
+        first = step - len(broken) + 1 + int(broken.argmax())
+        what = "gradient" if np.isfinite(columns["loss"][broken.argmax()]) else "loss"
+        raise FloatingPointError(
+            f"the {what} of step {first} is not finite, so training stopped; the checkpoints "
+            f"before it are kept. Lower learning_rate, or set clip_norm"
+        )
+    return {name: float(column.mean()) for name, column in columns.items()}
+
+
+def _is_ready(array: Any) -> bool:
+    return array.is_ready()
+
+
+class _Trace:
+    """A profile of some steps, from the third call on, so that compilation is not in it."""
+
+    def __init__(self, folder: Path | None, steps: int) -> None:
+        self.folder, self.left, self.calls, self.on = folder, steps, 0, False
+
+    def follow(self, metrics: Metrics) -> None:
+        """Called after each call with what it returned."""
+        self.calls += 1
+        if self.on:
+            self.left -= len(metrics["loss"])
+            if self.left <= 0:
+                jax.block_until_ready(metrics)
+                self.close()
+        elif self.calls == 2 and self.left > 0 and self.folder is not None:
+            jax.block_until_ready(metrics)
+            jax.profiler.start_trace(self.folder / "profile")
+            self.on = True
+
+    def close(self) -> None:
+        if self.on:
+            jax.profiler.stop_trace()
+        self.on, self.left = False, 0
+
+
+@contextlib.contextmanager
+def _log(
+    folder: Path | None, config: Config, step: int
+) -> Iterator[Callable[[dict[str, float]], None]]:
+    if folder is None or jax.process_index() != 0:
+        yield lambda row: None
+        return
+    with MetricsLog(folder, after=step, tensorboard=config.tensorboard) as log:
+        yield log.write
+
+
+def _prepare(folder: Path, plan: Plan, *, resume: bool, overwrite: bool) -> None:
+    if not resume:
+        runs.create(folder, plan.config, overwrite=overwrite)
+        runs.write_skipped(folder, plan.dataset.skipped)
+        return
+    changed = runs.differences(plan.config, runs.load_config(folder))
+    if changed:
+        raise ValueError(
+            f"{folder} was started with another {', '.join(changed)}: resume it with the same "
+            f"options, or start a new run in another folder"
+        )
+
+
+def _first_process(task: Callable[[], None]) -> None:
+    """Do something in the first process alone, and fail in all of them where it fails."""
+    error: BaseException | None = None
+    if jax.process_index() == 0:
+        try:
+            task()
+        except Exception as failed:
+            error = failed
+    if jax.process_count() > 1:
+        ok = multihost_utils.broadcast_one_to_all(np.array(error is None))
+        if not ok and error is None:
+            error = RuntimeError("the first process failed: see its message")
+    if error is not None:
+        raise error

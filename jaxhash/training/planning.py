@@ -1,0 +1,284 @@
+"""What a configuration comes to on its data, before anything is computed."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxhash import data, nets
+from jaxhash.data import Dataset, Split
+from jaxhash.method import METHODS, Method
+from jaxhash.models import Model
+from jaxhash.nets import NETWORKS
+from jaxhash.recipes import Recipe, from_scratch
+from jaxhash.runs import Config, suggestion
+from jaxhash.training import augment, feeding, pretrained, transfer
+from jaxhash.training.feeding import Rows
+from jaxhash.training.metrics_log import tensorboard_writer
+
+DEFAULT_NETWORKS = {"images": "resnet", "features": "mhcln"}
+FALLBACK_SIZE = 64
+"""Side in pixels of a folder's images where neither they nor the network have one size."""
+SAMPLE = 2000
+"""Training images that mean and spread are taken from."""
+
+
+class Plan(NamedTuple):
+    """A configuration with every number settled.
+
+    labels: of the training items. rows: the rows of each step's batch among the training items.
+    model: without its weights. source: the finished run whose trunk it starts from, if any.
+    log_steps, eval_steps: steps between lines of the log, and between validations, a multiple of
+    it.
+    """
+
+    config: Config
+    dataset: Dataset
+    split: Split
+    labels: np.ndarray
+    rows: Rows
+    method: Method
+    recipe: Recipe
+    options: dict[str, Any]
+    model: Model
+    source: Model | None
+    steps: int
+    epoch_steps: int
+    log_steps: int
+    eval_steps: int
+
+    def __str__(self) -> str:
+        """The run in two lines, for a person."""
+        shape = self.model.item_shape
+        pixels = f" at {shape[1]} x {shape[0]} pixels" if self.model.takes == "images" else ""
+        return (
+            f"{self.method.name}, {self.config.bits} bits, on {self.model.network}; "
+            f"{self.dataset.name}{pixels}, {self.split.description}\n"
+            f"{self.steps} steps of {self.recipe.batch_size}, "
+            f"{self.steps / self.epoch_steps:.3g} epochs"
+        )
+
+
+def load_data(config: Config, **options: Any) -> Dataset:
+    """The dataset a configuration names, at the size its network is meant for.
+
+    options: more arguments of `datasets.load`.
+
+    Raises:
+        ValueError: there is no such data, or it cannot be used; the message says what to do.
+    """
+    size = config.image_size
+    if size is None:
+        network = config.network or DEFAULT_NETWORKS["images"]
+        size = _row(NETWORKS, "network", network).image_size
+    return data.load(
+        config.data,
+        data_dir=config.data_dir,
+        image_size=size,
+        fallback_size=FALLBACK_SIZE,
+        download=config.download,
+        max_undecodable=config.max_undecodable,
+        **options,
+    )
+
+
+def split_data(config: Config, dataset: Dataset) -> Split:
+    """The dataset split by the configuration's protocol.
+
+    Raises:
+        ValueError: there is no such protocol, or it does not fit the data.
+    """
+    return data.split(
+        dataset,
+        config.protocol or data.protocols.default_protocol(dataset),
+        seed=config.seed,
+        validation=config.validation,
+        **config.protocol_options,
+    )
+
+
+def settle(config: Config, dataset: Dataset | None = None) -> Plan:
+    """Load the data, split it, and settle every number of the run.
+
+    Raises:
+        ValueError: something in the configuration does not exist or does not fit the data; the
+            message names it and what there is.
+
+    Example:
+        >>> plan = settle(Config(network="dsh", epochs=2))
+        >>> plan.recipe.batch_size, plan.steps
+        (128, 20)
+    """
+    method = _row(METHODS, "method", config.method)
+    if config.network is not None:
+        _row(NETWORKS, "network", config.network)
+    if dataset is None:
+        dataset = load_data(config)
+    if dataset.labels is None:
+        raise ValueError(f"{dataset.name} has no labels: training needs them")
+    if len(dataset.classes) < 2:
+        raise ValueError(
+            f"{dataset.name} has one class alone, {', '.join(dataset.classes)}: training needs two "
+            "or more, and a folder of images one sub-folder for each"
+        )
+    network = config.network or DEFAULT_NETWORKS[dataset.kind]
+    if NETWORKS[network].takes != dataset.kind:
+        fitting = [row.name for row in NETWORKS.values() if row.takes == dataset.kind]
+        raise ValueError(
+            f"network {network!r} takes {NETWORKS[network].takes}, and {dataset.name} holds "
+            f"{dataset.kind}: choose one of {', '.join(fitting)}"
+        )
+    split = split_data(config, dataset)
+    labels = dataset.labels[split.train]
+    recipe = _recipe(config, method, network, dataset, labels)
+    source = None
+    if config.weights is not None and Path(config.weights).is_dir():
+        source = transfer.source(config.weights, network, dataset.items.shape[-1])
+    model = _model(config, method, network, dataset, split, source)
+    _check(config, recipe, model, source)
+    rows = _rows(config, method, labels, recipe.batch_size)
+    steps = recipe.total_steps(len(labels))
+    epoch_steps = max(len(labels) // recipe.batch_size, 1)
+    every = config.eval_every or max(steps / epoch_steps / 10, 1)
+    eval_steps = max(round(every * epoch_steps), 1)
+    log_steps = min(config.log_every, eval_steps)
+    return Plan(
+        config=config,
+        dataset=dataset,
+        split=split,
+        labels=labels,
+        rows=rows,
+        method=method,
+        recipe=recipe,
+        options=method.options(recipe, **config.options),
+        model=model,
+        source=source,
+        steps=steps,
+        epoch_steps=epoch_steps,
+        log_steps=log_steps,
+        eval_steps=eval_steps // log_steps * log_steps,
+    )
+
+
+def _recipe(
+    config: Config, method: Method, network: str, dataset: Dataset, labels: np.ndarray
+) -> Recipe:
+    published = config.recipe == "published" or (
+        config.recipe == "auto" and network == method.network
+    )
+    recipe = method.recipe if published else from_scratch(len(labels))
+    if method.batches != "shuffled":
+        recipe = dataclasses.replace(recipe, batch_size=method.recipe.batch_size)
+    if dataset.kind == "features":
+        recipe = dataclasses.replace(recipe, augment="none")
+    if config.batch_size is None:
+        size = min(recipe.batch_size, len(labels))
+        if config.batches == "balanced":
+            classes = len(np.unique(labels))
+            size = max(size // classes, 1) * classes
+        recipe = dataclasses.replace(recipe, batch_size=size)
+    return config.recipe_over(recipe)
+
+
+def _rows(config: Config, method: Method, labels: np.ndarray, batch_size: int) -> Rows:
+    batches = method.batches if config.batches == "auto" else config.batches
+    if method.batches != "shuffled" and batches != method.batches:
+        raise ValueError(
+            f"batches is {batches!r}, and {method.name} learns from triplets that its own batches "
+            "are made of: leave batches at auto"
+        )
+    if batches == "class-pair":
+        return feeding.class_pairs(config.seed, labels, batch_size)
+    if batches == "balanced":
+        return feeding.balanced(config.seed, labels, batch_size)
+    return feeding.shuffled(config.seed, len(labels), batch_size)
+
+
+def _check(config: Config, recipe: Recipe, model: Model, source: Model | None) -> None:
+    """Refuse now what would otherwise fail in the middle of the preparations."""
+    if config.tensorboard:
+        tensorboard_writer()
+    key = jax.random.key(0)
+    shapes = jax.eval_shape(lambda: nets.init(model.build(), key, (1, *model.item_shape)))
+    items = jax.ShapeDtypeStruct((recipe.batch_size, *model.item_shape), np.float32)
+    jax.eval_shape(lambda items: augment.augment(key, items, recipe.augment), items)
+    for name in ("mirror", "shift"):
+        if getattr(config, name) and model.takes != "images":
+            raise ValueError(f"{name} is set, and features are no images: leave it out")
+    if source is not None:
+        transfer.with_trunk(source, shapes)
+    elif config.weights is not None and model.network not in pretrained.MAPS:
+        raise ValueError(
+            f"weights are given, and network {model.network!r} has no map for them: choose "
+            f"{' or '.join(pretrained.MAPS)}, or give the folder of a finished run"
+        )
+
+
+def _model(
+    config: Config,
+    method: Method,
+    network: str,
+    dataset: Dataset,
+    split: Split,
+    source: Model | None,
+) -> Model:
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    if source is not None:
+        mean, std = source.mean, source.std
+    elif dataset.kind == "images" and config.weights is not None:
+        mean, std = pretrained.IMAGENET_MEAN, pretrained.IMAGENET_STD
+        if dataset.items.shape[3] == 1:
+            mean, std = (float(np.mean(mean)),), (float(np.mean(std)),)
+    elif dataset.kind == "images":
+        mean, std = channel_statistics(dataset.items, split.train)
+    return Model(
+        network=network,
+        method=method.name,
+        bits=config.bits,
+        classes=dataset.classes,
+        item_shape=tuple(dataset.items.shape[1:]),
+        mean=mean,
+        std=std,
+        activation=method.activation,
+        classifier=method.classifier,
+        threshold=method.threshold,
+        precision=config.precision,
+        variables={},
+        mirror=config.mirror,
+        shift=config.shift,
+    )
+
+
+def channel_statistics(items: Any, rows: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel over some images, with pixels in [0, 1].
+
+    items: uint8 (n, h, w, c). rows: which of them; at most 2,000, spread evenly, are looked at.
+
+    Example:
+        >>> channel_statistics(np.full((2, 4, 4, 1), 51, np.uint8), np.arange(2))[0]
+        (0.2,)
+    """
+    chosen = rows[np.unique(np.linspace(0, len(rows) - 1, SAMPLE).astype(int))]
+    channels = items.shape[-1]
+    total, squares, count = np.zeros(channels), np.zeros(channels), 0
+    for start in range(0, len(chosen), 100):
+        pixels = items[chosen[start : start + 100]].reshape(-1, channels) / 255.0
+        total += pixels.sum(axis=0)
+        squares += np.square(pixels).sum(axis=0)
+        count += len(pixels)
+    mean = total / count
+    # A constant channel has no spread to divide by: one grey level keeps it finite.
+    std = np.maximum(np.sqrt(np.maximum(squares / count - mean**2, 0)), 1 / 255)
+    return tuple(mean.round(6).tolist()), tuple(std.round(6).tolist())
+
+
+def _row(table: Mapping[str, Any], kind: str, name: str) -> Any:
+    if name not in table:
+        raise ValueError(
+            f"{kind} is {name!r}{suggestion(name, table)}; choose one of {', '.join(table)}"
+        )
+    return table[name]

@@ -1,0 +1,1 @@
+"""Codes under ids that can be changed and searched: segments, states, merged results."""

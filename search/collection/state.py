@@ -1,0 +1,280 @@
+"""An index at one moment, and what a search or a change asks of it."""
+
+import dataclasses
+import functools
+import os
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from search.codes import width
+from search.collection.merge import merge_checked
+from search.collection.rows import join
+from search.collection.segments import Segment, View, implicit, in_id_order, live_ids, nearest
+from search.files import format, paging, writing
+from search.fine.rerank import check_features, check_queries
+from search.hamming import scan
+from search.hamming.scan import NO_DISTANCE, Blocks
+
+# Bytes of codes and features that pass through memory at a time when segments are saved as one.
+BATCH_BYTES = 1 << 25
+
+Where = NDArray[np.bool_] | NDArray[np.integer] | Sequence[int]
+
+
+@dataclasses.dataclass(frozen=True)
+class State:
+    """All of an index at one moment; a search takes one and never sees another."""
+
+    bits: int
+    segments: tuple[Segment, ...]
+    attachments: Mapping[str, bytes | NDArray[np.uint8]]
+
+    def __len__(self) -> int:
+        return sum(len(segment) for segment in self.segments)
+
+    @functools.cached_property
+    def ids(self) -> NDArray[np.int64]:
+        """The ids of all items, ascending."""
+        ids = live_ids(self.segments)
+        ids.flags.writeable = False
+        return ids
+
+    @property
+    def features(self) -> tuple[np.dtype, int] | None:
+        """Type and dimensions of the features, None where there are none."""
+        for segment in self.segments:
+            if segment.features is not None:
+                return segment.features.dtype, segment.features.shape[1]
+        return None
+
+
+def views_of(state: State, where: Where | None, threads: int | None) -> list[View]:
+    """What each segment has of the items to search."""
+    if where is None:
+        return [segment.view(threads) for segment in state.segments]
+    if isinstance(where, np.ndarray) and where.dtype == np.bool_:
+        if where.shape != (len(state),):
+            raise ValueError(
+                f"where must have the shape ({len(state)},), one for each of the index's ids, "
+                f"not {where.shape}"
+            )
+        if len(state.segments) == 1:
+            return [state.segments[0].view_under(where.view(np.bool_), threads)]
+        wanted = state.ids[where]
+    else:
+        wanted = np.unique(id_list(where, "where"))
+    found = np.zeros(len(wanted), bool)
+    views = []
+    for segment in state.segments:
+        rows = segment.find(wanted)
+        found |= rows >= 0
+        views.append(segment.view_of(rows[rows >= 0], threads))
+    if not found.all():
+        raise ValueError(f"where: {some(wanted[~found])} not in the index")
+    return views
+
+
+def only_within(
+    result: tuple[NDArray[np.int32], NDArray[np.int64]], radius: int | None
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """The part of a result that lies within `radius`; the rest becomes missing."""
+    distances, ids = result
+    if radius is None:
+        return distances, ids
+    far = distances > radius
+    return np.where(far, NO_DISTANCE, distances).astype(np.int32), np.where(far, -1, ids)
+
+
+def candidates(
+    views: list[View],
+    queries: NDArray[np.uint8],
+    pool: int,
+    radius: int | None,
+    threads: int | None,
+) -> NDArray[np.int64]:
+    """Ids (q, pool) of the nearest candidates."""
+    pool = min(pool, sum(len(view.segment) for view in views))
+    return only_within(nearest(views, queries, pool, threads), radius)[1]
+
+
+def all_within(
+    views: list[View], queries: NDArray[np.uint8], radius: int, threads: int | None
+) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int64]]:
+    """Offsets, distances and ids of all within `radius` in all views."""
+    parts = []
+    for view in views:
+        offsets, distances, rows = view.radius(queries, radius, threads)
+        parts.append((offsets, distances, view.segment.ids_of(rows)))
+    return join(parts)
+
+
+@dataclasses.dataclass(frozen=True)
+class Refinement:
+    """What candidates are put in order by: float32 (q, d) features, or latents with a threshold."""
+
+    values: NDArray[np.float32]
+    threshold: float | None = None
+
+    def best(
+        self,
+        state: State,
+        queries: slice,
+        candidates: NDArray[np.int64],
+        k: int,
+        threads: int | None,
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """The `k` best of candidate ids (q, p) for some of the queries."""
+        values, results = self.values[queries], []
+        for segment in state.segments:
+            rows = np.where(candidates == -1, -1, segment.find(candidates))
+            if self.threshold is None:
+                results.append(segment.rerank(values, rows, k, threads))
+            else:
+                results.append(segment.asymmetric(values, rows, k, self.threshold, threads))
+        return merge_checked(results, k)
+
+
+def refinement(
+    state: State,
+    query_features: NDArray[np.floating] | None,
+    query_latents: NDArray[np.floating] | None,
+    threshold: float,
+    queries: int,
+) -> Refinement | None:
+    """The one that the arguments of a search ask for, checked against the index."""
+    if query_features is None and query_latents is None:
+        return None
+    if query_features is None:
+        assert query_latents is not None
+        latents = check_queries(query_latents, "query_latents")
+        if latents.shape != (queries, state.bits):
+            raise ValueError(
+                f"query_latents must have the shape ({queries}, {state.bits}), not {latents.shape}"
+            )
+        if not np.isfinite(threshold):
+            raise ValueError(f"threshold must be finite, not {threshold}")
+        return Refinement(latents, float(threshold))
+    if query_latents is not None:
+        raise ValueError("query_latents and query_features: give one of them")
+    if state.features is None:
+        raise ValueError(
+            "query_features: the index has no features to compare them with; search "
+            "by codes alone, without a pool"
+        )
+    fine = check_queries(query_features)
+    if fine.shape != (queries, state.features[1]):
+        raise ValueError(
+            f"query_features must have the shape ({queries}, {state.features[1]}), not {fine.shape}"
+        )
+    return Refinement(fine)
+
+
+def new_segment(
+    codes: NDArray[np.uint8],
+    bits: int,
+    features: NDArray[np.floating] | None,
+    ids: NDArray[np.integer] | None,
+) -> Segment:
+    """New items, sorted by id."""
+    if features is not None:
+        features = check_features(features)
+        if len(features) != len(codes):
+            raise ValueError(
+                f"features must have {len(codes)} rows, one for each code, not {len(features)}"
+            )
+        _check_finite(features)
+    if ids is None:
+        return Segment(scan.arrange(codes, bits), None, features)
+    ids = writing.check_ids(ids, len(codes))
+    if np.any(ids[1:] <= ids[:-1]):
+        order = np.argsort(ids, kind="stable")
+        ids, codes = ids[order], codes[order]
+        same = ids[1:] == ids[:-1]
+        if same.any():
+            raise ValueError(f"ids must be unique; repeated: {some(np.unique(ids[1:][same]))}")
+        features = None if features is None else features[order]
+    else:
+        ids = ids.copy()
+    return Segment(scan.arrange(codes, bits), implicit(ids), features)
+
+
+def _check_finite(features: NDArray[np.floating]) -> None:
+    """Refuse NaN and infinity, a piece at a time; a mapped store is not read for it."""
+    if paging.owner(features) is not None:
+        return  # `rerank` refuses them when it meets them
+    step = max(1, format.PIECE // max(1, features.shape[1] * features.itemsize))
+    for start in range(0, len(features), step):
+        if not np.isfinite(features[start : start + step]).all():
+            raise ValueError("features must be finite, but hold NaN or infinity")
+
+
+def check_alike(state: State, new: Segment, count: int) -> None:
+    """New features must be what the index has: none, or the same type and dimensions."""
+    has = state.features
+    if has is None and new.features is not None:
+        raise ValueError("features: the index has none, so new items cannot have them")
+    if has is None:
+        return
+    if new.features is None:
+        raise ValueError(f"features are missing: the index has {has[1]} dimensions of {has[0]}")
+    if has != (new.features.dtype, new.features.shape[1]):
+        raise ValueError(
+            f"features must be ({count}, {has[1]}) of {has[0]} as in the index, "
+            f"not {new.features.shape} of {new.features.dtype}"
+        )
+
+
+def next_ids(state: State, count: int) -> NDArray[np.int64]:
+    """Ids that continue after the largest that is in a segment, removed or not."""
+    last = -1
+    for segment in state.segments:
+        if len(segment.codes):
+            last = max(last, int(segment.ids_of(np.array([len(segment.codes) - 1]))[0]))
+    if last + count > np.iinfo(np.int64).max:
+        raise ValueError("ids: none are left after the largest one; give them")
+    return np.arange(last + 1, last + 1 + count)
+
+
+def id_list(ids: Where, name: str) -> NDArray[np.int64]:
+    """A list or array of ids as int64 (m,)."""
+    array = np.asarray(ids)
+    if not array.size and array.ndim == 1:
+        return np.empty(0, np.int64)
+    if array.dtype.kind not in "iu" or array.ndim != 1:
+        raise TypeError(f"{name} must be integers of shape (m,), not {array.dtype} {array.shape}")
+    if array.dtype == np.uint64 and array.max() > np.iinfo(np.int64).max:
+        raise ValueError(f"{name} must fit int64, but one is {array.max()}")
+    return array.astype(np.int64)
+
+
+def some(ids: NDArray[np.int64]) -> str:
+    """The first few of `ids` in words."""
+    head = ", ".join(str(each) for each in ids[:5])
+    return f"{len(ids)} ids ({head}{', ...' if len(ids) > 5 else ''})"
+
+
+def save(state: State, path: str | os.PathLike[str]) -> None:
+    """Write all that was not removed as one file, see `HashIndex.save`."""
+    first = state.segments[0]
+    attachments = {name: bytes(data) for name, data in state.attachments.items()}
+    if len(state.segments) == 1 and not len(first.dead) and isinstance(first.codes, Blocks):
+        writing.write(
+            path,
+            bits=state.bits,
+            count=len(first),
+            planes=first.codes.planes,
+            ids=first.ids,
+            features=first.features,
+            attachments=attachments,
+        )
+        return
+    row_bytes = width(state.bits) + 8
+    if state.features is not None:
+        row_bytes += state.features[0].itemsize * state.features[1]
+    with writing.Writer(path, bits=state.bits) as writer:
+        for codes, features, ids in in_id_order(state.segments, max(1, BATCH_BYTES // row_bytes)):
+            writer.append(codes, features, ids)
+        for name, data in attachments.items():
+            writer.attach(name, data)

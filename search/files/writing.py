@@ -1,0 +1,336 @@
+"""Write index files: whole or not at all, in constant memory; see `search.files.format`."""
+
+import contextlib
+import os
+import sys
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from search.codes import check_bits, pad_mask, validate
+from search.files.atomic import replacing, scratch
+from search.files.format import (
+    ALIGNMENT,
+    ATTACHMENT,
+    BLOCK,
+    BYTE_ORDER,
+    CHECKSUM,
+    ENTRY,
+    HEADER,
+    LONGEST_NAME,
+    MAGIC,
+    PIECE,
+    TYPES,
+    VERSION,
+    aligned,
+    planes_shape,
+)
+from search.fine.rerank import check_features
+
+
+class Sections:
+    """Sections going into an open file one after the other; header and table come last."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.entries: list[bytes] = []
+        self.start = self.end = ALIGNMENT
+        self.checksum = 0
+        file.write(bytes(ALIGNMENT))
+
+    def begin(self) -> None:
+        """Start a section at the next aligned offset."""
+        self.start = aligned(self.end)
+        self.file.write(bytes(self.start - self.end))
+        self.end, self.checksum = self.start, 0
+
+    def write(self, data: np.ndarray | bytes | memoryview) -> None:
+        """Append to the section that was begun."""
+        if isinstance(data, np.ndarray):
+            data = np.ascontiguousarray(data).reshape(-1).view(np.uint8).data
+        self.checksum = zlib.crc32(data, self.checksum)
+        self.file.write(data)
+        self.end += len(data)
+
+    def finish(self, name: str, dtype: str, shape: tuple[int, ...]) -> None:
+        """Enter the section that was begun into the table."""
+        kind = next(kind for kind, each in TYPES.items() if each == dtype)
+        sizes = shape + (1,) * (3 - len(shape))
+        self.entries.append(
+            ENTRY.pack(name.encode(), kind, len(shape), *sizes, self.start, self.checksum)
+        )
+
+    def close(self, bits: int, count: int) -> None:
+        """Write table and header."""
+        offset = aligned(self.end)
+        table = b"".join(self.entries)
+        self.file.write(bytes(offset - self.end) + table)
+        body = HEADER.pack(
+            MAGIC,
+            VERSION,
+            BYTE_ORDER,
+            bits,
+            count,
+            offset + len(table),
+            offset,
+            len(self.entries),
+            zlib.crc32(table),
+        )
+        self.file.seek(0)
+        self.file.write(body + CHECKSUM.pack(zlib.crc32(body)))
+
+
+def write(
+    path: str | os.PathLike[str],
+    *,
+    bits: int,
+    count: int,
+    planes: np.ndarray,
+    ids: np.ndarray | None = None,
+    features: np.ndarray | None = None,
+    attachments: Mapping[str, bytes] | None = None,
+) -> None:
+    """Write arrays that are in the format's layout already; they may be larger than memory.
+
+    The arrays may be mapped from `path` itself: the old file lives until they are released.
+
+    Raises:
+        OSError: the disk is full or cannot be written; the old file is as it was.
+
+    Example:
+        >>> write("e.index", bits=8, count=0, planes=np.empty((0, 1, 256), np.uint8))
+        ... # doctest: +SKIP
+    """
+    attachments = attachments or {}
+    for name in attachments:
+        check_attachment(name)
+    with replacing(path) as file:
+        sections = Sections(file)
+        _write_array(sections, "codes", "|u1", planes)
+        if ids is not None:
+            _write_array(sections, "ids", "<i8", ids)
+        if features is not None:
+            _write_array(sections, "features", f"<f{features.itemsize}", features)
+        _write_attachments(sections, attachments)
+        sections.close(bits, count)
+
+
+def _write_array(sections: Sections, name: str, dtype: str, array: np.ndarray) -> None:
+    sections.begin()
+    step = max(1, PIECE // max(1, array[:1].nbytes))
+    for start in range(0, len(array), step):
+        sections.write(array[start : start + step].astype(dtype, copy=False))
+    sections.finish(name, dtype, array.shape)
+
+
+def _write_attachments(sections: Sections, attachments: Mapping[str, bytes]) -> None:
+    for name, data in sorted(attachments.items()):
+        sections.begin()
+        sections.write(bytes(data))
+        sections.finish(ATTACHMENT + name, "|u1", (len(data),))
+
+
+def check_attachment(name: str) -> None:
+    """Refuse a name of an attachment that has no place in the table.
+
+    Raises:
+        TypeError, ValueError: naming `attachments`.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"attachments must be named by strings, not {name!r}")
+    room = LONGEST_NAME - len(ATTACHMENT)
+    if not name or "\0" in name or len(name.encode()) > room:
+        raise ValueError(
+            f"attachments: the name {name!r} must have 1 to {room} bytes and no zero byte"
+        )
+
+
+class Writer:
+    """Write an index file batch by batch, in constant memory; it appears when the block ends.
+
+    Features go straight into the new file, codes and ids through unnamed files beside it. An
+    exception inside the block leaves what was at `path` before.
+
+    Example:
+        >>> with Writer("photos.index", bits=48) as writer:  # doctest: +SKIP
+        ...     for codes, features in batches:
+        ...         writer.append(codes, features)
+        ...     writer.attach("paths", "\\n".join(paths).encode())
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, bits: int) -> None:
+        self.path = path
+        self.bits = check_bits(bits)
+        self.count = 0
+        self._stack = contextlib.ExitStack()
+        self._attachments: dict[str, bytes] = {}
+        self._sections: Sections | None = None
+        self._features: tuple[np.dtype, int] | None = None
+        self._ids: bool | None = None
+        self._implicit = True
+        self._last_id = -(1 << 63) - 1
+        self._waiting = np.empty((0, -(-self.bits // 8)), np.uint8)
+
+    def __enter__(self) -> Self:
+        try:
+            self._sections = Sections(self._stack.enter_context(replacing(self.path)))
+            folder = Path(os.path.realpath(self.path)).parent
+            self._code_file = self._stack.enter_context(scratch(folder))
+            self._id_file = self._stack.enter_context(scratch(folder))
+        except BaseException:
+            self._stack.__exit__(*sys.exc_info())
+            raise
+        return self
+
+    def append(
+        self,
+        codes: NDArray[np.uint8],
+        features: NDArray[np.floating] | None = None,
+        ids: NDArray[np.int64] | None = None,
+    ) -> None:
+        """Append a batch.
+
+        Args:
+            codes: uint8 (m, ceil(bits / 8)).
+            features: float16 or float32 (m, d), finite; in every batch or in none, all alike.
+            ids: int64 (m,), strictly ascending through all batches, never -1; in every batch or
+                in none, which numbers the codes from 0.
+
+        Raises:
+            TypeError, ValueError: naming the argument; nothing of the batch is written.
+        """
+        sections = self._open()
+        codes, _ = validate(codes, self.bits)
+        unused = 0xFF & ~pad_mask(self.bits)
+        if unused and np.any(codes[:, -1] & np.uint8(unused)):
+            codes = codes.copy()
+            codes[:, -1] &= np.uint8(pad_mask(self.bits))
+        first = self._ids is None
+        features = self._check_features(features, len(codes), first)
+        ids = self._check_ids(ids, len(codes), first)
+        if features is not None:
+            if first:
+                sections.begin()
+                self._features = (features.dtype, features.shape[1])
+            sections.write(features.astype(f"<f{features.itemsize}", copy=False))
+        self._ids = ids is not None
+        if ids is not None and len(ids):
+            self._implicit &= bool(ids[0] == self.count and ids[-1] == self.count + len(ids) - 1)
+            self._last_id = int(ids[-1])
+            self._id_file.write(ids.astype("<i8", copy=False).data)
+        self.count += len(codes)
+        codes = np.concatenate([self._waiting, codes])
+        whole = len(codes) // BLOCK * BLOCK
+        self._code_file.write(_planes(codes[:whole]).data)
+        self._waiting = codes[whole:].copy()
+
+    def attach(self, name: str, data: bytes) -> None:
+        """Keep `data` under `name` in the file; a later one of the same name takes its place."""
+        self._open()
+        check_attachment(name)
+        self._attachments[name] = bytes(data)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is None:
+            try:
+                self._finish(self._open())
+            except BaseException:
+                self._sections = None
+                self._stack.__exit__(*sys.exc_info())
+                raise
+        self._sections = None
+        self._stack.__exit__(kind, error, trace)
+
+    def _finish(self, sections: Sections) -> None:
+        if self._features is not None:
+            dtype, dimensions = self._features
+            sections.finish("features", f"<f{dtype.itemsize}", (self.count, dimensions))
+        padding = np.zeros((-len(self._waiting) % BLOCK, self._waiting.shape[1]), np.uint8)
+        self._code_file.write(_planes(np.concatenate([self._waiting, padding])).data)
+        _copy(self._code_file, sections)
+        sections.finish("codes", "|u1", planes_shape(self.bits, self.count))
+        if self._ids and not self._implicit:
+            _copy(self._id_file, sections)
+            sections.finish("ids", "<i8", (self.count,))
+        _write_attachments(sections, self._attachments)
+        sections.close(self.bits, self.count)
+
+    def _open(self) -> Sections:
+        if self._sections is None:
+            raise ValueError("the writer is not open: use it in a with block")
+        return self._sections
+
+    def _check_features(
+        self, features: np.ndarray | None, count: int, first: bool
+    ) -> np.ndarray | None:
+        if features is None:
+            if self._features is not None:
+                raise ValueError("features are missing in this batch: give them in every batch")
+            return None
+        features = check_features(features)
+        if not first and self._features != (features.dtype, features.shape[1]):
+            raise ValueError(
+                f"features of type {features.dtype} and {features.shape[1]} dimensions do not "
+                "continue the first batch"
+            )
+        if len(features) != count:
+            raise ValueError(
+                f"features must have {count} rows, one for each code, not {len(features)}"
+            )
+        if not np.isfinite(features).all():
+            raise ValueError("features must be finite, but hold NaN or infinity")
+        return features
+
+    def _check_ids(self, ids: np.ndarray | None, count: int, first: bool) -> np.ndarray | None:
+        if not first and self._ids != (ids is not None):
+            raise ValueError("ids must be given in every batch or in none")
+        if ids is None:
+            return None
+        ids = check_ids(ids, count)
+        if len(ids) and (np.any(ids[1:] <= ids[:-1]) or int(ids[0]) <= self._last_id):
+            raise ValueError("ids must strictly ascend through all batches: sort before writing")
+        return ids
+
+
+def check_ids(ids: NDArray[np.integer], count: int | None = None) -> NDArray[np.int64]:
+    """`ids` as contiguous int64 (n,), none of them -1.
+
+    Raises:
+        TypeError, ValueError: naming `ids`.
+    """
+    if not isinstance(ids, np.ndarray) or ids.dtype.kind not in "iu":
+        kind = getattr(ids, "dtype", type(ids).__name__)
+        raise TypeError(f"ids must be a NumPy array of integers, not {kind}")
+    if ids.ndim != 1 or (count is not None and len(ids) != count):
+        wanted = "(n,)" if count is None else f"({count},)"
+        raise ValueError(f"ids must have the shape {wanted}, not {ids.shape}")
+    if ids.dtype == np.uint64 and ids.size and ids.max() > np.iinfo(np.int64).max:
+        raise ValueError(f"ids must fit int64, but one is {ids.max()}")
+    checked = np.ascontiguousarray(ids, np.int64)
+    if np.any(checked == -1):
+        raise ValueError("ids must not be -1: that stands for a missing result")
+    return checked
+
+
+def _planes(codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Whole blocks of codes in the layout of the section."""
+    blocks = codes.reshape(-1, BLOCK, codes.shape[1])
+    return np.ascontiguousarray(blocks.transpose(0, 2, 1))
+
+
+def _copy(source: BinaryIO, sections: Sections) -> None:
+    """A scratch file as the next section."""
+    sections.begin()
+    source.seek(0)
+    while piece := source.read(PIECE):
+        sections.write(piece)

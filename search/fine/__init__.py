@@ -1,0 +1,1 @@
+"""Exact search by Euclidean distance: re-ranking of candidates, and all features."""

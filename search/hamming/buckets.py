@@ -1,0 +1,368 @@
+"""Exact search among codes that repeat: every distinct code once, with its rows behind it.
+
+Learned codes repeat, real archives more so. Searching the distinct codes and then looking up
+their rows gives the answers of `search.hamming.scan`, ties included, for a fraction of the work.
+
+Codes are numbered by their first row. So among codes at one distance the order of codes is the
+order of their first rows, and the k nearest codes always suffice to find the k nearest rows.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from search import threads as pool
+from search.codes import check_count, width
+from search.hamming import scan
+from search.hamming import tables as multi_index
+from search.hamming.scan import BLOCK, NO_DISTANCE, NO_ROW, Blocks
+from search.hamming.tables import Tables
+from search.kernels import buckets as kernels
+from search.kernels import hamming
+from search.kernels.hamming import ROW_BITS, ROW_MASK
+
+_ANY: NDArray[np.bool_] = np.empty(0, np.bool_)
+_SAMPLE = 1 << 16  # rows looked at to estimate how often codes repeat
+_WORTH = 0.5  # distinct codes per row, at most,
+_SAVED = 1 << 20  # and bytes of codes a query need not look at, at least, for the index to pay
+_TASK = 64  # queries whose codes one task turns into rows
+
+
+@dataclass(frozen=True)
+class Buckets:
+    """The distinct codes, in the order of their first rows, and the rows of each.
+
+    Attributes:
+        blocks: the m distinct codes.
+        offsets: int64 (m + 1,); code i has the rows from offsets[i] to offsets[i + 1].
+        rows: uint32 or int64 (n,), ascending for each code.
+        tables: the distinct codes by parts of their bits, to find near ones without a scan.
+
+    Example:
+        >>> found = build(scan.arrange(np.array([[5], [7], [5]], np.uint8)))
+        >>> found.offsets, found.rows
+        (array([0, 2, 3]), array([0, 2, 1], dtype=uint32))
+    """
+
+    blocks: Blocks
+    offsets: NDArray[np.int64]
+    rows: NDArray[np.integer]
+    tables: Tables | None = None
+
+    @property
+    def count(self) -> int:
+        """Number of rows."""
+        return len(self.rows)
+
+    @property
+    def bits(self) -> int:
+        """Bits in a code."""
+        return self.blocks.bits
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the index takes."""
+        own = self.blocks.planes.nbytes + self.offsets.nbytes + self.rows.nbytes
+        return own + (0 if self.tables is None else self.tables.nbytes)
+
+    def __len__(self) -> int:
+        return self.count
+
+
+def estimate_distinct(blocks: Blocks) -> int:
+    """Estimate the number of distinct codes from those that a sample holds once and twice.
+
+    Exact up to 65,536 codes; beyond, the lower bound by Chao (Scandinavian Journal of
+    Statistics 11, 1984), no more than the number of codes.
+
+    Example:
+        >>> estimate_distinct(scan.arrange(np.zeros((10, 4), np.uint8)))
+        1
+    """
+    if blocks.count <= _SAMPLE:
+        codes = scan.restore(blocks)
+    else:
+        rng = np.random.default_rng(1984)
+        codes = scan.take(blocks, np.unique(rng.integers(0, blocks.count, _SAMPLE)))
+    if len(codes) == 0:
+        return 0
+    keys = np.ascontiguousarray(codes).view(np.dtype((np.void, codes.shape[1]))).ravel()
+    _, counts = np.unique(keys, return_counts=True)
+    if len(codes) == blocks.count:
+        return len(counts)
+    once, twice = np.count_nonzero(counts == 1), np.count_nonzero(counts == 2)
+    unseen = once * (once - 1) / (2 * (twice + 1))
+    return int(min(blocks.count, len(counts) + unseen))
+
+
+def worthwhile(blocks: Blocks) -> bool:
+    """Whether buckets over these codes would be faster to search than the codes themselves.
+
+    They are when codes repeat and there are many: for 100 neighbours, looking up the rows takes
+    a core about as long as scanning a megabyte of codes. The index takes about as much memory
+    as the codes.
+
+    Example:
+        >>> worthwhile(scan.arrange(np.zeros((500_000, 4), np.uint8)))
+        True
+    """
+    most = min(_WORTH * blocks.count, blocks.count - _SAVED / width(blocks.bits))
+    return most > 0 and estimate_distinct(blocks) <= most
+
+
+def build(
+    blocks: Blocks,
+    *,
+    most: int | None = None,
+    tables: bool = False,
+    threads: int | None = None,
+) -> Buckets | None:
+    """Group the rows of equal codes.
+
+    Needs, at its peak, the memory of the result and four (or, above 4,294,967,295 rows, eight)
+    bytes a row.
+
+    Args:
+        blocks: the database.
+        most: give up, and return None, when there are more distinct codes than this.
+        tables: also make multi-index tables of the distinct codes. They pay from about a million
+            distinct codes on, for near neighbours, and take `search.hamming.tables.size` bytes.
+        threads: number of threads; all processors when left out.
+
+    Example:
+        >>> build(scan.arrange(np.array([[5], [7], [5]], np.uint8))).blocks.count
+        2
+    """
+    count = blocks.count
+    most = count if most is None else check_count(most, "most")
+    workers = pool.resolve(threads)
+    kind: type[np.integer] = np.uint32 if count <= np.iinfo(np.uint32).max else np.int64
+    labels = np.empty(count, kind)
+    step = -(-max(1, -(-count // workers)) // BLOCK) * BLOCK
+    # One range at least: an empty database has an empty group.
+    ranges = [(start, min(start + step, count)) for start in range(0, max(count, 1), step)]
+
+    groups = pool.run(_group, [(blocks, *each, labels, most) for each in ranges], workers)
+    if any(group is None for group in groups):
+        return None
+    merged = _merge_groups([group for group in groups if group is not None], most)
+    if merged is None:
+        return None
+    words, names = merged
+
+    tallies = np.zeros((len(ranges), len(words)), kind)
+    pool.run(
+        lambda part, start, stop: kernels.tally(labels[start:stop], names[part], tallies[part]),
+        [(part, *each) for part, each in enumerate(ranges)],
+        workers,
+    )
+    offsets = np.zeros(len(words) + 1, np.int64)
+    np.cumsum(tallies.sum(axis=0, dtype=np.int64), out=offsets[1:])
+    rows: NDArray[np.integer] = np.empty(count, kind)
+    cursors = np.cumsum(tallies, axis=0, dtype=np.int64) - tallies + offsets[:-1]
+    pool.run(
+        lambda part, start, stop: kernels.place(labels[start:stop], start, cursors[part], rows),
+        [(part, *each) for part, each in enumerate(ranges)],
+        workers,
+    )
+    codes = words.astype(">u8").view(np.uint8).reshape(len(words), 8 * words.shape[1])
+    distinct = scan.arrange(codes[:, : width(blocks.bits)], blocks.bits, threads=workers)
+    index = multi_index.build(distinct, threads=workers) if tables else None
+    return Buckets(distinct, offsets, rows, index)
+
+
+def knn(
+    buckets: Buckets,
+    queries: NDArray[np.uint8],
+    k: int,
+    *,
+    allowed: NDArray[np.bool_] | None = None,
+    threads: int | None = None,
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """The k nearest codes of every query: arguments and results are those of `scan.knn`.
+
+    Example:
+        >>> found = build(scan.arrange(np.array([[5], [7], [5]], np.uint8)))
+        >>> knn(found, np.array([[5]], np.uint8), 2)
+        (array([[0, 0]], dtype=int32), array([[0, 2]]))
+    """
+    k = check_count(k, "k")
+    workers = pool.resolve(threads)
+    queries, _ = scan.validate(queries, buckets.bits, "queries")
+    allowed, among = _filter(buckets, allowed)
+    distances = np.full((len(queries), k), NO_DISTANCE, np.int32)
+    found = np.full((len(queries), k), NO_ROW, np.int64)
+    most = min(k, buckets.blocks.count)
+    if most == 0:
+        return distances, found
+
+    # A code stands for several rows, so fewer than k codes are often enough. Whether they were
+    # is known afterwards: those nearer than the last of them, which are complete, had k rows.
+    reach = min(most, 8 + 4 * -(-k * buckets.blocks.count // buckets.count))
+    left = np.arange(len(queries))
+    while len(left):
+        near, codes = scan.knn(buckets.blocks, queries[left], reach, allowed=among, threads=workers)
+        starts = np.arange(len(left) + 1, dtype=np.int64) * reach
+        whole = reach == buckets.blocks.count or (reach == most and allowed is None)
+        if reach == most and not whole:
+            # With a filter the order of first rows means nothing: take all that tie.
+            last = np.where(codes[:, -1] < 0, buckets.bits, near[:, -1]).astype(np.int64)
+            starts, near, codes = scan.radius(
+                buckets.blocks, queries[left], last, allowed=among, threads=workers
+            )
+            whole = True
+        certain = _expand(
+            buckets, near.ravel(), codes.ravel(), starts, whole, allowed, left, distances, found,
+            workers,
+        )  # fmt: skip
+        left = left[~certain]
+        reach = min(most, 4 * reach)
+    return distances, found
+
+
+def radius(
+    buckets: Buckets,
+    queries: NDArray[np.uint8],
+    radius: int | NDArray[np.integer],
+    *,
+    allowed: NDArray[np.bool_] | None = None,
+    threads: int | None = None,
+) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int64]]:
+    """All codes within a Hamming distance: arguments and results are those of `scan.radius`.
+
+    Example:
+        >>> found = build(scan.arrange(np.array([[5], [7], [5]], np.uint8)))
+        >>> radius(found, np.array([[5]], np.uint8), 1)
+        (array([0, 3]), array([0, 0, 1], dtype=int32), array([0, 2, 1]))
+    """
+    workers = pool.resolve(threads)
+    allowed, among = _filter(buckets, allowed)
+    if buckets.tables is not None and among is None:
+        starts, near, codes = multi_index.radius(buckets.tables, queries, radius, threads=workers)
+    else:
+        starts, near, codes = scan.radius(
+            buckets.blocks, queries, radius, allowed=among, threads=workers
+        )
+    mask = _ANY if allowed is None else allowed
+    totals = np.empty(len(starts) - 1, np.int64)
+    kernels.weigh(codes, starts, buckets.offsets, buckets.rows, mask, totals)
+    offsets = np.zeros(len(starts), np.int64)
+    np.cumsum(totals, out=offsets[1:])
+    keys = np.empty(offsets[-1], np.int64)
+
+    def unfold(start: int, stop: int) -> None:
+        kernels.unfold(
+            near, codes, starts[start : stop + 1], buckets.offsets, buckets.rows, mask,
+            offsets[start : stop + 1], keys,
+        )  # fmt: skip
+        for query in range(start, stop):
+            keys[offsets[query] : offsets[query + 1]].sort()
+
+    pool.run(unfold, _tasks(len(totals)), workers)
+    return offsets, (keys >> ROW_BITS).astype(np.int32), keys & ROW_MASK
+
+
+def _expand(
+    buckets: Buckets,
+    near: NDArray[np.int32],
+    codes: NDArray[np.int64],
+    starts: NDArray[np.int64],
+    whole: bool,
+    allowed: NDArray[np.bool_] | None,
+    left: NDArray[np.int64],
+    distances: NDArray[np.int32],
+    found: NDArray[np.int64],
+    workers: int,
+) -> NDArray[np.bool_]:
+    """Fill in the rows of the queries `left`; returns which of them are certain."""
+    certain = np.empty(len(left), np.bool_)
+    mask = _ANY if allowed is None else allowed
+    every = len(left) == len(found)
+
+    k = found.shape[1]
+
+    def expand(start: int, stop: int) -> None:
+        keys = np.empty((stop - start, 2 * k + 64), np.int64)
+        filled = np.empty(stop - start, np.int64)
+        kernels.expand(
+            near, codes, starts[start : stop + 1], whole, k, buckets.offsets, buckets.rows, mask,
+            keys, filled, certain[start:stop],
+        )  # fmt: skip
+        keys = keys[:, : filled.max()]
+        keys.sort(axis=1)  # by NumPy, which sorts whole numbers with vector instructions
+        part = slice(start, stop) if every else left[start:stop]
+        # A slice is written to in place; an index array makes copies, which are written back.
+        near_part, found_part = distances[part], found[part]
+        hamming.split(np.ascontiguousarray(keys[:, :k]), near_part, found_part)
+        if not every:
+            distances[part], found[part] = near_part, found_part
+
+    pool.run(expand, _tasks(len(left)), workers)
+    return certain
+
+
+def _tasks(queries: int) -> list[tuple[int, int]]:
+    """(start, stop) of the queries that each task has."""
+    return [(start, min(start + _TASK, queries)) for start in range(0, queries, _TASK)]
+
+
+def _filter(
+    buckets: Buckets, allowed: NDArray[np.bool_] | None
+) -> tuple[NDArray[np.bool_] | None, NDArray[np.bool_] | None]:
+    """The rows that may be results, checked, and the codes that have any of them."""
+    if allowed is None:
+        return None, None
+    allowed = np.ascontiguousarray(scan.check_allowed(allowed, buckets.count))
+    among = np.empty(buckets.blocks.count, np.bool_)
+    kernels.reachable(buckets.offsets, buckets.rows, allowed, among)
+    return allowed, among
+
+
+def _group(
+    blocks: Blocks, start: int, stop: int, labels: NDArray[np.integer], most: int
+) -> NDArray[np.uint64] | None:
+    """Label rows [start, stop) among themselves; returns their distinct codes as words."""
+    planes = blocks.planes.reshape(-1)
+    bytes_each = width(blocks.bits)
+    words = np.empty((1024, -(-bytes_each // 8)), np.uint64)
+    table = np.full(4 * len(words), -1, np.int64)
+    count = 0
+    while True:
+        start, count = kernels.group(
+            planes, bytes_each, start, stop, 0, labels, words, table, count
+        )
+        if count > most:
+            return None
+        if start == stop:
+            return words[:count]
+        words, table = _grow(words, count)
+
+
+def _grow(words: NDArray[np.uint64], count: int) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    """Four times the room for distinct codes, and their hash table made anew."""
+    larger = np.empty((4 * len(words), words.shape[1]), np.uint64)
+    larger[:count] = words[:count]
+    table = np.full(1 << (2 * len(larger) - 1).bit_length(), -1, np.int64)
+    kernels.enter(larger, count, table)
+    return larger, table
+
+
+def _merge_groups(
+    groups: list[NDArray[np.uint64]], most: int
+) -> tuple[NDArray[np.uint64], list[NDArray[np.int64]]] | None:
+    """The distinct codes of all groups, in the order they come, and each group's new labels."""
+    words, count = groups[0], len(groups[0])
+    names = [np.arange(count)]
+    table: NDArray[np.int64] | None = None
+    for others in groups[1:]:
+        mine, done = np.empty(len(others), np.int64), 0
+        if table is None:
+            words, table = _grow(np.resize(words, (max(256, count), words.shape[1])), count)
+        while True:
+            done, count = kernels.absorb(others, done, words, table, count, mine)
+            if done == len(others):
+                break
+            words, table = _grow(words, count)
+        names.append(mine)
+    return None if count > most else (words[:count], names)

@@ -1,0 +1,388 @@
+"""Exact nearest-neighbour and radius search by scanning every code.
+
+The scan is what all the rest is measured against: its answers are the definition. It splits the
+queries over the threads when there are enough of them, and the database otherwise.
+"""
+
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from search import threads as pool
+from search.codes import check_count, pad_mask, validate, width
+from search.hamming.blocks import BLOCK as BLOCK
+from search.hamming.blocks import Blocks as Blocks
+from search.hamming.blocks import arrange as arrange
+from search.hamming.blocks import restore as restore
+from search.hamming.blocks import take as take
+from search.hamming.dealing import ABREAST, TILE, by_query, edges, query_edges, split, workers_for
+from search.hamming.dealing import tile_size as tile_size
+from search.kernels import hamming
+
+NO_ROW = -1
+NO_DISTANCE = np.iinfo(np.int32).max
+
+_ONE_QUERY = (0,) * (8 * 1 + 4)  # the kernel's two shapes: one query or four, in either case
+_FOUR_QUERIES = (0,) * (8 * ABREAST + 4)  # with four vectors of 64 codes, a block, at a time
+_ALL: NDArray[np.uint64] = np.empty(0, np.uint64)
+_SPARSE = 16  # gather the allowed codes first where fewer than one in so many is allowed
+_CHUNK = 1 << 18  # bytes of codes that a thread claims at a time where threads share the database
+_FOUND = 1 << 18  # radius results, at least, after which a call of the kernel returns
+
+
+def knn(
+    blocks: Blocks,
+    queries: NDArray[np.uint8],
+    k: int,
+    *,
+    allowed: NDArray[np.bool_] | None = None,
+    threads: int | None = None,
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """The k nearest codes of every query by Hamming distance, ties by row.
+
+    Args:
+        blocks: the database.
+        queries: uint8 (q, ceil(bits / 8)); pad bits are masked.
+        k: results for each query.
+        allowed: bool (n,), which codes may be results; all when left out.
+        threads: number of threads; all processors when left out.
+
+    Returns:
+        distances int32 (q, k) and rows int64 (q, k), in (distance, row) order. Where there are
+        fewer than k, the row is -1 and the distance the largest int32.
+
+    Raises:
+        TypeError, ValueError: an argument has a wrong type, shape or range.
+
+    Example:
+        >>> knn(arrange(np.array([[7], [1]], np.uint8)), np.array([[0]], np.uint8), 1)
+        (array([[1]], dtype=int32), array([[1]]))
+    """
+    queries = _queries(blocks, queries)
+    k = check_count(k, "k")
+    workers = pool.resolve(threads)
+    blocks, rows, mask = _restrict(blocks, allowed)
+    count = len(queries)
+    distances = np.empty((count, k), np.int32)
+    found = np.empty((count, k), np.int64)
+    reach = min(k, blocks.count)
+    if count == 0 or reach == 0:
+        distances[:], found[:] = NO_DISTANCE, NO_ROW
+        return distances, found
+
+    tile = tile_size(reach, blocks.bits)
+    workers = workers_for(blocks, count, workers)
+    search = _nearest_by_query if by_query(blocks, count, workers) else _nearest_shared
+    search(blocks, queries, mask, tile, reach, workers, distances, found)
+    if rows is not None:
+        found = np.where(found >= 0, rows[found], NO_ROW)
+    return distances, found
+
+
+def _nearest_by_query(
+    blocks: Blocks,
+    queries: NDArray[np.uint8],
+    mask: NDArray[np.uint64],
+    tile: int,
+    k: int,
+    workers: int,
+    distances: NDArray[np.int32],
+    found: NDArray[np.int64],
+) -> None:
+    """Fill `distances` and `found`, the queries dealt out to the threads."""
+    planes = blocks.planes.reshape(-1)
+    total = len(blocks.planes)
+
+    def search(start: int, stop: int) -> None:
+        shape, words, masks, sums = _prepare(queries[start:stop])
+        keys = np.empty((stop - start, k), np.int64)
+        progress = np.zeros(hamming.PROGRESS, np.int64)
+        hamming.nearest(
+            planes, blocks.count, width(blocks.bits), blocks.bits, total, progress, total, True,
+            words, stop - start, shape, mask, k, masks, sums, keys,
+        )  # fmt: skip
+        hamming.split(keys, distances[start:stop], found[start:stop])
+
+    pool.run(search, pairwise(query_edges(len(queries), tile, workers)), workers)
+
+
+def _nearest_shared(
+    blocks: Blocks,
+    queries: NDArray[np.uint8],
+    mask: NDArray[np.uint64],
+    tile: int,
+    k: int,
+    workers: int,
+    distances: NDArray[np.int32],
+    found: NDArray[np.int64],
+) -> None:
+    """Fill `distances` and `found`, every thread taking the next piece of the database.
+
+    A thread that wakes up late, or has but a part of a processor, delays nobody.
+    """
+    planes = blocks.planes.reshape(-1)
+    total = len(blocks.planes)
+    chunk = min(max(1, _CHUNK // (width(blocks.bits) * BLOCK)), max(1, total - 1))
+    spans = list(pairwise(edges(len(queries), tile)))
+    prepared = [_prepare(queries[start:stop]) for start, stop in spans]
+
+    for guess in (True, False):
+        parts = np.full((workers, len(queries), k), hamming.MISSING, np.int64)
+        progress = np.zeros((len(spans), hamming.PROGRESS), np.int64)
+
+        def search(out: NDArray[np.int64]) -> None:
+            for (start, stop), own, (shape, words, masks, sums) in zip(
+                spans,
+                progress,  # noqa: B023
+                prepared,
+                strict=True,
+            ):
+                hamming.nearest(
+                    planes, blocks.count, width(blocks.bits), blocks.bits, total, own, chunk,
+                    guess,  # noqa: B023
+                    words, stop - start, shape, mask, k, np.empty_like(masks), np.empty_like(sums),
+                    out[start:stop],
+                )  # fmt: skip
+
+        def finished() -> bool:
+            return all(hamming.await_others(own, total) for own in progress)  # noqa: B023
+
+        pool.share(search, [(part,) for part in parts], finished)
+        keys = np.empty((len(queries), k), np.int64)
+        hamming.merge(parts, keys)
+        if (keys[:, -1] != hamming.MISSING).all() or not progress[:, hamming.GUESSED].any():
+            break
+    hamming.split(keys, distances, found)
+
+
+def radius(
+    blocks: Blocks,
+    queries: NDArray[np.uint8],
+    radius: int | NDArray[np.integer],
+    *,
+    allowed: NDArray[np.bool_] | None = None,
+    threads: int | None = None,
+) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int64]]:
+    """All codes within a Hamming distance of every query, ties by row.
+
+    Args:
+        blocks: the database.
+        queries: uint8 (q, ceil(bits / 8)); pad bits are masked.
+        radius: the largest distance of a result; one number, or int (q,) one for each query,
+            where -1 asks for nothing.
+        allowed: bool (n,), which codes may be results; all when left out.
+        threads: number of threads; all processors when left out.
+
+    Returns:
+        offsets int64 (q + 1,), distances int32 and rows int64: query i has the results
+        offsets[i] to offsets[i + 1], in (distance, row) order.
+
+    Raises:
+        TypeError, ValueError: an argument has a wrong type, shape or range.
+
+    Example:
+        >>> radius(arrange(np.array([[7], [1]], np.uint8)), np.array([[0]], np.uint8), 2)
+        (array([0, 1]), array([1], dtype=int32), array([1]))
+    """
+    queries = _queries(blocks, queries)
+    radii = check_radii(radius, len(queries), blocks.bits)
+    workers = pool.resolve(threads)
+    blocks, rows, mask = _restrict(blocks, allowed)
+    count = len(queries)
+    tiles, ranges = split(blocks, count, TILE, workers)
+    planes = blocks.planes.reshape(-1)
+    stretch = max(BLOCK, hamming.STRETCH // width(blocks.bits))
+
+    def search(part: int, start: int, stop: int) -> list[tuple[NDArray, NDArray]]:
+        shape, words, masks, sums = _prepare(queries[start:stop])
+        room = _FOUND + stretch * (stop - start)  # the kernel stops before a stretch may not fit
+        pieces, block = [], ranges[part]
+        while block < ranges[part + 1]:
+            keys, owners = np.empty(room, np.int64), np.empty(room, np.int32)
+            filled, block = hamming.within(
+                planes, blocks.count, width(blocks.bits), block, ranges[part + 1],
+                words, stop - start, radii[start:stop], shape, mask, masks, sums, keys, owners,
+            )  # fmt: skip
+            piece = keys[:filled], owners[:filled]
+            # Few results shall not keep all the room there was for many.
+            pieces.append(piece if 4 * filled > room else (piece[0].copy(), piece[1].copy()))
+        return pieces
+
+    def count_found(start: int, stop: int, pieces: list[tuple[NDArray, NDArray]]) -> NDArray:
+        counts = np.zeros((stop - start, blocks.bits + 1), np.int64)
+        for piece in pieces:
+            hamming.tally(*piece, counts)
+        return counts
+
+    spans = list(pairwise(tiles))
+    tasks = [(part, *span) for span in spans for part in range(len(ranges) - 1)]
+    found = pool.run(search, tasks, workers)
+    by_span = [
+        [piece for part in found[first : first + len(ranges) - 1] for piece in part]
+        for first in range(0, len(tasks), len(ranges) - 1)
+    ]
+    counts = pool.run(
+        count_found, [(*span, own) for span, own in zip(spans, by_span, strict=True)], workers
+    )
+    offsets = np.zeros(count + 1, np.int64)
+    for (start, stop), own in zip(spans, counts, strict=True):
+        offsets[start + 1 : stop + 1] = own.sum(axis=1)
+    np.cumsum(offsets, out=offsets)
+    distances, order = np.empty(offsets[-1], np.int32), np.empty(offsets[-1], np.int64)
+
+    def settle(start: int, cursors: NDArray, pieces: list[tuple[NDArray, NDArray]]) -> None:
+        hamming.lay_out(cursors, offsets[start], distances)
+        for piece in pieces:
+            hamming.put(*piece, cursors, order)
+
+    pool.run(
+        settle,
+        [
+            (span[0], *own)
+            for span, own in zip(spans, zip(counts, by_span, strict=True), strict=True)
+        ],
+        workers,
+    )
+    return offsets, distances, order if rows is None else rows[order]
+
+
+def hamming_knn(
+    queries: NDArray[np.uint8],
+    codes: NDArray[np.uint8],
+    k: int,
+    *,
+    bits: int | None = None,
+    threads: int | None = None,
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """The k nearest codes of every query by Hamming distance, ties by id.
+
+    For more than one search over the same codes, a `HashIndex` saves their rearrangement.
+
+    Args:
+        queries: uint8 (q, ceil(bits / 8)); pad bits are masked.
+        codes: uint8 (n, ceil(bits / 8)); the id of a code is its row.
+        k: results for each query.
+        bits: bits in a code; eight a byte when left out.
+        threads: number of threads; all processors when left out.
+
+    Returns:
+        distances int32 (q, k) and ids int64 (q, k), in (distance, id) order. Where there are
+        fewer than k, the id is -1 and the distance the largest int32.
+
+    Raises:
+        TypeError, ValueError: an argument has a wrong type, shape or range.
+
+    Example:
+        >>> codes = np.array([[0b1111], [0b0001], [0b0011]], np.uint8)
+        >>> hamming_knn(np.zeros((1, 1), np.uint8), codes, 2)
+        (array([[1, 2]], dtype=int32), array([[1, 2]]))
+    """
+    return knn(arrange(codes, bits, threads=threads), queries, k, threads=threads)
+
+
+def hamming_radius(
+    queries: NDArray[np.uint8],
+    codes: NDArray[np.uint8],
+    radius: int,
+    *,
+    bits: int | None = None,
+    threads: int | None = None,
+) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int64]]:
+    """All codes within a Hamming distance of every query, that distance included, ties by id.
+
+    Args:
+        queries: uint8 (q, ceil(bits / 8)); pad bits are masked.
+        codes: uint8 (n, ceil(bits / 8)); the id of a code is its row.
+        radius: the largest distance of a result.
+        bits: bits in a code; eight a byte when left out.
+        threads: number of threads; all processors when left out.
+
+    Returns:
+        offsets int64 (q + 1,), distances int32 and ids int64: query i has the results
+        offsets[i] to offsets[i + 1], in (distance, id) order.
+
+    Raises:
+        TypeError, ValueError: an argument has a wrong type, shape or range.
+
+    Example:
+        >>> codes = np.array([[0b1111], [0b0001], [0b0011]], np.uint8)
+        >>> hamming_radius(np.zeros((1, 1), np.uint8), codes, 2)
+        (array([0, 2]), array([1, 2], dtype=int32), array([1, 2]))
+    """
+    blocks = arrange(codes, bits, threads=threads)
+    return _radius(blocks, queries, check_count(radius, "radius"), threads=threads)
+
+
+_radius = radius  # `hamming_radius` has an argument of that name
+
+
+def _queries(blocks: Blocks, queries: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Queries that fit the blocks, contiguous and with their pad bits zero."""
+    queries, _ = validate(queries, blocks.bits, "queries")
+    mask = pad_mask(blocks.bits)
+    if mask == 0xFF:
+        return np.ascontiguousarray(queries)
+    queries = np.array(queries, order="C")
+    queries[:, -1] &= np.uint8(mask)
+    return queries
+
+
+def check_radii(radius: int | NDArray[np.integer], queries: int, bits: int) -> NDArray[np.int64]:
+    """A radius for every query, none above the number of bits."""
+    if np.ndim(radius) == 0:
+        return np.full(queries, min(check_count(radius, "radius"), bits), np.int64)  # type: ignore[arg-type]
+    radii = np.asarray(radius)
+    if radii.shape != (queries,) or not np.issubdtype(radii.dtype, np.integer):
+        raise ValueError(
+            f"radius must be a whole number or one for each of the {queries} queries, not "
+            f"{radii.dtype} {radii.shape}"
+        )
+    if radii.size and radii.min() < -1:
+        raise ValueError(f"radius must not be negative, but holds {radii.min()}")
+    return np.minimum(radii, bits).astype(np.int64)
+
+
+def check_allowed(allowed: NDArray[np.bool_], count: int) -> NDArray[np.bool_]:
+    """The filter itself, when it is a mask of `count` rows.
+
+    Raises:
+        TypeError: not an array of bool.
+        ValueError: of another length.
+    """
+    if not isinstance(allowed, np.ndarray) or allowed.dtype != np.bool_:
+        kind = getattr(allowed, "dtype", type(allowed).__name__)
+        raise TypeError(f"allowed must be a NumPy array of bool, not {kind}")
+    if allowed.shape != (count,):
+        raise ValueError(f"allowed must have the shape ({count},), not {allowed.shape}")
+    return allowed
+
+
+def _restrict(
+    blocks: Blocks, allowed: NDArray[np.bool_] | None
+) -> tuple[Blocks, NDArray[np.int64] | None, NDArray[np.uint64]]:
+    """Blocks to scan, the rows they came from (None: their own), and the kernel's mask."""
+    if allowed is None:
+        return blocks, None, _ALL
+    allowed = check_allowed(allowed, blocks.count)
+    if _SPARSE * np.count_nonzero(allowed) < blocks.count:
+        rows = np.flatnonzero(allowed)
+        return arrange(take(blocks, rows), blocks.bits), rows, _ALL
+    mask = np.zeros(len(blocks.planes) * (BLOCK // 8), np.uint8)
+    packed = np.packbits(allowed, bitorder="little")
+    mask[: len(packed)] = packed
+    return blocks, None, mask.view("<u8").astype(np.uint64, copy=False)
+
+
+def _prepare(queries: NDArray[np.uint8]) -> tuple[tuple, NDArray, NDArray, NDArray]:
+    """What the kernel needs for a tile of queries: its shape, their words, and scratch space."""
+    count, bytes_each = queries.shape
+    shape = _ONE_QUERY if count == 1 else _FOUR_QUERIES
+    abreast, groups = len(shape) // 8, len(shape) % 8
+    padded = np.zeros((-(-count // abreast) * abreast, bytes_each), np.uint64)
+    padded[:count] = queries
+    padded *= np.uint64(0x0101010101010101)
+    words = padded.reshape(-1, abreast, bytes_each).transpose(0, 2, 1).reshape(-1)
+    kind = np.uint8 if bytes_each <= hamming.NARROW_BYTES else np.uint16
+    masks = np.empty(abreast * groups, np.uint64)
+    return shape, words, masks, np.empty(abreast * groups * hamming.LANES, kind)

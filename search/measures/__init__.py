@@ -1,0 +1,1 @@
+"""What a ranking is worth: average precision, precision at k, precision-recall, radius lookup."""
