@@ -15,7 +15,7 @@ from jaxhash import nets, sharding
 from jaxhash.data import Images
 from jaxhash.models import Model
 from jaxhash.nets import HashNetwork
-from jaxhash.training.feeding import ahead
+from jaxhash.prefetch import ahead
 from jaxhash.views import views
 from search.files.writing import Writer
 

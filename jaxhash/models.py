@@ -18,9 +18,8 @@ import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError
 
-from jaxhash import nets, runs
+from jaxhash import nets, preparation, runs
 from jaxhash.nets import NETWORKS, HashNetwork
-from jaxhash.training import augment
 from search.files.atomic import replacing
 
 FORMAT = 1
@@ -93,7 +92,7 @@ class Model:
                     f"and got {items.shape[1]}"
                 )
             return items.astype(jnp.float32)
-        items = with_channels(items, self.item_shape[2])
+        items = preparation.with_channels(items, self.item_shape[2])
         height, width, _ = self.item_shape
         if items.shape[1:] != self.item_shape and height != width:
             raise ValueError(
@@ -101,33 +100,11 @@ class Model:
                 f"and got {items.shape[1]} x {items.shape[2]}: resize them first"
             )
         size = height if height == width else None
-        return augment.prepare(items, jnp.array(self.mean), jnp.array(self.std), size)
+        return preparation.prepare(items, jnp.array(self.mean), jnp.array(self.std), size)
 
     def with_variables(self, variables: Mapping[str, Any]) -> "Model":
         """The same model with other weights."""
         return dataclasses.replace(self, variables=variables)
-
-
-def with_channels(images: jax.Array, channels: int) -> jax.Array:
-    """uint8 (n, h, w, c) -> (n, h, w, channels): grey spread over RGB, or RGB as its luma.
-
-    Raises:
-        ValueError: another number of channels.
-
-    Example:
-        >>> with_channels(jnp.full((1, 2, 2, 3), 200, jnp.uint8), 1)[0, 0, 0].tolist()
-        [200]
-    """
-    have = images.shape[-1]
-    if have == channels:
-        return images
-    if have == 1:
-        return jnp.broadcast_to(images, (*images.shape[:-1], channels))
-    if (have, channels) == (3, 1):
-        # ITU-R BT.601, as every decoder of greyscale images has it.
-        luma = images.astype(jnp.float32) @ jnp.array([[0.299], [0.587], [0.114]])
-        return jnp.round(luma).astype(jnp.uint8)
-    raise ValueError(f"the model takes images of {channels} channels, and got {have}")
 
 
 def save(model: Model, folder: Path | str) -> None:

@@ -38,7 +38,7 @@ from benchmark_limits import (
 )
 from numpy.typing import NDArray
 
-from search.files import format
+from search.files import storage
 from search.hamming import buckets, scan, tables
 
 
@@ -191,7 +191,7 @@ def judge(
 
 def stored(path: Path) -> tuple[Codes, int]:
     """The codes of an index file, as scripts/encode.py writes it, and their bits."""
-    found = format.read(path, mmap=False, verify=True)
+    found = storage.read(path, mmap=False, verify=True)
     return scan.restore(scan.Blocks(found.planes, found.count, found.bits)), found.bits
 
 

@@ -2,7 +2,7 @@
 
 from search.codes import pack, unpack
 from search.collection.merge import merge
-from search.files.format import DamagedFile
+from search.files.storage import DamagedFile
 from search.files.writing import Writer
 from search.fine.exhaustive import euclidean_knn
 from search.fine.rerank import asymmetric, rerank

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search import codes as _codes
+from search import paging
 from search.collection.segments import Segment, combine, nearest
 from search.collection.state import (
     State,
@@ -26,7 +27,7 @@ from search.collection.state import (
     some,
     views_of,
 )
-from search.files import format, paging, writing
+from search.files import storage, writing
 from search.fine.rerank import MOST_CANDIDATES
 from search.hamming.scan import Blocks
 
@@ -97,20 +98,20 @@ class HashIndex:
         """The index that was saved at `path`.
 
         Args:
-            path: an index file, see `search.files.format`.
+            path: an index file, see `search.files.storage`.
             mmap: leave the arrays in the file and read what a search asks for; opening takes
                 milliseconds at any size. Otherwise everything is read, and its checksums
                 compared. Replace a mapped file (as `save` does) rather than write into it.
             verify: compare every byte with the checksums and every value with the format.
 
         Raises:
-            search.files.format.DamagedFile: the file is not whole, or not an index.
+            search.files.storage.DamagedFile: the file is not whole, or not an index.
             OSError: it cannot be read.
 
         Example:
             >>> index = HashIndex.open("photos.index")  # doctest: +SKIP
         """
-        stored = format.read(path, mmap=mmap, verify=verify)
+        stored = storage.read(path, mmap=mmap, verify=verify)
         segment = Segment(
             Blocks(stored.planes, stored.count, stored.bits),
             stored.ids,

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from jaxhash.training.augment import STEPS, augment, prepare, steps, warp
+from jaxhash.preparation import prepare
+from jaxhash.training.augment import STEPS, augment, steps, warp
 
 N, SIDE = 64, 16
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from test_runs import small_model
 
-from jaxhash import encoding, models, nets, retrieval
+from jaxhash import encoding, models, nets, preparation, retrieval
 from jaxhash.data import Dataset, Undecodable
 from jaxhash.encoding import batches, encode, encode_to_index, pack_bits
 from jaxhash.views import views
@@ -131,12 +131,12 @@ def test_grey_and_colour_meet(tmp_path: Path) -> None:
     colour = np.repeat(grey, 3, axis=-1)
     for channels in (1, 3):
         for images in (grey, colour):
-            got = np.asarray(models.with_channels(jnp.asarray(images), channels))
+            got = np.asarray(preparation.with_channels(jnp.asarray(images), channels))
             np.testing.assert_array_equal(got, grey if channels == 1 else colour)
-    luma = np.asarray(models.with_channels(jnp.array([[[[255, 0, 0]]]], jnp.uint8), 1))
+    luma = np.asarray(preparation.with_channels(jnp.array([[[[255, 0, 0]]]], jnp.uint8), 1))
     assert luma.item() == 76
     with pytest.raises(ValueError, match="images of 3 channels, and got 4"):
-        models.with_channels(jnp.zeros((1, 2, 2, 4), jnp.uint8), 3)
+        preparation.with_channels(jnp.zeros((1, 2, 2, 4), jnp.uint8), 3)
 
 
 def test_an_image_and_its_mirror_image_share_a_code() -> None:

@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from jaxhash import sharding
+from jaxhash import prefetch, sharding
 from jaxhash.data import Undecodable
 from jaxhash.training import feeding
 
@@ -59,7 +59,7 @@ def test_what_is_read_ahead_comes_in_order() -> None:
             return None if step == 16 else step
 
         expected = [None if step == 16 else step for step in steps]
-        assert list(feeding.ahead(read, steps)) == expected
+        assert list(prefetch.ahead(read, steps)) == expected
 
 
 @pytest.mark.parametrize("steps", [range(2, 3), range(2, 1000), range(1000)], ids=str)
@@ -69,7 +69,7 @@ def test_what_fails_in_the_reading_thread_is_raised_where_it_is_read(steps: rang
             raise Undecodable(f"{step}.png: not an image")
         return step
 
-    values = feeding.ahead(read, steps)
+    values = prefetch.ahead(read, steps)
     assert [next(values) for step in steps if step < 2] == [step for step in steps if step < 2]
     with pytest.raises(Undecodable) as caught:
         next(values)
@@ -88,7 +88,7 @@ def test_closing_ends_the_reading() -> None:
             go_on.wait()
         return step
 
-    values = feeding.ahead(read, range(1000), buffer=3)
+    values = prefetch.ahead(read, range(1000), buffer=3)
     assert next(values) == 0
     assert begun.wait(10)
     values.close()  # does not wait for the read that has begun
@@ -108,7 +108,7 @@ def test_what_waits_in_memory_is_bounded() -> None:
         if step == 3:
             full.set()
 
-    values = feeding.ahead(read, range(1000), buffer=3)
+    values = prefetch.ahead(read, range(1000), buffer=3)
     next(values)
     assert full.wait(10)
     time.sleep(0.1)  # time for a reader that would go on
@@ -118,8 +118,8 @@ def test_what_waits_in_memory_is_bounded() -> None:
 
 def test_a_reader_left_behind_does_not_hold_the_process() -> None:
     code = (
-        "import time; from jaxhash import feeding\n"
-        "values = feeding.ahead(lambda step: time.sleep(0.05) or step, range(10**6))\n"
+        "import time; from jaxhash import prefetch\n"
+        "values = prefetch.ahead(lambda step: time.sleep(0.05) or step, range(10**6))\n"
         "print(next(values), flush=True)\n"
         "raise KeyboardInterrupt"
     )

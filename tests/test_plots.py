@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from jaxhash import plots
+from jaxhash.evaluation.plots import pr_curve, precision_at_k, training_curves
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ def drawn(figure):
 
 
 def test_curves_show_the_results_and_name_the_protocol(results):
-    by_recall, by_rank = plots.pr_curve(results), plots.precision_at_k(results)
+    by_recall, by_rank = pr_curve(results), precision_at_k(results)
     assert len(lines_of(by_recall)) == 3
     for line in lines_of(by_recall):
         np.testing.assert_array_equal(line.get_xdata(), [0.1, 0.4, 1.0])
@@ -66,12 +67,12 @@ def test_curves_show_the_results_and_name_the_protocol(results):
 def test_lines_differ_in_more_than_colour_and_a_ranking_keeps_its_style(results):
     styles = [
         (line.get_color(), line.get_linestyle(), line.get_marker())
-        for line in lines_of(plots.pr_curve(results))
+        for line in lines_of(pr_curve(results))
     ]
     for column in zip(*styles, strict=True):
         assert len(set(column)) == 3
     del results["rankings"]["codes"]
-    rest = lines_of(plots.pr_curve(results))
+    rest = lines_of(pr_curve(results))
     assert [line.get_color() for line in rest] == [style[0] for style in styles[1:]]
 
 
@@ -82,14 +83,14 @@ def test_training_curves_take_what_the_log_holds():
         {"step": 3, "loss": 0.5, "validation_map": 0.75, "accuracy": 1},
         {"note": "no step"},
     ]
-    figure = plots.training_curves(rows)
+    figure = training_curves(rows)
     shown = {line.get_label(): line for axes in figure.axes for line in axes.get_lines()}
     assert set(shown) == {"loss", "loss push", "gradient norm", "validation map", "accuracy"}
     np.testing.assert_array_equal(shown["loss"].get_ydata(), [2.0, 1.0, 0.5])
     np.testing.assert_array_equal(shown["loss push"].get_xdata(), [1])
     np.testing.assert_array_equal(shown["validation map"].get_xdata(), [3])
     with pytest.raises(ValueError, match="rows"):
-        plots.training_curves([{"loss": 1.0}])
+        training_curves([{"loss": 1.0}])
 
 
 def test_a_gallery_marks_right_and_wrong_by_colour_line_and_sign():
@@ -141,12 +142,12 @@ def test_galleries_of_the_wrong_form_are_refused(change, words):
 
 def test_saving_is_whole_or_not_at_all(results, tmp_path, monkeypatch):
     path = tmp_path / "curve.png"
-    plots.save(plots.pr_curve(results), path)
+    plots.save(pr_curve(results), path)
     before = path.read_bytes()
     with Image.open(path) as picture:
         assert picture.format == "PNG"
         assert min(picture.size) > 500
-    figure = plots.precision_at_k(results)
+    figure = precision_at_k(results)
 
     def fail(file, **options):
         file.write(b"half a picture")
@@ -162,5 +163,5 @@ def test_saving_is_whole_or_not_at_all(results, tmp_path, monkeypatch):
 def test_no_figure_is_registered_with_pyplot(results):
     import matplotlib.pyplot as pyplot
 
-    plots.pr_curve(results)
+    pr_curve(results)
     assert pyplot.get_fignums() == []

@@ -13,8 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search import asymmetric, merge, pack, rerank
-from search.files import paging
+from search import asymmetric, merge, pack, paging, rerank
 from search.fine.rerank import as_single, smallest
 
 seeds = st.integers(0, 2**32 - 1)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from search import DamagedFile, HashIndex
-from search.files import format
+from search.files import storage
 
 GOLDEN = Path(__file__).parent / "golden"
 REPOSITORY = Path(__file__).parent.parent
@@ -179,16 +179,16 @@ def test_cut_short_at_every_length_or_extended_it_is_refused(tmp_path):
 
 def forge(whole, header=None, entries=None):
     """A file with other header fields or table entries and right checksums."""
-    fields = list(format.HEADER.unpack(whole[:60]))
+    fields = list(storage.HEADER.unpack(whole[:60]))
     table = fields[6]
-    rows = [list(row) for row in format.ENTRY.iter_unpack(whole[table:])]
+    rows = [list(row) for row in storage.ENTRY.iter_unpack(whole[table:])]
     for which, position, value in entries or []:
         rows[which][position] = value
-    body = b"".join(format.ENTRY.pack(*row) for row in rows)
+    body = b"".join(storage.ENTRY.pack(*row) for row in rows)
     fields[8] = zlib.crc32(body)
     for position, value in header or []:
         fields[position] = value
-    head = format.HEADER.pack(*fields)
+    head = storage.HEADER.pack(*fields)
     return head + struct.pack("<I", zlib.crc32(head)) + whole[64:table] + body
 
 
@@ -248,8 +248,8 @@ def test_a_forged_file_is_refused_before_anything_is_mapped(header, entries, wor
 def test_verify_looks_at_values_even_if_the_checksum_is_right(section, at, byte, words, tmp_path):
     path, _ = small(tmp_path)
     whole = bytearray(path.read_bytes())
-    table = format.HEADER.unpack(whole[:60])[6]
-    for which, row in enumerate(format.ENTRY.iter_unpack(whole[table:])):
+    table = storage.HEADER.unpack(whole[:60])[6]
+    for which, row in enumerate(storage.ENTRY.iter_unpack(whole[table:])):
         if row[0].rstrip(b"\0").decode() == section:
             start, size = row[6], {"codes": 256, "ids": 40, "features": 20}[section]
             whole[start + at] = byte
@@ -271,10 +271,10 @@ def test_a_file_of_many_gigabytes_opens_without_being_read(tmp_path):
     """Sparse: a thousand million codes of 64 bits, all zero, whose checksum nobody computed."""
     path, count = tmp_path / "big.index", 1_000_000_000
     blocks = -(-count // 256)
-    end = format.ALIGNMENT + blocks * 8 * 256
-    table = format.ENTRY.pack(b"codes", 1, 3, blocks, 8, 256, format.ALIGNMENT, 0)
-    head = format.HEADER.pack(
-        format.MAGIC, 1, 0x0102, 64, count, end + 128, end, 1, zlib.crc32(table)
+    end = storage.ALIGNMENT + blocks * 8 * 256
+    table = storage.ENTRY.pack(b"codes", 1, 3, blocks, 8, 256, storage.ALIGNMENT, 0)
+    head = storage.HEADER.pack(
+        storage.MAGIC, 1, 0x0102, 64, count, end + 128, end, 1, zlib.crc32(table)
     )
     try:
         with open(path, "wb") as file:

@@ -12,6 +12,7 @@ from jaxhash import models, plots, runs
 from jaxhash.data import Dataset, Split
 from jaxhash.encoding import Encoded, encode
 from jaxhash.evaluation import measures
+from jaxhash.evaluation.plots import pr_curve, precision_at_k, training_curves
 from jaxhash.training import metrics_log, planning
 
 
@@ -99,12 +100,12 @@ def write_results(folder: Path | str, results: dict[str, Any]) -> list[Path]:
     runs.write_json(folder / runs.RESULTS, results)
     written = [folder / runs.RESULTS]
     figures = {
-        "precision_recall.png": lambda: plots.pr_curve(results),
-        "precision_at_k.png": lambda: plots.precision_at_k(results),
+        "precision_recall.png": lambda: pr_curve(results),
+        "precision_at_k.png": lambda: precision_at_k(results),
     }
     rows = metrics_log.read(folder)
     if rows:
-        figures["training.png"] = lambda: plots.training_curves(rows)
+        figures["training.png"] = lambda: training_curves(rows)
     for name, draw in figures.items():
         plots.save(draw(), folder / name)
         written.append(folder / name)

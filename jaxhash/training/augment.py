@@ -1,4 +1,4 @@
-"""Images made ready and varied on the device, batched, inside the compiled step.
+"""Images varied on the device, batched, inside the compiled step.
 
 A policy is "none" or steps of `STEPS` joined by dashes, such as "crop-flip-cutout". Every image
 gets its own draw. To add a step: a function `(key, images) -> images`, and a row.
@@ -8,43 +8,6 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-
-
-def prepare(
-    items: jax.Array, mean: jax.Array, std: jax.Array, size: int | None = None
-) -> jax.Array:
-    """Stored items -> what a network takes: float32, resized, zero mean and unit spread.
-
-    items: uint8 (n, h, w, c), brought to [0, 1] first, or float (n, d) features, taken as they
-    are. mean, std: (c,) or (d,), in those units. size: side in pixels of the square result; None
-    keeps the items' own. Shrinking averages over the pixels it drops.
-
-    Raises:
-        ValueError: mean or std do not fit the last axis, or size is given for features.
-
-    Example:
-        >>> white = jnp.full((1, 8, 8, 1), 255, jnp.uint8)
-        >>> prepare(white, jnp.array([0.5]), jnp.array([0.5]), size=32).shape
-        (1, 32, 32, 1)
-    """
-    mean, std = jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)
-    for name, value in (("mean", mean), ("std", std)):
-        if value.shape != items.shape[-1:]:
-            raise ValueError(
-                f"{name} has shape {value.shape} for items of shape {items.shape}: give one value "
-                "for each channel"
-            )
-    x = items.astype(jnp.float32)
-    if items.dtype == jnp.uint8:
-        x = x / 255
-    if size is not None:
-        if items.ndim != 4:
-            raise ValueError(f"size is {size}, but items of shape {items.shape} are no images")
-        if items.shape[1:3] != (size, size):
-            n, _, _, c = items.shape
-            x = jax.image.resize(x, (n, size, size, c), "linear", antialias=True)
-    per_channel = (1,) * (x.ndim - 1) + (-1,)
-    return (x - mean.reshape(per_channel)) / std.reshape(per_channel)
 
 
 def steps(policy: str) -> tuple[str, ...]:

@@ -6,19 +6,18 @@ the batches that the unbroken one would have seen.
 
 import functools
 from collections.abc import Callable, Generator
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from jaxhash import sharding
+from jaxhash.prefetch import ahead
 from jaxhash.training.sampling import balanced_batch, class_pair_batch, members
 
 SHARE_ON_DEVICE = 0.25
 """Items that take more than this share of a device's memory are streamed to it."""
-
-T = TypeVar("T")
 
 Rows = Callable[[int], np.ndarray]
 """A step's number -> the rows of its batch, int32 (batch_size,), among the training items."""
@@ -150,29 +149,3 @@ def stream(
         )
 
     return ahead(read, steps)
-
-
-def ahead(read: Callable[[int], T], steps: range, buffer: int = 3) -> Generator[T, None, None]:
-    """read(step) of each step in order, up to `buffer` of them read in the background.
-
-    One thread reads, so that what is read from need not bear several. An exception in it is raised
-    where its value is due. Close the iterator to stop early: a read that has begun is finished,
-    and no other is started.
-
-    Example:
-        >>> list(ahead(lambda step: step * step, range(2, 5)))
-        [4, 9, 16]
-    """
-    if len(steps) < 2:
-        # Nothing to read ahead: a single query spares itself half a second of imports.
-        yield from map(read, steps)
-        return
-    import grain
-
-    numbers = grain.MapDataset.range(steps.start, steps.stop, steps.step)
-    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=buffer)
-    values = iter(numbers.map(read).to_iter_dataset(options, allow_nones=True))
-    try:
-        yield from values
-    finally:
-        values.close()

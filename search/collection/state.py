@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from search import paging
 from search.codes import width
 from search.collection.merge import merge_checked
 from search.collection.rows import join
 from search.collection.segments import Segment, View, implicit, in_id_order, live_ids, nearest
-from search.files import format, paging, writing
+from search.files import storage, writing
 from search.fine.rerank import check_features, check_queries
 from search.hamming import scan
 from search.hamming.scan import NO_DISTANCE, Blocks
@@ -204,7 +205,7 @@ def _check_finite(features: NDArray[np.floating]) -> None:
     """Refuse NaN and infinity, a piece at a time; a mapped store is not read for it."""
     if paging.owner(features) is not None:
         return  # `rerank` refuses them when it meets them
-    step = max(1, format.PIECE // max(1, features.shape[1] * features.itemsize))
+    step = max(1, storage.PIECE // max(1, features.shape[1] * features.itemsize))
     for start in range(0, len(features), step):
         if not np.isfinite(features[start : start + step]).all():
             raise ValueError("features must be finite, but hold NaN or infinity")

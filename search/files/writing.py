@@ -1,4 +1,4 @@
-"""Write index files: whole or not at all, in constant memory; see `search.files.format`."""
+"""Write index files: whole or not at all, in constant memory; see `search.files.storage`."""
 
 import contextlib
 import os
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from search.codes import check_bits, pad_mask, validate
 from search.files.atomic import replacing, scratch
-from search.files.format import (
+from search.files.storage import (
     ALIGNMENT,
     ATTACHMENT,
     BLOCK,

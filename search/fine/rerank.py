@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search import codes as _codes
+from search import paging
 from search import threads as _threads
-from search.files import paging
 from search.kernels import euclidean
 
 # A task below this many bytes costs more to hand to a thread than it saves: a thread reads 100 rows
