@@ -4,7 +4,7 @@ import contextlib
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from os import PathLike
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +13,9 @@ from jax.sharding import Mesh
 
 from jaxhash import nets, sharding
 from jaxhash.data import Images
-from jaxhash.models import Model
 from jaxhash.nets import HashNetwork
 from jaxhash.prefetch import ahead
+from jaxhash.spec import ModelSpec
 from jaxhash.views import views
 from search.files.writing import Writer
 
@@ -23,6 +23,18 @@ FEATURE_TYPES = ("float16", "float32")
 Undecodable = Callable[[int, str], None]
 """Called with the row of an image that cannot be decoded, and the reason."""
 Failed = list[tuple[int, str]]
+
+
+class Encoder(Protocol):
+    """What encodes: a network's description and weights, such as `jaxhash.models.Model`."""
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The network without its weights."""
+
+    @property
+    def variables(self) -> Mapping[str, Any]:
+        """Its weights and statistics."""
 
 
 class Encoded(NamedTuple):
@@ -53,7 +65,7 @@ def pack_bits(bits: jax.Array) -> jax.Array:
 
 
 def batches(
-    model: Model,
+    model: Encoder,
     items: Any,
     *,
     rows: np.ndarray | None = None,
@@ -85,7 +97,7 @@ def batches(
     chosen = np.arange(len(items)) if rows is None else np.asarray(rows)
     mesh = sharding.local_mesh(devices)
     size = -(-batch_size // mesh.size) * mesh.size
-    step = _compiled(model.with_variables({}), features, tuple(keep), mesh)
+    step = _compiled(model.spec, features, tuple(keep), mesh)
     variables = sharding.everywhere(dict(model.variables), mesh)
     parts = sharding.split(mesh)
 
@@ -130,18 +142,18 @@ def _read(items: Any, rows: np.ndarray, leave_out: bool) -> tuple[np.ndarray, np
 
 @functools.lru_cache(maxsize=8)
 def _compiled(
-    model: Model, features: str, keep: tuple[str, ...], mesh: Mesh
+    spec: ModelSpec, features: str, keep: tuple[str, ...], mesh: Mesh
 ) -> Callable[[Mapping[str, Any], jax.Array], Encoded]:
     for name in keep:
         if name not in Encoded._fields:
             raise ValueError(f"keep names {name!r}: choose among {', '.join(Encoded._fields)}")
-    module = model.build()
+    module = spec.build()
 
     def encode_batch(variables: Mapping[str, Any], items: jax.Array) -> Encoded:
-        seen = views(model.prepare(items), mirror=model.mirror, shift=model.shift)
+        seen = views(spec.prepare(items), mirror=spec.mirror, shift=spec.shift)
         outputs = _mean(module, variables, seen)
         encoded = Encoded(
-            codes=pack_bits(outputs.latent > model.threshold),
+            codes=pack_bits(outputs.latent > spec.threshold),
             features=outputs.features.astype(features),
             latent=outputs.latent,
             logits=outputs.logits,
@@ -165,7 +177,7 @@ def _mean(
 
 
 def encode(
-    model: Model,
+    model: Encoder,
     items: Any,
     *,
     rows: np.ndarray | None = None,
@@ -203,7 +215,7 @@ def encode(
 
 
 def encode_to_index(
-    model: Model,
+    model: Encoder,
     items: Any,
     path: str | PathLike[str],
     *,
@@ -230,7 +242,7 @@ def encode_to_index(
         >>> skipped = encode_to_index(model, images, "photos.index")  # doctest: +SKIP
     """
     skipped: list[tuple[int, str]] = []
-    with Writer(path, bits=model.bits) as writer:
+    with Writer(path, bits=model.spec.bits) as writer:
         for good, part in batches(
             model,
             items,

@@ -13,98 +13,60 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError
 
-from jaxhash import nets, preparation, runs
-from jaxhash.nets import NETWORKS, HashNetwork
+from jaxhash import nets, runs
+from jaxhash.data.pictures import as_items
+from jaxhash.encoding import Encoded, encode
+from jaxhash.nets import NETWORKS
+from jaxhash.spec import ModelSpec
+from jaxhash.trees import flatten, unflatten
 from search.files.atomic import replacing
 
 FORMAT = 1
-PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Model:
-    """A network with its weights, and all that is needed to make codes with it.
+    """A trained network: what it is, and its weights.
 
-    network: a row of `NETWORKS`. method: the row of `METHODS` it was trained by.
-    item_shape: (height, width, channels) of the images it was trained on, or (d,) of features.
-    mean, std: per channel, with pixels in [0, 1]; () for features, which are taken as they are.
-    threshold: a bit is 1 where the latent is above it.
-    variables: {"params": ..., "batch_stats": ...}, nested mappings of float32 arrays.
-    mirror, shift: an item is encoded as the mean of what the network makes of it and of its mirror
-        image, or of shifted ones (`views.views`).
+    Args:
+        spec: the description of the network.
+        variables: {"params": ..., "batch_stats": ...}, nested mappings of float32 arrays.
+
+    Example:
+        >>> model = load("runs/photos")  # doctest: +SKIP
+        >>> model.encode(["beach.jpg", "cat.png"]).codes.shape  # doctest: +SKIP
+        (2, 8)
     """
 
-    network: str
-    method: str
-    bits: int
-    classes: tuple[str, ...]
-    item_shape: tuple[int, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    activation: str
-    classifier: str
-    threshold: float
-    precision: str
-    # Left out of comparisons, so that models of one architecture share what is compiled for it.
-    variables: Mapping[str, Any] = field(compare=False, repr=False)
-    mirror: bool = False
-    shift: bool = False
+    spec: ModelSpec
+    variables: Mapping[str, Any] = field(repr=False)
 
     @property
-    def takes(self) -> str:
-        """What it encodes: "images" or "features"."""
-        return NETWORKS[self.network].takes
+    def bits(self) -> int:
+        """Length of a code, in bits."""
+        return self.spec.bits
 
-    def build(self, *, init: str = "fan-in") -> HashNetwork:
-        """The network without its weights; `init` says how a new head would start."""
-        return NETWORKS[self.network].build(
-            bits=self.bits,
-            classes=len(self.classes),
-            activation=self.activation,
-            classifier=self.classifier,
-            init=init,
-            dtype=PRECISIONS[self.precision],
-        )
+    def encode(self, images: Any, **options: Any) -> Encoded:
+        """Codes, features and latents of images, or of feature vectors.
 
-    def prepare(self, items: jax.Array) -> jax.Array:
-        """Items as they are stored -> what the network reads; pure, for use inside jit.
+        Args:
+            images: a path, a PIL image or an array uint8 (height, width[, channels]); a list of
+                these, of any sizes; or whatever `jaxhash.encoding.encode` takes: uint8
+                (n, height, width, channels) or, for a model of features, float (n, d).
+            options: of `jaxhash.encoding.encode`, such as `batch_size` and `features`.
 
-        uint8 (n, h, w, c), brought to the size and the channels of the training images, or
-        features (n, d).
+        Returns:
+            `Encoded` with NumPy arrays: codes uint8 (n, ceil(bits / 8)), features (n, D), latent
+            float32 (n, bits), logits float32 (n, classes) or None.
 
         Raises:
-            ValueError: the items are of another kind.
+            ValueError: an image cannot be decoded, or is not what the model takes.
         """
-        if len(items.shape) != len(self.item_shape) + 1:
-            raise ValueError(
-                f"the model takes {self.takes} of shape {self.item_shape}, "
-                f"and got items of shape {items.shape[1:]}"
-            )
-        if self.takes == "features":
-            if items.shape[1:] != self.item_shape:
-                raise ValueError(
-                    f"the model takes features of {self.item_shape[0]} numbers, "
-                    f"and got {items.shape[1]}"
-                )
-            return items.astype(jnp.float32)
-        items = preparation.with_channels(items, self.item_shape[2])
-        height, width, _ = self.item_shape
-        if items.shape[1:] != self.item_shape and height != width:
-            raise ValueError(
-                f"the model takes images of {height} x {width} pixels, "
-                f"and got {items.shape[1]} x {items.shape[2]}: resize them first"
-            )
-        size = height if height == width else None
-        return preparation.prepare(items, jnp.array(self.mean), jnp.array(self.std), size)
-
-    def with_variables(self, variables: Mapping[str, Any]) -> "Model":
-        """The same model with other weights."""
-        return dataclasses.replace(self, variables=variables)
+        return encode(self, as_items(images, self.spec.item_shape), **options)
 
 
 def save(model: Model, folder: Path | str) -> None:
@@ -121,7 +83,7 @@ def save(model: Model, folder: Path | str) -> None:
     }
     with replacing(folder / runs.WEIGHTS) as file:
         file.write(safetensors.numpy.save(arrays, metadata={"format": f"jaxhash model {FORMAT}"}))
-    runs.write_json(folder / runs.MODEL, {"format": FORMAT} | _describe(model))
+    runs.write_json(folder / runs.MODEL, {"format": FORMAT} | _describe(model.spec))
 
 
 def load(folder: Path | str) -> Model:
@@ -132,7 +94,7 @@ def load(folder: Path | str) -> Model:
         ValueError: the files are damaged, of another version, or do not belong together.
 
     Example:
-        >>> load("runs/demo").bits  # doctest: +SKIP
+        >>> load("runs/demo").spec.bits  # doctest: +SKIP
         48
     """
     folder = Path(folder)
@@ -155,14 +117,11 @@ def load(folder: Path | str) -> Model:
         name: tuple(one) if isinstance(one, list) else one for name, one in values.items()
     }
     try:
-        model = Model(
-            **described,
-            variables=unflatten(arrays),
-        )
+        spec = ModelSpec(**described)
     except TypeError as error:
         raise ValueError(f"{folder / runs.MODEL} does not describe a model: {error}") from None
-    _check(model, arrays, folder)
-    return model
+    _check(spec, arrays, folder)
+    return Model(spec, unflatten(arrays))
 
 
 def fingerprint(model: Model) -> str:
@@ -172,26 +131,25 @@ def fingerprint(model: Model) -> str:
         >>> fingerprint(load("runs/demo"))  # doctest: +SKIP
         '3b5d5c3712955042'
     """
-    digest = hashlib.sha256(json.dumps(_describe(model)).encode())
+    digest = hashlib.sha256(json.dumps(_describe(model.spec)).encode())
     for name, array in sorted(flatten(model.variables).items()):
         digest.update(name.encode())
         digest.update(np.ascontiguousarray(array, np.float32).tobytes())
     return digest.hexdigest()[:16]
 
 
-def _describe(model: Model) -> dict[str, Any]:
-    names = [name for name in Model.__dataclass_fields__ if name != "variables"]
-    return json.loads(json.dumps({name: getattr(model, name) for name in names}))
+def _describe(spec: ModelSpec) -> dict[str, Any]:
+    return json.loads(json.dumps(dataclasses.asdict(spec)))
 
 
-def _check(model: Model, arrays: Mapping[str, np.ndarray], folder: Path) -> None:
-    if model.network not in NETWORKS:
+def _check(spec: ModelSpec, arrays: Mapping[str, np.ndarray], folder: Path) -> None:
+    if spec.network not in NETWORKS:
         raise ValueError(
-            f"{folder / runs.MODEL} names the network {model.network!r}, which is not one of "
+            f"{folder / runs.MODEL} names the network {spec.network!r}, which is not one of "
             f"{', '.join(NETWORKS)}"
         )
     wanted = jax.eval_shape(
-        lambda: nets.init(model.build(), jax.random.key(0), (1, *model.item_shape))
+        lambda: nets.init(spec.build(), jax.random.key(0), (1, *spec.item_shape))
     )
     shapes = {name: one.shape for name, one in flatten(wanted).items()}
     for name in sorted(shapes.keys() | arrays.keys()):
@@ -201,37 +159,3 @@ def _check(model: Model, arrays: Mapping[str, np.ndarray], folder: Path) -> None
                 f"{folder / runs.WEIGHTS} does not fit {runs.MODEL}: {name} is {have}, "
                 f"and should be {shapes.get(name, 'nothing')}"
             )
-
-
-# ---------------------------------------------------------------- trees and their paths
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, with paths for keys.
-
-    Example:
-        >>> flatten({"params": {"head": {"bias": 1}}})
-        {'params/head/bias': 1}
-    """
-    flat: dict[str, Any] = {}
-    for name, value in tree.items():
-        path = f"{prefix}{name}"
-        flat |= flatten(value, f"{path}/") if isinstance(value, Mapping) else {path: value}
-    return flat
-
-
-def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Undo `flatten`.
-
-    Example:
-        >>> unflatten({"params/head/bias": 1})
-        {'params': {'head': {'bias': 1}}}
-    """
-    tree: dict[str, Any] = {}
-    for path, value in flat.items():
-        *parents, name = path.split("/")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[name] = value
-    return tree

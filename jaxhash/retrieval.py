@@ -51,16 +51,16 @@ def load_items(
         >>> load_items("photos", model).paths[0]  # doctest: +SKIP
         'photos/beach.jpg'
     """
-    size = model.item_shape[0] if model.takes == "images" else None
+    size = model.spec.item_shape[0] if model.spec.takes == "images" else None
     if _is_folder_of_images(data, data_dir):
         if size is None:
             raise ValueError(f"the model takes features, and {data} is a folder of images")
-        channels = 1 if model.item_shape[2] == 1 else 3
+        channels = 1 if model.spec.item_shape[2] == 1 else 3
         load = folders.load if labelled and folders.has_classes(data) else folders.load_images
         return load(data, image_size=size, channels=channels, max_undecodable=max_undecodable)
     dataset = sources.load(data, data_dir=data_dir, image_size=size)
-    if dataset.kind != model.takes:
-        raise ValueError(f"the model takes {model.takes}, and {data} holds {dataset.kind}")
+    if dataset.kind != model.spec.takes:
+        raise ValueError(f"the model takes {model.spec.takes}, and {data} holds {dataset.kind}")
     return dataset
 
 
@@ -122,7 +122,7 @@ def ask(
         >>> ask(model, HashIndex.open("photos.index"), images, 10, pool=100)  # doctest: +SKIP
     """
     made_by = card(index).get("model")
-    if index.bits != model.bits or made_by not in (None, models.fingerprint(model)):
+    if index.bits != model.spec.bits or made_by not in (None, models.fingerprint(model)):
         raise ValueError(
             "the index was made by another model: encode it again with scripts/encode.py, or give "
             "the run it was made with"

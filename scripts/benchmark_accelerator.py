@@ -94,15 +94,15 @@ def measure(options: Benchmark, network: str, size: int, batch: int, precision: 
         random_images(max(4096, 2 * batch) + 100, size),
     )
     mesh = sharding.mesh_over(batch)
-    module = plan.model.build()
+    module = plan.spec.build()
     optimizer = optimiser.build(plan.recipe, plan.steps)
-    variables = nets.init(module, jax.random.key(0), (1, *plan.model.item_shape))
+    variables = nets.init(module, jax.random.key(0), (1, *plan.spec.item_shape))
     state = sharding.everywhere(initial_state(variables, optimizer, jax.random.key(1)), mesh)
     step = make_train_step(
         module,
         plan.method,
         optimizer,
-        plan.model.prepare,
+        plan.spec.prepare,
         classes=10,
         steps=plan.steps,
         policy=plan.recipe.augment,
@@ -129,7 +129,7 @@ def measure(options: Benchmark, network: str, size: int, batch: int, precision: 
 
 def flops_of(step: Any, state: Any, plan: Any, batch: int) -> float | None:
     """Floating-point operations of a training step for each image, as the compiler counts them."""
-    items = np.zeros((batch, *plan.model.item_shape), np.uint8)
+    items = np.zeros((batch, *plan.spec.item_shape), np.uint8)
     compiled = jax.jit(step).lower(state, Batch(items, np.zeros(batch, np.int32))).compile()
     counted = compiled.cost_analysis() or {}
     return counted["flops"] / batch if "flops" in counted else None

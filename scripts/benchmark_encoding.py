@@ -34,6 +34,7 @@ from jaxhash.data import Images
 from jaxhash.encoding import encode, encode_to_index
 from jaxhash.environment import environment
 from jaxhash.models import Model
+from jaxhash.spec import ModelSpec
 
 FEATURES = "float16"
 
@@ -84,7 +85,7 @@ class Made:
 
 def untrained(options: Benchmark, network: str, size: int) -> Model:
     """A model with the weights that training starts from."""
-    model = Model(
+    spec = ModelSpec(
         network=network,
         method="dlbhc",
         bits=options.bits,
@@ -96,16 +97,15 @@ def untrained(options: Benchmark, network: str, size: int) -> Model:
         classifier="bias",
         threshold=0.5,
         precision="float32",
-        variables={},
     )
-    variables = nets.init(model.build(), jax.random.key(0), (1, *model.item_shape))
-    return model.with_variables(jax.device_get(variables))
+    variables = nets.init(spec.build(), jax.random.key(0), (1, *spec.item_shape))
+    return Model(spec, jax.device_get(variables))
 
 
 def forward_alone(model: Model, images: np.ndarray, batch_size: int) -> Callable[[], None]:
     """The network, and nothing else, over the images as float32 batches on the device."""
-    module = model.build()
-    prepare = jax.jit(model.prepare)
+    module = model.spec.build()
+    prepare = jax.jit(model.spec.prepare)
     parts = [
         jax.block_until_ready(prepare(images[start : start + batch_size]))
         for start in range(0, len(images), batch_size)

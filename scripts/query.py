@@ -53,13 +53,13 @@ def main() -> None:
     if options.k < 1:
         raise ValueError(f"-k is {options.k}: give at least 1")
     model = models.load(options.run)
-    if model.takes != "images":
+    if model.spec.takes != "images":
         raise ValueError(f"{options.run} was trained on features: it cannot be asked with images")
     index = HashIndex.open(options.index, verify=options.verify)
-    channels = 1 if model.item_shape[2] == 1 else 3
+    channels = 1 if model.spec.item_shape[2] == 1 else 3
     asked = load_images(
         list(options.images),
-        image_size=model.item_shape[0],
+        image_size=model.spec.item_shape[0],
         channels=channels,
         max_undecodable=0,
     )

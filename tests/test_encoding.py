@@ -16,6 +16,7 @@ from test_runs import small_model
 from jaxhash import encoding, models, nets, preparation, retrieval
 from jaxhash.data import Dataset, Undecodable
 from jaxhash.encoding import batches, encode, encode_to_index, pack_bits
+from jaxhash.spec import ModelSpec
 from jaxhash.views import views
 from search import HashIndex, pack
 
@@ -30,9 +31,9 @@ def test_bits_are_packed_as_the_search_packs_them(n: int, b: int, seed: int) -> 
 
 
 def by_hand(model: models.Model, items: np.ndarray) -> encoding.Encoded:
-    outputs, _ = nets.apply(model.build(), model.variables, jnp.asarray(items), train=False)
+    outputs, _ = nets.apply(model.spec.build(), model.variables, jnp.asarray(items), train=False)
     latent = np.asarray(outputs.latent)
-    codes = pack((latent > model.threshold).astype(np.uint8))
+    codes = pack((latent > model.spec.threshold).astype(np.uint8))
     return encoding.Encoded(codes, np.asarray(outputs.features), latent, np.asarray(outputs.logits))
 
 
@@ -46,11 +47,13 @@ def test_any_batch_size_gives_what_the_network_gives(batch_size: int) -> None:
     np.testing.assert_allclose(got.features, expected.features, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(got.logits, expected.logits, rtol=1e-4, atol=1e-5)
     # Bits of latents that rounding could move to the other side are left out of account.
-    sure = np.abs(expected.latent - model.threshold) > 1e-5
-    ours, theirs = (np.unpackbits(c, axis=1)[:, : model.bits] for c in (got.codes, expected.codes))
+    sure = np.abs(expected.latent - model.spec.threshold) > 1e-5
+    ours, theirs = (
+        np.unpackbits(c, axis=1)[:, : model.spec.bits] for c in (got.codes, expected.codes)
+    )
     assert sure.mean() > 0.9
     np.testing.assert_array_equal(ours[sure], theirs[sure])
-    assert (np.unpackbits(got.codes, axis=1)[:, model.bits :] == 0).all()
+    assert (np.unpackbits(got.codes, axis=1)[:, model.spec.bits :] == 0).all()
 
 
 def test_a_latent_at_the_threshold_is_a_zero_bit() -> None:
@@ -92,9 +95,9 @@ def test_rows_choose_and_keep_leaves_out() -> None:
 
 def test_one_compilation_serves_all_batches_and_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     traces = []
-    prepare = models.Model.prepare
+    prepare = ModelSpec.prepare
     monkeypatch.setattr(
-        models.Model, "prepare", lambda self, items: (traces.append(1), prepare(self, items))[1]
+        ModelSpec, "prepare", lambda self, items: (traces.append(1), prepare(self, items))[1]
     )
     encoding._compiled.cache_clear()
     items = np.random.default_rng(6).normal(size=(21, 6)).astype(np.float32)
@@ -146,7 +149,7 @@ def test_an_image_and_its_mirror_image_share_a_code() -> None:
     images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3)).astype(np.uint8)
     options = {"features": "float32"}
     both = encode(model, images, **options)
-    plain = dataclasses.replace(model, mirror=False)
+    plain = models.Model(dataclasses.replace(model.spec, mirror=False), model.variables)
     straight, turned = (encode(plain, one, **options) for one in (images, images[:, :, ::-1]))
     for name in ("features", "latent", "logits"):
         mean = (getattr(straight, name) + getattr(turned, name)) / 2
@@ -178,7 +181,7 @@ def test_a_shifting_model_encodes_the_mean_of_its_views() -> None:
         network="dsh", item_shape=(8, 8, 3), mean=(0.5,) * 3, std=(0.2,) * 3, bits=24, shift=True
     )
     images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3)).astype(np.uint8)
-    plain = dataclasses.replace(model, shift=False)
+    plain = models.Model(dataclasses.replace(model.spec, shift=False), model.variables)
     wanted = 0.0
     for weight, rows in ((0.5, np.arange(8)), (0.25, np.r_[1:8, 7]), (0.25, np.r_[0, 0:7])):
         latent = encode(plain, images[:, rows][:, :, rows], features="float32").latent

@@ -98,10 +98,10 @@ def test_bits_of_any_run(execute, tmp_path, rng):
     config = runs.Config(
         data=str(tmp_path / "data.npz"), method="dsh", bits=11, network="mhcln", protocol="fraction"
     )
-    model = planning.settle(config).model
-    variables = nets.init(model.build(), jax.random.key(0), (1, *model.item_shape))
+    spec = planning.settle(config).spec
+    variables = nets.init(spec.build(), jax.random.key(0), (1, *spec.item_shape))
     folder = runs.create(tmp_path / "given", config)
-    models.save(model.with_variables(jax.device_get(variables)), folder)
+    models.save(models.Model(spec, jax.device_get(variables)), folder)
 
     outputs = execute(BITS, JAXHASH_RUN=folder)
     assert "dsh, 11 bits, on mhcln; fraction" in text_of(outputs)

@@ -14,8 +14,8 @@ ORDER = {
         "codes threads paging kernels hamming measures fine files collection index interchange"
     ),
     "jaxhash": (
-        "environment recipes losses nets data method views preparation prefetch sharding plots "
-        "runs models encoding feature_files retrieval training evaluation comparison analysis"
+        "environment recipes trees losses nets data method views preparation prefetch sharding plots "
+        "runs spec encoding models feature_files retrieval training evaluation comparison analysis"
     ),
 }
 

@@ -74,9 +74,9 @@ class Loop:
         self.plan = settle(config, dataset)
         self.mesh = sharding.mesh_over(self.plan.recipe.batch_size, jax.devices()[:devices])
         self.traces = 0
-        module = self.plan.model.build()
+        module = self.plan.spec.build()
         optimizer = optax.sgd(0.05, momentum=0.9)
-        variables = nets.init(module, jax.random.key(1), (1, *self.plan.model.item_shape))
+        variables = nets.init(module, jax.random.key(1), (1, *self.plan.spec.item_shape))
         self.state = sharding.everywhere(
             initial_state(
                 variables, optimizer, jax.random.key(config.seed + 2), average=config.average > 0
@@ -86,7 +86,7 @@ class Loop:
 
         def prepare(items: jax.Array) -> jax.Array:
             self.traces += 1
-            return self.plan.model.prepare(items)
+            return self.plan.spec.prepare(items)
 
         self.train_step = make_train_step(
             module,

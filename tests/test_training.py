@@ -87,7 +87,7 @@ def test_validation_is_the_mean_over_all_without_themselves(
     encoded = type("", (), {"codes": np.packbits(bits, axis=1)})
     monkeypatch.setattr(loop, "encode", lambda *_, **__: encoded)
     dataset, rows = blobs(), np.arange(10, 30)
-    model = settle(Config(**FAST | {"bits": 4}), dataset).model
+    model = models.Model(settle(Config(**FAST | {"bits": 4}), dataset).spec, {})
     labels = dataset.labels[rows]
     expected = []
     for query in range(20):

@@ -12,6 +12,7 @@ from jaxhash.runs import Config
 from jaxhash.training import loop
 from jaxhash.training.planning import settle
 from jaxhash.training.transfer import with_trunk
+from jaxhash.trees import flatten
 
 SMALL = {"network": "resnet-tiny", "batch_size": 8, "recipe": "scratch", "validation": 0.0}
 
@@ -36,9 +37,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_trunk_is_taken_and_the_head_is_new(trained: Path) -> None:
     model = models.load(trained)
     plan = settle(Config(**SMALL, method="orthohash", bits=16), pictures())
-    fresh = nets.init(plan.model.build(), jax.random.key(3), (1, 32, 32, 3))
-    taken = models.flatten(with_trunk(model, fresh))
-    old, new = models.flatten(model.variables), models.flatten(fresh)
+    fresh = nets.init(plan.spec.build(), jax.random.key(3), (1, 32, 32, 3))
+    taken = flatten(with_trunk(model, fresh))
+    old, new = flatten(model.variables), flatten(fresh)
     assert taken.keys() == new.keys()
     trunk = {name for name in new if name.split("/")[1] == "trunk"}
     assert any(name.startswith("batch_stats/trunk") for name in trunk)
@@ -56,10 +57,10 @@ def test_a_run_starts_from_it(trained: Path, tmp_path: Path) -> None:
     model = loop.train(config, tmp_path / "twelve", dataset=pictures(), say=said.append)
     before = models.load(trained)
     assert model.bits == 12
-    assert (model.mean, model.std) == (before.mean, before.std)
-    assert model.mean != settle(Config(**SMALL), pictures()).model.mean
+    assert (model.spec.mean, model.spec.std) == (before.spec.mean, before.spec.std)
+    assert model.spec.mean != settle(Config(**SMALL), pictures()).spec.mean
     assert any("its trunk is taken" in line for line in said)
-    old, new = models.flatten(before.variables), models.flatten(model.variables)
+    old, new = flatten(before.variables), flatten(model.variables)
     for name in old:
         if name.startswith("params/trunk"):
             np.testing.assert_allclose(new[name], old[name], atol=1e-6)

@@ -32,7 +32,7 @@ def latent_histogram(latent: NDArray[np.floating], threshold: float) -> Figure:
     """All values of the latent layer, those that become zeros and ones apart.
 
     Example:
-        >>> figure = latent_histogram(encoded.latent, model.threshold)  # doctest: +SKIP
+        >>> figure = latent_histogram(encoded.latent, model.spec.threshold)  # doctest: +SKIP
     """
     counts, edges = latents.histogram(latent, threshold)
     shares, one = counts / counts.sum(), edges[:-1] >= threshold
@@ -58,7 +58,7 @@ def balance(shares: NDArray[np.floating]) -> Figure:
     """How often each bit is one, and its entropy; see `bits.balance`.
 
     Example:
-        >>> figure = balance(bits.balance(encoded.codes, model.bits))  # doctest: +SKIP
+        >>> figure = balance(bits.balance(encoded.codes, model.spec.bits))  # doctest: +SKIP
     """
     information = bits.entropy(shares)
     figure = Figure(figsize=(9.5, 3.6), layout="constrained")
@@ -81,7 +81,7 @@ def correlation(matrix: NDArray[np.floating]) -> Figure:
     """Each bit's correlation with each other; grey where a bit never changes.
 
     Example:
-        >>> figure = correlation(bits.correlation(encoded.codes, model.bits))  # doctest: +SKIP
+        >>> figure = correlation(bits.correlation(encoded.codes, model.spec.bits))  # doctest: +SKIP
     """
     figure, axes = _one("bit", "bit", size=(5.6, 4.6))
     image = axes.imshow(

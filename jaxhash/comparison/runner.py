@@ -295,7 +295,7 @@ def measure(
             database._replace(features=None),
             dataset.labels,
             split,
-            bits=model.bits,
+            bits=model.spec.bits,
             seed=seed,
         )
         if train is not None:
@@ -305,7 +305,7 @@ def measure(
                 database.features,
                 dataset.labels,
                 split,
-                bits=model.bits,
+                bits=model.spec.bits,
                 seed=seed,
                 queries=queries,
             )

@@ -101,6 +101,23 @@ def decode(file: str | bytes, *, size: int | None = None, channels: int = 3) -> 
         raise Undecodable(_reason(error)) from error
 
 
+def from_pil(image: Image.Image, *, size: int | None = None, channels: int = 3) -> np.ndarray:
+    """A PIL image to uint8 (height, width, channels), as `decode` does for files.
+
+    Raises:
+        Undecodable: its samples have no known range, or its file turns out damaged.
+
+    Example:
+        >>> from_pil(Image.new("RGB", (60, 40)), size=32).shape
+        (32, 32, 3)
+    """
+    check_size(size)
+    try:
+        return _to_array(image, size, channels)
+    except (OSError, SyntaxError) as error:
+        raise Undecodable(_reason(error)) from None
+
+
 def resize(
     images: np.ndarray,
     size: int | None,

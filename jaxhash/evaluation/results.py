@@ -74,14 +74,14 @@ def evaluate_run(
         part(back[len(split.query) :]),
         dataset.labels,
         split,
-        bits=model.bits,
+        bits=model.spec.bits,
         seed=config.seed,
         top=top,
         pool=pool,
         say=say,
     )
     results["seconds"] = {"encoding": round(seconds, 3)} | results["seconds"]
-    about = {"data": dataset.name, "method": model.method, "network": model.network}
+    about = {"data": dataset.name, "method": model.spec.method, "network": model.spec.network}
     return about | results
 
 

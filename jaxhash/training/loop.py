@@ -110,13 +110,13 @@ def train(
 
     # ------------------------------------------------------------ the network
     start_key, step_key = jax.random.split(jax.random.key(config.seed))
-    module = plan.model.build(init=plan.recipe.start)
-    variables = nets.init(module, start_key, (1, *plan.model.item_shape))
+    module = plan.spec.build(init=plan.recipe.start)
+    variables = nets.init(module, start_key, (1, *plan.spec.item_shape))
     if plan.source is not None:
         variables = transfer.with_trunk(plan.source, variables)
         say(f"{config.weights}: its trunk is taken, under a new latent layer")
     elif config.weights is not None:
-        params, loaded = pretrained.load(config.weights, plan.model.network, variables["params"])
+        params, loaded = pretrained.load(config.weights, plan.spec.network, variables["params"])
         variables |= {"params": params}
         say(f"{config.weights}: {loaded}")
 
@@ -148,7 +148,7 @@ def train(
         module,
         plan.method,
         optimizer,
-        plan.model.prepare,
+        plan.spec.prepare,
         classes=len(plan.dataset.classes),
         steps=plan.steps,
         policy=plan.recipe.augment,
@@ -188,7 +188,7 @@ def train(
             if step % plan.eval_steps == 0 or step == plan.steps:
                 # Before anything is saved: a checkpoint is never of a loss that is not finite.
                 row = meter.summary(step, recent)
-                rated = plan.model.with_variables(variables_of(state))
+                rated = Model(plan.spec, variables_of(state))
                 if len(plan.split.validation):
                     row[SCORE] = validation_map(rated, plan.dataset, plan.split.validation)
                 if on_model is not None:
@@ -210,7 +210,7 @@ def train(
             best = checkpoints.best_step(keeper)
             if best is not None and best != step:
                 state = checkpoints.restore(keeper, best, state)
-    model = plan.model.with_variables(jax.device_get(variables_of(state)))
+    model = Model(plan.spec, jax.device_get(variables_of(state)))
     if folder is not None:
         _first_process(functools.partial(models.save, model, folder))
     return model
@@ -231,7 +231,9 @@ def validation_map(model: Model, dataset: Dataset, rows: np.ndarray) -> float:
         rows = rows[np.sort(drawn)]
     codes = encode(model, dataset.items, rows=rows, keep=("codes",)).codes
     labels, own = dataset.labels[rows], np.arange(len(rows))
-    average = ranking.average_precision(codes, codes, labels, labels, bits=model.bits, exclude=own)
+    average = ranking.average_precision(
+        codes, codes, labels, labels, bits=model.spec.bits, exclude=own
+    )
     return float(average.mean())
 
 

@@ -15,6 +15,7 @@ from jaxhash.models import Model
 from jaxhash.nets import NETWORKS
 from jaxhash.recipes import Recipe, from_scratch
 from jaxhash.runs import Config, suggestion
+from jaxhash.spec import ModelSpec
 from jaxhash.training import augment, feeding, pretrained, transfer
 from jaxhash.training.feeding import Rows
 from jaxhash.training.metrics_log import tensorboard_writer
@@ -30,7 +31,7 @@ class Plan(NamedTuple):
     """A configuration with every number settled.
 
     labels: of the training items. rows: the rows of each step's batch among the training items.
-    model: without its weights. source: the finished run whose trunk it starts from, if any.
+    spec: of the network. source: the finished run whose trunk it starts from, if any.
     log_steps, eval_steps: steps between lines of the log, and between validations, a multiple of
     it.
     """
@@ -43,7 +44,7 @@ class Plan(NamedTuple):
     method: Method
     recipe: Recipe
     options: dict[str, Any]
-    model: Model
+    spec: ModelSpec
     source: Model | None
     steps: int
     epoch_steps: int
@@ -52,10 +53,10 @@ class Plan(NamedTuple):
 
     def __str__(self) -> str:
         """The run in two lines, for a person."""
-        shape = self.model.item_shape
-        pixels = f" at {shape[1]} x {shape[0]} pixels" if self.model.takes == "images" else ""
+        shape = self.spec.item_shape
+        pixels = f" at {shape[1]} x {shape[0]} pixels" if self.spec.takes == "images" else ""
         return (
-            f"{self.method.name}, {self.config.bits} bits, on {self.model.network}; "
+            f"{self.method.name}, {self.config.bits} bits, on {self.spec.network}; "
             f"{self.dataset.name}{pixels}, {self.split.description}\n"
             f"{self.steps} steps of {self.recipe.batch_size}, "
             f"{self.steps / self.epoch_steps:.3g} epochs"
@@ -137,8 +138,8 @@ def settle(config: Config, dataset: Dataset | None = None) -> Plan:
     source = None
     if config.weights is not None and Path(config.weights).is_dir():
         source = transfer.source(config.weights, network, dataset.items.shape[-1])
-    model = _model(config, method, network, dataset, split, source)
-    _check(config, recipe, model, source)
+    spec = _spec(config, method, network, dataset, split, source)
+    _check(config, recipe, spec, source)
     rows = _rows(config, method, labels, recipe.batch_size)
     steps = recipe.total_steps(len(labels))
     epoch_steps = max(len(labels) // recipe.batch_size, 1)
@@ -154,7 +155,7 @@ def settle(config: Config, dataset: Dataset | None = None) -> Plan:
         method=method,
         recipe=recipe,
         options=method.options(recipe, **config.options),
-        model=model,
+        spec=spec,
         source=source,
         steps=steps,
         epoch_steps=epoch_steps,
@@ -197,45 +198,45 @@ def _rows(config: Config, method: Method, labels: np.ndarray, batch_size: int) -
     return feeding.shuffled(config.seed, len(labels), batch_size)
 
 
-def _check(config: Config, recipe: Recipe, model: Model, source: Model | None) -> None:
+def _check(config: Config, recipe: Recipe, spec: ModelSpec, source: Model | None) -> None:
     """Refuse now what would otherwise fail in the middle of the preparations."""
     if config.tensorboard:
         tensorboard_writer()
     key = jax.random.key(0)
-    shapes = jax.eval_shape(lambda: nets.init(model.build(), key, (1, *model.item_shape)))
-    items = jax.ShapeDtypeStruct((recipe.batch_size, *model.item_shape), np.float32)
+    shapes = jax.eval_shape(lambda: nets.init(spec.build(), key, (1, *spec.item_shape)))
+    items = jax.ShapeDtypeStruct((recipe.batch_size, *spec.item_shape), np.float32)
     jax.eval_shape(lambda items: augment.augment(key, items, recipe.augment), items)
     for name in ("mirror", "shift"):
-        if getattr(config, name) and model.takes != "images":
+        if getattr(config, name) and spec.takes != "images":
             raise ValueError(f"{name} is set, and features are no images: leave it out")
     if source is not None:
         transfer.with_trunk(source, shapes)
-    elif config.weights is not None and model.network not in pretrained.MAPS:
+    elif config.weights is not None and spec.network not in pretrained.MAPS:
         raise ValueError(
-            f"weights are given, and network {model.network!r} has no map for them: choose "
+            f"weights are given, and network {spec.network!r} has no map for them: choose "
             f"{' or '.join(pretrained.MAPS)}, or give the folder of a finished run"
         )
 
 
-def _model(
+def _spec(
     config: Config,
     method: Method,
     network: str,
     dataset: Dataset,
     split: Split,
     source: Model | None,
-) -> Model:
+) -> ModelSpec:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     if source is not None:
-        mean, std = source.mean, source.std
+        mean, std = source.spec.mean, source.spec.std
     elif dataset.kind == "images" and config.weights is not None:
         mean, std = pretrained.IMAGENET_MEAN, pretrained.IMAGENET_STD
         if dataset.items.shape[3] == 1:
             mean, std = (float(np.mean(mean)),), (float(np.mean(std)),)
     elif dataset.kind == "images":
         mean, std = channel_statistics(dataset.items, split.train)
-    return Model(
+    return ModelSpec(
         network=network,
         method=method.name,
         bits=config.bits,
@@ -247,7 +248,6 @@ def _model(
         classifier=method.classifier,
         threshold=method.threshold,
         precision=config.precision,
-        variables={},
         mirror=config.mirror,
         shift=config.shift,
     )

@@ -10,6 +10,7 @@ from typing import Any
 
 from jaxhash import models
 from jaxhash.models import Model
+from jaxhash.trees import flatten, unflatten
 
 
 def source(folder: str | Path, network: str, channels: int) -> Model:
@@ -22,19 +23,19 @@ def source(folder: str | Path, network: str, channels: int) -> Model:
         ValueError: it is of another network, or of items of another kind.
 
     Example:
-        >>> source("runs/dsh-12", "dsh", 3).bits  # doctest: +SKIP
+        >>> source("runs/dsh-12", "dsh", 3).spec.bits  # doctest: +SKIP
         12
     """
     model = models.load(folder)
-    if model.network != network:
+    if model.spec.network != network:
         raise ValueError(
-            f"{folder} is a run of network {model.network!r}, not {network!r}: choose the same"
+            f"{folder} is a run of network {model.spec.network!r}, not {network!r}: choose the same"
         )
-    if model.item_shape[-1] != channels:
-        what = "channels" if model.takes == "images" else "numbers an item"
+    if model.spec.item_shape[-1] != channels:
+        what = "channels" if model.spec.takes == "images" else "numbers an item"
         raise ValueError(
-            f"{folder} was trained on {model.item_shape[-1]} {what}, and the data has {channels}: "
-            "its weights do not fit"
+            f"{folder} was trained on {model.spec.item_shape[-1]} {what}, and the data has "
+            f"{channels}: its weights do not fit"
         )
     return model
 
@@ -50,15 +51,15 @@ def with_trunk(trained: Model, variables: Mapping[str, Any]) -> dict[str, Any]:
     Example:
         >>> variables = with_trunk(models.load("runs/dsh-12"), variables)  # doctest: +SKIP
     """
-    ours = models.flatten(variables)
-    for name, array in models.flatten(trained.variables).items():
+    ours = flatten(variables)
+    for name, array in flatten(trained.variables).items():
         if name.split("/")[1] != "trunk":
             continue
         if name not in ours or ours[name].shape != array.shape:
             have = ours[name].shape if name in ours else "not there"
             raise ValueError(
                 f"the trained trunk's {name} is {array.shape}, and here it is {have}: train with "
-                f"image_size {trained.item_shape[0]}, as that run did"
+                f"image_size {trained.spec.item_shape[0]}, as that run did"
             )
         ours[name] = array
-    return models.unflatten(ours)
+    return unflatten(ours)

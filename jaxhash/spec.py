@@ -1,0 +1,92 @@
+"""What a network is, without its weights: hashable, so that it can key what is compiled."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from jaxhash import preparation
+from jaxhash.nets import NETWORKS, HashNetwork
+
+PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """The description of a network that makes codes; two equal ones share what is compiled.
+
+    Args:
+        network: a row of `jaxhash.nets.NETWORKS`.
+        method: the row of `jaxhash.method.METHODS` that it was trained by.
+        bits: length of a code.
+        classes: names of the classes that its classifier tells apart.
+        item_shape: (height, width, channels) of the images it was trained on, or (d,) of features.
+        mean, std: per channel, with pixels in [0, 1]; () for features, which are taken as they are.
+        activation: of the latent layer, see `jaxhash.nets.head.ACTIVATIONS`.
+        classifier: above the latent layer, see `jaxhash.nets.head.CLASSIFIERS`.
+        threshold: a bit is 1 where the latent is above it.
+        precision: "float32" or "bfloat16", what the network computes in.
+        mirror, shift: an item is encoded as the mean of what the network makes of it and of its
+            mirror image, or of shifted ones (`jaxhash.views.views`).
+    """
+
+    network: str
+    method: str
+    bits: int
+    classes: tuple[str, ...]
+    item_shape: tuple[int, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    activation: str
+    classifier: str
+    threshold: float
+    precision: str
+    mirror: bool = False
+    shift: bool = False
+
+    @property
+    def takes(self) -> str:
+        """What it encodes: "images" or "features"."""
+        return NETWORKS[self.network].takes
+
+    def build(self, *, init: str = "fan-in") -> HashNetwork:
+        """The network without its weights; `init` says how a new head would start."""
+        return NETWORKS[self.network].build(
+            bits=self.bits,
+            classes=len(self.classes),
+            activation=self.activation,
+            classifier=self.classifier,
+            init=init,
+            dtype=PRECISIONS[self.precision],
+        )
+
+    def prepare(self, items: jax.Array) -> jax.Array:
+        """Items as they are stored -> what the network reads; pure, for use inside jit.
+
+        uint8 (n, h, w, c), brought to the size and the channels of the training images, or
+        features (n, d).
+
+        Raises:
+            ValueError: the items are of another kind.
+        """
+        if len(items.shape) != len(self.item_shape) + 1:
+            raise ValueError(
+                f"the model takes {self.takes} of shape {self.item_shape}, "
+                f"and got items of shape {items.shape[1:]}"
+            )
+        if self.takes == "features":
+            if items.shape[1:] != self.item_shape:
+                raise ValueError(
+                    f"the model takes features of {self.item_shape[0]} numbers, "
+                    f"and got {items.shape[1]}"
+                )
+            return items.astype(jnp.float32)
+        items = preparation.with_channels(items, self.item_shape[2])
+        height, width, _ = self.item_shape
+        if items.shape[1:] != self.item_shape and height != width:
+            raise ValueError(
+                f"the model takes images of {height} x {width} pixels, "
+                f"and got {items.shape[1]} x {items.shape[2]}: resize them first"
+            )
+        size = height if height == width else None
+        return preparation.prepare(items, jnp.array(self.mean), jnp.array(self.std), size)
