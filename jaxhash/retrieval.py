@@ -3,17 +3,18 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from jaxhash import data as sources
-from jaxhash import models, plots
+from jaxhash import models
 from jaxhash.data import Dataset, folders, prepared
-from jaxhash.encoding import encode
 from jaxhash.models import Model
 from search import HashIndex
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 CARD, PATHS, LABELS = "jaxhash", "paths", "labels"
 """Names of the attachments: JSON about data and model, JSON list of paths, int32 class numbers."""
@@ -112,8 +113,11 @@ def ask(
 ) -> Neighbours:
     """The k nearest items of an index for each query, from coarse to fine where a pool is given.
 
-    items: uint8 (q, h, w, c), or features (q, d). pool: nearest codes that are put in order by
-    the distance of features; without it the codes alone decide. radius: largest Hamming distance.
+    Args:
+        items: pictures in any form that `Model.encode` takes, or features (q, d).
+        pool: number of nearest codes that are re-ranked by the distance of features; without it
+            the codes alone decide.
+        radius: largest Hamming distance of a result.
 
     Raises:
         ValueError: the index was made by another model, or keeps no features for a pool.
@@ -121,18 +125,27 @@ def ask(
     Example:
         >>> ask(model, HashIndex.open("photos.index"), images, 10, pool=100)  # doctest: +SKIP
     """
-    made_by = card(index).get("model")
-    if index.bits != model.spec.bits or made_by not in (None, models.fingerprint(model)):
-        raise ValueError(
-            "the index was made by another model: encode it again with scripts/encode.py, or give "
-            "the run it was made with"
-        )
-    encoded = encode(model, items, features="float32", keep=("codes", "features"))
+    check_made_by(index, model)
+    encoded = model.encode(items, features="float32", keep=("codes", "features"))
     if pool is None:
         return Neighbours(*index.search(encoded.codes, k, radius=radius))
     return Neighbours(
         *index.search(encoded.codes, k, query_features=encoded.features, pool=pool, radius=radius)
     )
+
+
+def check_made_by(index: HashIndex, model: Model) -> None:
+    """Refuse an index that another model made.
+
+    Raises:
+        ValueError: its codes have another length, or it names another model.
+    """
+    made_by = card(index).get("model")
+    if index.bits != model.bits or made_by not in (None, models.fingerprint(model)):
+        raise ValueError(
+            "the index was made by another model: encode its images again with this one, or give "
+            "the model that it was made with"
+        )
 
 
 def card(index: HashIndex) -> dict[str, Any]:
@@ -209,7 +222,7 @@ def gallery(
     found: Neighbours,
     query_titles: Sequence[str],
     classes: Sequence[str] | None = None,
-) -> Figure:
+) -> "Figure":
     """The pictures of queries and what was found for them, a row each.
 
     classes: of the queries, by which neighbours are marked right or wrong.
@@ -220,6 +233,8 @@ def gallery(
     Example:
         >>> plots.save(gallery(items, images, found, ["beach.jpg"]), "out.png")  # doctest: +SKIP
     """
+    from jaxhash import plots  # here, as matplotlib takes a second that a query can do without
+
     rows = [ids[ids >= 0].tolist() for ids in found.ids]
     names = [items.class_names(row) for row in rows]
     right = [

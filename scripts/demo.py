@@ -17,7 +17,8 @@ from command_line import parse, run
 from train import Bar
 
 from jaxhash import encoding, plots, retrieval, runs
-from jaxhash.evaluation import measures, results
+from jaxhash.evaluation import measures
+from jaxhash.evaluation.run import evaluate_run, write_results
 from jaxhash.runs import Config
 from jaxhash.training import loop
 from jaxhash.training.planning import load_data, split_data
@@ -68,7 +69,7 @@ def main() -> None:
         )
     trained = time.perf_counter() - start
 
-    found = results.evaluate_run(options.run, dataset=dataset, top=POOL, pool=POOL)
+    found = evaluate_run(options.run, dataset=dataset, top=POOL, pool=POOL)
     split = split_data(config, dataset)
     path = options.run / "digits.index"
     encoding.encode_to_index(
@@ -89,7 +90,7 @@ def main() -> None:
 
     found["seconds"] |= {"training": round(trained, 1)}
     found["seconds"]["everything"] = round(time.perf_counter() - start, 1)
-    results.write_results(options.run, found)
+    write_results(options.run, found)
     print(measures.report(found))
     print(f"\n{found['seconds']['everything']:.0f} seconds in all. See:")
     for name, what in (

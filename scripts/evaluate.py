@@ -14,7 +14,8 @@ from pathlib import Path
 from command_line import parse, run
 from tqdm import tqdm
 
-from jaxhash.evaluation import measures, results
+from jaxhash.evaluation import measures
+from jaxhash.evaluation.run import evaluate_run, write_results
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def main() -> None:
     """Evaluate as the command line says."""
     options = parse(Evaluate, __doc__)
     with tqdm(unit="image", unit_scale=True, leave=False) as bar:
-        found = results.evaluate_run(
+        found = evaluate_run(
             options.run,
             data_dir=options.data_dir,
             protocol=options.protocol,
@@ -55,7 +56,7 @@ def main() -> None:
             on_batch=bar.update,
         )
     print(measures.report(found))
-    for path in results.write_results(options.run, found):
+    for path in write_results(options.run, found):
         print(path)
 
 

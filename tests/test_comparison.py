@@ -18,7 +18,7 @@ import search
 from jaxhash import runs
 from jaxhash.comparison import baselines, runner, table
 from jaxhash.data import Dataset
-from jaxhash.evaluation import results
+from jaxhash.evaluation.run import evaluate_run
 from jaxhash.models import Model
 from jaxhash.runs import Config
 from jaxhash.training import loop
@@ -233,7 +233,7 @@ def test_cells_hold_what_a_run_and_its_evaluation_give(tmp_path: Path) -> None:
 
     loop.train(task.config, tmp_path / "run", dataset=data, devices=ONE)
     for protocol, cell in cells.items():
-        whole = results.evaluate_run(tmp_path / "run", dataset=data, protocol=protocol)
+        whole = evaluate_run(tmp_path / "run", dataset=data, protocol=protocol)
         for ranking in ("codes", "predicted_class"):
             ours, theirs = cell["rankings"][ranking], whole["rankings"][ranking]
             assert ours["mAP"] == pytest.approx(theirs["mAP"], abs=1e-6)

@@ -127,13 +127,13 @@ def test_the_numbers_are_those_of_the_parts(world):
 
 
 def test_results_are_json_and_say_what_they_were_measured_on(world):
-    results = run(world)
+    stages = []
+    results = run(world, on_stage=stages.append)
     assert json.loads(json.dumps(results, allow_nan=False)) == results
     named = {"protocol": "p-all", "bits": BITS, "queries": 20, "database": 70, "seed": 3}
     assert named.items() <= results.items()
     assert results["split_seed"] == 7
-    assert set(results["rankings"]) == set(results["seconds"])
-    assert "numpy" in results["environment"]["versions"]
+    assert stages == list(results["rankings"])
     table = report(results)
     for words in ("p-all, 11 bits, 20 queries, 70 in the database", "pool 70", "classified right"):
         assert words in table

@@ -14,8 +14,9 @@ ORDER = {
         "codes threads paging kernels hamming measures fine files collection index interchange"
     ),
     "jaxhash": (
-        "environment recipes trees losses nets data method views preparation prefetch sharding plots "
-        "runs spec encoding models feature_files retrieval training evaluation comparison analysis"
+        "environment recipes trees losses nets data method views preparation prefetch sharding "
+        "plots runs spec encoding models feature_files retrieval image_index training evaluation "
+        "comparison analysis library cli"
     ),
 }
 

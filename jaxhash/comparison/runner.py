@@ -22,6 +22,7 @@ from jaxhash.data import Dataset, Split
 from jaxhash.encoding import Encoded, encode
 from jaxhash.environment import environment
 from jaxhash.evaluation import measures
+from jaxhash.evaluation.stopwatch import Stopwatch
 from jaxhash.method import METHODS
 from jaxhash.models import Model
 from jaxhash.runs import Config
@@ -278,11 +279,12 @@ def measure(
     used = [rows for split in splits.values() for rows in (split.query, split.database)]
     rows = np.unique(np.concatenate([learn, *used]))
     keep = ("codes", "logits") if train is None else ("codes", "logits", "features")
-    start = time.perf_counter()
+    watch = Stopwatch()
+    watch("encode")
     encoded = encode(
         model, dataset.items, rows=rows, batch_size=batch_size, features="float32", keep=keep
     )
-    seconds = time.perf_counter() - start
+    encoding = watch.stop()
     assert dataset.labels is not None
     found = {}
     for name, split in splits.items():
@@ -290,6 +292,7 @@ def measure(
             Encoded(*(None if one is None else one[np.searchsorted(rows, part)] for one in encoded))
             for part in (split.query, split.database)
         )
+        watch = Stopwatch()
         results = measures.evaluate(
             query._replace(features=None),
             database._replace(features=None),
@@ -297,7 +300,9 @@ def measure(
             split,
             bits=model.spec.bits,
             seed=seed,
+            on_stage=watch,
         )
+        results["seconds"] = encoding | watch.stop()
         if train is not None:
             results["rankings"] |= baselines.rankings(
                 encoded.features[np.searchsorted(rows, learn)],
@@ -309,7 +314,6 @@ def measure(
                 seed=seed,
                 queries=queries,
             )
-        results["seconds"] = {"encode": seconds, **results["seconds"]}
         found[name] = results
     return found
 

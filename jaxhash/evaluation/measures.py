@@ -13,9 +13,7 @@ Workshops 2015):
   we evaluate supervised hashing?", ICASSP 2017).
 """
 
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +21,6 @@ import numpy as np
 import search
 from jaxhash.data.protocols import Split
 from jaxhash.encoding import Encoded
-from jaxhash.environment import environment
 from search.codes import MAX_BITS
 
 CUTS = (1, 2, 5, 10, 20, 50, 100, 200, 300, 400, 500, 600, 700, 800, 900, 1000)
@@ -49,7 +46,7 @@ def evaluate(
     radii: Sequence[int] = (0, 1, 2),
     pool: int = 1000,
     threads: int | None = None,
-    say: Callable[[str], None] | None = None,
+    on_stage: Callable[[str], None] = lambda name: None,
 ) -> dict[str, Any]:
     """The retrieval figures of encoded queries against an encoded database, ready for JSON.
 
@@ -59,7 +56,7 @@ def evaluate(
     precision at the top, whose denominator is the relevant items found within it. at: cut-offs of
     precision@k. radii: of Hamming lookup, inclusive. pool: candidates of the coarse search.
     Cut-offs beyond the length of a ranking are left out, or lowered to it in the case of `top`.
-    say: told what is being measured.
+    on_stage: called with the name of each ranking of `RANKINGS` when it begins.
 
     A query without relevant items scores 0 and stays in the means; such queries are counted.
 
@@ -72,14 +69,12 @@ def evaluate(
         0.9823
     """
     _check(query, database, labels, split)
-    tell = say or (lambda _: None)
     asked, searched = labels[split.query], labels[split.database]
     exclude = own_rows(split) if split.exclude_self else None
     left_out = int(exclude is not None and bool((exclude >= 0).any()))
     longest = len(split.database) - left_out
     if longest < 1:
         raise ValueError("split: its database has one item, and every query leaves itself out")
-    seconds: dict[str, float] = {}
     rankings: dict[str, Any] = {}
     common: dict[str, Any] = {"exclude": exclude, "threads": threads}
 
@@ -87,44 +82,41 @@ def evaluate(
         """The cut-offs that a ranking of this length allows."""
         return {"at": [k for k in at if k <= length], "top": min(top, length)}
 
-    tell("ranking by codes")
-    with _timed(seconds, "codes"):
-        found = search.measure(
-            query.codes,
-            database.codes,
-            asked,
-            searched,
-            bits=bits,
-            radii=radii,
-            **within(longest),
-            **common,
-        )
+    on_stage("codes")
+    found = search.measure(
+        query.codes,
+        database.codes,
+        asked,
+        searched,
+        bits=bits,
+        radii=radii,
+        **within(longest),
+        **common,
+    )
     rankings["codes"] = summary(found)
     without_relevant = found.without_relevant
 
     if query.features is not None and database.features is not None:
         listed = min(longest, max([top, *at]))
-        tell(f"ranking {len(asked)} queries by features")
-        with _timed(seconds, "features"):
-            _, ids = search.euclidean_knn(
-                query.features, database.features, listed + left_out, threads=threads
-            )
-            found = search.ranked_measure(ids, asked, searched, **within(listed), **common)
+        on_stage("features")
+        _, ids = search.euclidean_knn(
+            query.features, database.features, listed + left_out, threads=threads
+        )
+        found = search.ranked_measure(ids, asked, searched, **within(listed), **common)
         rankings["features"] = summary(found)
 
-        tell("ranking from coarse to fine")
         pooled = min(pool, longest)
         listed = min(listed, pooled)
-        with _timed(seconds, "coarse_to_fine"):
-            index = search.HashIndex(database.codes, bits=bits, features=database.features)
-            _, ids = index.search(
-                query.codes,
-                listed + left_out,
-                query_features=query.features,
-                pool=pooled + left_out,
-                threads=threads,
-            )
-            found = search.ranked_measure(ids, asked, searched, **within(listed), **common)
+        on_stage("coarse_to_fine")
+        index = search.HashIndex(database.codes, bits=bits, features=database.features)
+        _, ids = index.search(
+            query.codes,
+            listed + left_out,
+            query_features=query.features,
+            pool=pooled + left_out,
+            threads=threads,
+        )
+        found = search.ranked_measure(ids, asked, searched, **within(listed), **common)
         rankings["coarse_to_fine"] = {"pool": pooled, **summary(found)}
 
     accuracy = None
@@ -133,18 +125,17 @@ def evaluate(
         guessed, known = query.logits.argmax(axis=1), database.logits.argmax(axis=1)
         accuracy = {"query": _accuracy(guessed, asked), "database": _accuracy(known, searched)}
         if classes <= MAX_BITS:
-            tell("ranking by predicted class")
-            with _timed(seconds, "predicted_class"):
-                found = search.measure(
-                    _one_hot(guessed, classes),
-                    _one_hot(known, classes),
-                    asked,
-                    searched,
-                    bits=classes,
-                    radii=(),
-                    **within(longest),
-                    **common,
-                )
+            on_stage("predicted_class")
+            found = search.measure(
+                _one_hot(guessed, classes),
+                _one_hot(known, classes),
+                asked,
+                searched,
+                bits=classes,
+                radii=(),
+                **within(longest),
+                **common,
+            )
             rankings["predicted_class"] = summary(found)
 
     return {
@@ -164,8 +155,6 @@ def evaluate(
         "distinct_codes": {"query": _distinct(query.codes), "database": _distinct(database.codes)},
         "bit_entropy": _bit_entropy(database.codes, bits),
         "rankings": rankings,
-        "seconds": seconds,
-        "environment": environment(),
     }
 
 
@@ -235,13 +224,6 @@ def own_rows(split: Split) -> np.ndarray:
     places = np.searchsorted(split.database, split.query, sorter=order)
     rows = order[np.minimum(places, len(order) - 1)]
     return np.where(split.database[rows] == split.query, rows, -1)
-
-
-@contextmanager
-def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
-    start = time.perf_counter()
-    yield
-    seconds[name] = round(time.perf_counter() - start, 3)
 
 
 def summary(found: search.Measures) -> dict[str, Any]:

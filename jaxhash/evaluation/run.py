@@ -1,7 +1,6 @@
 """A trained run under a protocol: encode, evaluate, and leave results.json with its figures."""
 
 import dataclasses
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,16 @@ import numpy as np
 from jaxhash import models, plots, runs
 from jaxhash.data import Dataset, Split
 from jaxhash.encoding import Encoded, encode
+from jaxhash.environment import environment
 from jaxhash.evaluation import measures
 from jaxhash.evaluation.plots import pr_curve, precision_at_k, training_curves
+from jaxhash.evaluation.stopwatch import Stopwatch
 from jaxhash.training import metrics_log, planning
+
+STAGES = {"encoding": "encoding images"} | {
+    name: f"ranking by {title}" for name, title in measures.RANKINGS.items()
+}
+"""What is said at each stage of an evaluation."""
 
 
 def evaluate_run(
@@ -60,10 +66,9 @@ def evaluate_run(
     if asked != config:
         _warn_about_training(config, dataset, split, say)
     rows, back = np.unique(np.concatenate([split.query, split.database]), return_inverse=True)
-    say(f"encoding {len(rows)} items")
-    start = time.perf_counter()
+    watch = Stopwatch(lambda name: say(STAGES[name]))
+    watch("encoding")
     encoded = encode(model, dataset.items, rows=rows, batch_size=batch_size, on_batch=on_batch)
-    seconds = time.perf_counter() - start
 
     def part(places: np.ndarray) -> Encoded:
         return Encoded(*(None if one is None else one[places] for one in encoded))
@@ -78,11 +83,10 @@ def evaluate_run(
         seed=config.seed,
         top=top,
         pool=pool,
-        say=say,
+        on_stage=watch,
     )
-    results["seconds"] = {"encoding": round(seconds, 3)} | results["seconds"]
     about = {"data": dataset.name, "method": model.spec.method, "network": model.spec.network}
-    return about | results
+    return about | results | {"seconds": watch.stop(), "environment": environment()}
 
 
 def _warn_about_training(

@@ -1,0 +1,141 @@
+"""The figures of an evaluation with names and types, over the JSON document they are kept in."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Precision and recall after the first `ranks` results, means over the queries."""
+
+    ranks: tuple[int, ...]
+    precision: tuple[float, ...]
+    recall: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class RadiusLookup:
+    """What lies within a Hamming radius: means over the queries, and how many find nothing."""
+
+    precision: float
+    recall: float
+    empty: int
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The measures of one ranking of the database, means over the queries.
+
+    Attributes:
+        map: mean average precision over the whole ranking; None where only its top is known.
+        map_at_top: mean average precision of the first `top` results.
+        precision_at: precision of the first k results, by k.
+        precision_recall: the curve over the ranks.
+        within_radius: lookup by Hamming radius, by radius; empty for rankings without one.
+        pool: candidates that were re-ranked; None where the whole database was ranked.
+    """
+
+    map: float | None
+    map_at_top: float
+    top: int
+    precision_at: dict[int, float]
+    precision_recall: Curve
+    within_radius: dict[int, RadiusLookup] = field(default_factory=dict)
+    pool: int | None = None
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The ranking that a document of `results.json` describes."""
+        curve = values["precision_recall"]
+        return cls(
+            map=values["mAP"],
+            map_at_top=values["mAP_at_top"],
+            top=values["top"],
+            precision_at={int(k): value for k, value in values["precision_at"].items()},
+            precision_recall=Curve(
+                *(tuple(curve[name]) for name in ("ranks", "precision", "recall"))
+            ),
+            within_radius={
+                int(radius): RadiusLookup(**one)
+                for radius, one in values.get("within_radius", {}).items()
+            },
+            pool=values.get("pool"),
+        )
+
+
+@dataclass(frozen=True)
+class Result:
+    """The retrieval figures of a model under a protocol.
+
+    Attributes:
+        protocol, split: name of the protocol, and how it split the data, in words.
+        bits: length of a code.
+        queries, database: number of items that ask, and that are searched.
+        seed: of the training.
+        codes: the ranking by Hamming distance, ties at their expected value.
+        features: the ranking of all items by Euclidean distance; None without features.
+        coarse_to_fine: the nearest codes re-ranked by features; None without features.
+        predicted_class: the ranking by predicted class; None without a classifier.
+        accuracy: share of the queries that are classified right; None without a classifier.
+        distinct_codes: number of different codes in the database.
+        bit_entropy: mean entropy of a bit over the database, 0 to 1.
+        document: everything as plain JSON values, as `results.json` holds it.
+
+    Example:
+        >>> result = jaxhash.evaluate("runs/photos")  # doctest: +SKIP
+        >>> result.codes.map, result.codes.precision_at[10]  # doctest: +SKIP
+        (0.9823, 0.9791)
+    """
+
+    protocol: str
+    split: str
+    bits: int
+    queries: int
+    database: int
+    seed: int
+    codes: Ranking
+    features: Ranking | None
+    coarse_to_fine: Ranking | None
+    predicted_class: Ranking | None
+    accuracy: float | None
+    distinct_codes: int
+    bit_entropy: float
+    document: dict[str, Any] = field(repr=False, compare=False)
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> Self:
+        """The result that a document of `results.json` describes.
+
+        Raises:
+            ValueError: the document is no result of an evaluation.
+        """
+        try:
+            found = {
+                name: Ranking.from_dict(ranking)
+                for name, ranking in document["rankings"].items()
+                if name in ("codes", "features", "coarse_to_fine", "predicted_class")
+            }
+            accuracy = document["accuracy"]
+            return cls(
+                protocol=document["protocol"],
+                split=document["split"],
+                bits=document["bits"],
+                queries=document["queries"],
+                database=document["database"],
+                seed=document["seed"],
+                codes=found["codes"],
+                features=found.get("features"),
+                coarse_to_fine=found.get("coarse_to_fine"),
+                predicted_class=found.get("predicted_class"),
+                accuracy=None if accuracy is None else accuracy["query"],
+                distinct_codes=document["distinct_codes"]["database"],
+                bit_entropy=document["bit_entropy"],
+                document=dict(document),
+            )
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"no result of an evaluation: {error} is missing or wrong") from None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain JSON values, as `results.json` holds it."""
+        return self.document
