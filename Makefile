@@ -5,7 +5,7 @@ BIN := .venv/bin
 .PHONY: demo test lint format lock clean gpu-results
 
 demo: .venv/ready
-	$(BIN)/python scripts/demo.py --overwrite
+	$(BIN)/jaxhash demo --overwrite
 
 test: .venv/ready
 	$(BIN)/python -m pytest -n auto
@@ -41,29 +41,29 @@ FEW := --method orthohash --bits 48 --network resnet --recipe scratch --epochs 1
 ALL := --network resnet --precision bfloat16 --queries 1000 --out $(OUT)/cells
 gpu-results: .venv/ready
 	mkdir -p $(OUT)
-	$(BIN)/python scripts/benchmark_accelerator.py --out $(OUT)/accelerator.json
-	$(BIN)/python scripts/benchmark_encoding.py --out $(OUT)/encoding-32.json
-	$(BIN)/python scripts/benchmark_encoding.py --network alexnet --size 224 --items 4096 \
+	$(BIN)/python scripts/benchmarks/accelerator.py --out $(OUT)/accelerator.json
+	$(BIN)/python scripts/benchmarks/encoding.py --out $(OUT)/encoding-32.json
+	$(BIN)/python scripts/benchmarks/encoding.py --network alexnet --size 224 --items 4096 \
 		--memory-items 0 --out $(OUT)/encoding-224.json
 	for epochs in 10 20 40; do \
-		$(BIN)/python scripts/curve.py $(FAST) --network resnet --epochs $$epochs --eval-every 5 \
+		$(BIN)/python scripts/benchmarks/curve.py $(FAST) --network resnet --epochs $$epochs --eval-every 5 \
 			--out $(OUT)/curve-resnet-$$epochs.json || exit 1; \
 	done
-	$(BIN)/python scripts/curve.py $(FAST) --network resnet-large --epochs 60 --eval-every 10 \
+	$(BIN)/python scripts/benchmarks/curve.py $(FAST) --network resnet-large --epochs 60 --eval-every 10 \
 		--out $(OUT)/curve-resnet-large-60.json
-	$(BIN)/python scripts/train.py $(DSH) --bits 12 --run $(OUT)/dsh-12
+	$(BIN)/jaxhash train $(DSH) --bits 12 --run $(OUT)/dsh-12
 	for bits in 24 36 48; do \
-		$(BIN)/python scripts/train.py $(DSH) --bits $$bits --weights $(OUT)/dsh-12 --steps 30000 \
+		$(BIN)/jaxhash train $(DSH) --bits $$bits --weights $(OUT)/dsh-12 --steps 30000 \
 			--learning-rate 5e-5 --head-rate 10 --run $(OUT)/dsh-$$bits || exit 1; \
 	done
 	for bits in 12 24 36 48; do \
-		$(BIN)/python scripts/evaluate.py --run $(OUT)/dsh-$$bits || exit 1; \
+		$(BIN)/jaxhash evaluate --run $(OUT)/dsh-$$bits || exit 1; \
 	done
-	$(BIN)/python scripts/train.py $(CIFAR10) --protocol p-5k $(FEW) --run $(OUT)/p-5k
-	$(BIN)/python scripts/evaluate.py --run $(OUT)/p-5k
-	$(BIN)/python scripts/compare.py $(CIFAR10) $(ALL) --protocols p-all p-dsh unseen --epochs 20
-	$(BIN)/python scripts/compare.py $(CIFAR10) $(ALL) --protocols p-5k --epochs 100 --batch-size 128
-	$(BIN)/python scripts/compare_figures.py --cells $(OUT)/cells --curves $(OUT)/curve-*.json \
+	$(BIN)/jaxhash train $(CIFAR10) --protocol p-5k $(FEW) --run $(OUT)/p-5k
+	$(BIN)/jaxhash evaluate --run $(OUT)/p-5k
+	$(BIN)/python scripts/benchmarks/compare.py $(CIFAR10) $(ALL) --protocols p-all p-dsh unseen --epochs 20
+	$(BIN)/python scripts/benchmarks/compare.py $(CIFAR10) $(ALL) --protocols p-5k --epochs 100 --batch-size 128
+	$(BIN)/python scripts/benchmarks/compare_figures.py --cells $(OUT)/cells --curves $(OUT)/curve-*.json \
 		--out $(OUT)
 
 # Locks the versions for every supported Python at once, by environment markers.

@@ -101,7 +101,7 @@ def load(folder: Path | str) -> Model:
     for name in (runs.MODEL, runs.WEIGHTS):
         if not (folder / name).is_file():
             reason = (
-                "its training has not finished: continue it with scripts/train.py --resume"
+                "its training has not finished: go on with it (resume=True) first"
                 if (folder / runs.CONFIG).is_file()
                 else "give the folder of a finished run"
             )

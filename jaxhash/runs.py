@@ -1,14 +1,14 @@
 """What a run is and what it leaves: its configuration, and the files of its directory.
 
 runs/mine/
-  config.json         everything the run was asked for; `--resume` starts from it
+  config.json         everything the run was asked for; resuming starts from it
   environment.json    versions, devices and the commit it ran on
   metrics.jsonl       one line per logged step, one per validation
   skipped.txt         images that could not be decoded, with the reason
   checkpoints/        the last state and the best one, to resume from
   model.safetensors   the weights, for encoding and for others to load ...
   model.json          ... and what they are the weights of
-  results.json        written by `scripts/evaluate.py`, with the figures beside it
+  results.json        written by `evaluation.results`, with the figures beside it
 """
 
 import dataclasses
@@ -200,7 +200,17 @@ def from_json(values: Mapping[str, Any], *, source: str = "the configuration") -
         >>> from_json({"bits": 12}).bits
         12
     """
-    hints = typing.get_type_hints(Config)
+    check_values(values, typing.get_type_hints(Config), source=source)
+    return Config(**values)
+
+
+def check_values(values: Mapping[str, Any], hints: Mapping[str, Any], *, source: str) -> None:
+    """Refuse values that do not fit the types of the fields they are named after.
+
+    Raises:
+        ValueError: a field that does not exist or a value of the wrong type, named with the
+            `source` it came from.
+    """
     for name, value in values.items():
         if name not in hints:
             raise ValueError(f"{source} has an unknown field {name!r}{suggestion(name, hints)}")
@@ -208,7 +218,6 @@ def from_json(values: Mapping[str, Any], *, source: str = "the configuration") -
             raise ValueError(
                 f"{source} has {name} = {value!r}: it has to be {_describe(hints[name])}"
             )
-    return Config(**values)
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
@@ -232,6 +241,10 @@ def _fits(value: Any, hint: Any) -> bool:
         return isinstance(value, dict) and all(
             _fits(name, arguments[0]) and _fits(one, arguments[1]) for name, one in value.items()
         )
+    if origin is tuple:
+        return isinstance(value, list) and all(_fits(one, arguments[0]) for one in value)
+    if hint is Path:
+        return isinstance(value, str)
     if hint is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
     if hint is int:
@@ -245,6 +258,12 @@ def _describe(hint: Any) -> str:
         return "one of " + ", ".join(map(str, arguments))
     if origin in (types.UnionType, typing.Union):
         return " or ".join(map(_describe, arguments))
+    if origin is tuple:
+        return f"a list of {_describe(arguments[0])}"
+    if origin is dict:
+        return f"{_describe(arguments[1])}, by name"
+    if hint is Path:
+        return "a path"
     return "null" if hint is type(None) else getattr(hint, "__name__", str(hint))
 
 
@@ -290,17 +309,15 @@ def check_free(folder: Path | str, *, overwrite: bool = False) -> None:
     if above != folder and not above.is_dir():
         raise NotADirectoryError(f"{folder} cannot be made: {above} is a file")
     if above.is_dir() and not os.access(above, os.W_OK | os.X_OK):
-        raise PermissionError(f"{above} may not be written to: name another folder with --run")
+        raise PermissionError(f"{above} may not be written to: name another folder")
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     if not (folder / CONFIG).is_file():
-        raise FileExistsError(
-            f"{folder} exists and is not a run directory: name another with --run"
-        )
+        raise FileExistsError(f"{folder} exists and is not a run directory: name another folder")
     if not overwrite:
         raise FileExistsError(
-            f"{folder} already holds a run: continue it with --resume, replace it with "
-            f"--overwrite, or name another with --run"
+            f"{folder} already holds a run: continue it with resume=True, replace it with "
+            f"overwrite=True, or name another folder"
         )
 
 
@@ -314,7 +331,7 @@ def load_config(folder: Path | str) -> Config:
     path = Path(folder) / CONFIG
     if not path.is_file():
         raise FileNotFoundError(
-            f"no run in {folder}: train one with scripts/train.py --run {folder}"
+            f"no run in {folder}: train one there, or name the folder of another"
         )
     return from_json(read_json(path), source=str(path))
 

@@ -1,36 +1,33 @@
-"""The scripts as a user meets them: what they print, leave and refuse."""
+"""The commands as a user meets them: what they print, leave and refuse."""
 
 import importlib
 import json
+import runpy
 import sys
+import tomllib
 from pathlib import Path
-from types import ModuleType
 
 import jax
 import numpy as np
 import pytest
 from PIL import Image
 
-from jaxhash import runs
+from jaxhash import cli, runs
+from jaxhash.cli import options
 from jaxhash.data import load as load_dataset
 from jaxhash.runs import Config
 from jaxhash.training import loop
 
-SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
-NAMES = ("train", "encode", "evaluate", "query", "demo")
+ROOT = Path(__file__).resolve().parent.parent
+NAMES = tuple(cli.COMMANDS)
 
 
 @pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch):
-    """A function that runs a script with the given words on its command line."""
-    monkeypatch.syspath_prepend(str(SCRIPTS))
-
-    def module(name: str) -> ModuleType:
-        return importlib.import_module(name)
+def script():
+    """A function that runs a command with the given words on its command line."""
 
     def call(name: str, *words: object) -> None:
-        monkeypatch.setattr(sys, "argv", [f"scripts/{name}.py", *map(str, words)])
-        module("command_line").run(module(name).main)
+        cli.main([name, *map(str, words)])
 
     return call
 
@@ -55,28 +52,71 @@ def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_script_explains_itself(
+def test_every_command_explains_itself(
     name: str, script, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "200")
-    with pytest.raises(SystemExit) as stopped:
-        script(name, "--help")
-    assert stopped.value.code == 0
-    help_text = capsys.readouterr().out
-    doc = sys.modules[name].__doc__
-    assert f"python scripts/{name}.py" in doc
-    assert any(word in doc for word in ("second", "minute"))
-    assert "--run" in help_text
+    monkeypatch.setenv("COLUMNS", "100")
+    command = importlib.import_module(f"jaxhash.cli.{name}").COMMAND
+    there = options.names(command.options)
+    assert set(command.common) <= set(there)
+    script(name, "--help")
+    short = capsys.readouterr().out
+    assert short.count("\n") <= 40  # one screen
+    assert f"    jaxhash {name}" in short  # an example
+    assert any(word in short for word in ("second", "minute"))
+    assert "--run" in short
+    script(name, "--help-all")
+    everything = capsys.readouterr().out
+    for option in there:
+        if option != command.positional:
+            assert f"  -{'-' * (len(option) > 1)}{option.replace('_', '-')}" in everything
+    assert "--print-config" in everything
     if name == "train":
-        for option in runs.to_json(Config()):
-            assert f"--{option.replace('_', '-')}" in help_text
-        assert "Length of the code, 1 to 1024" in help_text
+        assert "Length of the code, 1 to 1024" in everything
+        assert max(map(len, everything.splitlines())) <= 100
+        # Each option has its group, and one only.
+        grouped = [option for group in command.groups.values() for option in group]
+        assert sorted(grouped) == sorted(there)
+
+
+def test_the_commands_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main(["--help"])
+    listed = capsys.readouterr().out
+    for name in cli.COMMANDS:
+        assert f"  {name} " in listed
+    cli.main([])
+    assert capsys.readouterr().out == listed
+    cli.main(["--version"])
+    assert capsys.readouterr().out.startswith("jaxhash ")
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["trian"])
+    assert stopped.value.code == 2
+    assert "did you mean train?" in capsys.readouterr().err
+
+
+def test_the_command_comes_with_the_package() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    module, _, function = project["scripts"]["jaxhash"].partition(":")
+    assert getattr(importlib.import_module(module), function) is cli.main
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_old_scripts_are_doors_to_the_commands(name: str, capsys, monkeypatch) -> None:
+    path = ROOT / "scripts" / f"{name}.py"
+    for entry in (path, "jaxhash"):
+        words = [str(entry), *([] if entry == path else [name]), "--help"]
+        monkeypatch.setattr(sys, "argv", words)
+        if entry == path:
+            runpy.run_path(str(path), run_name="__main__")
+        else:
+            runpy.run_module("jaxhash", run_name="__main__", alter_sys=True)
+        assert capsys.readouterr().out.startswith(f"usage: jaxhash {name} ")
 
 
 @pytest.mark.parametrize(
     ("name", "words", "message"),
     [
-        ("train", ["--bits", "0"], "train.py: bits is 0: give 1 to 1024"),
+        ("train", ["--bits", "0"], "jaxhash train: bits is 0: give 1 to 1024"),
         ("train", ["--method", "dlhbc"], "did you mean dlbhc"),
         ("train", ["--data", "no/such/folder"], "no/such/folder"),
         ("train", ["--coordinator", "localhost:1"], "--processes and --process"),
@@ -154,7 +194,7 @@ def test_training_from_the_command_line_and_on(script, tmp_path: Path, capsys) -
     printed = capsys.readouterr()
     assert "dlbhc, 12 bits, on mhcln" in printed.out
     assert "validation mAP" in printed.err
-    assert f"scripts/evaluate.py --run {folder}" in printed.out
+    assert f"jaxhash evaluate --run {folder}" in printed.out
     with pytest.raises(SystemExit) as stopped:
         script("train", *words)
     assert "already holds a run" in str(stopped.value.code)

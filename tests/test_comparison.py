@@ -16,6 +16,7 @@ from PIL import Image
 
 import search
 from jaxhash import runs
+from jaxhash.cli.command import run
 from jaxhash.comparison import baselines, runner, table
 from jaxhash.data import Dataset
 from jaxhash.evaluation.run import evaluate_run
@@ -23,7 +24,7 @@ from jaxhash.models import Model
 from jaxhash.runs import Config
 from jaxhash.training import loop
 
-SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
+SCRIPTS = Path(__file__).resolve().parent.parent / "scripts" / "benchmarks"
 # FAISS's own extension modules warn when Python 3.12 loads them.
 swig = pytest.mark.filterwarnings("ignore:builtin type .* has no __module__:DeprecationWarning")
 ONE = jax.devices()[:1]
@@ -244,7 +245,7 @@ def test_cells_hold_what_a_run_and_its_evaluation_give(tmp_path: Path) -> None:
     assert (tmp_path / names[0]).stat().st_size < 30_000
 
     for change, message in (({"steps": 3}, "steps"), ({"augment": "none"}, "augment")):
-        with pytest.raises(ValueError, match=f"another {message}: name another --out"):
+        with pytest.raises(ValueError, match=f"another {message}: name another folder"):
             runner.missing(tmp_path, planned(["p-all"], **change)[0], **asks)
     older = json.loads((tmp_path / names[0]).read_text())
     del older["asked"]["config"]["shift"]  # as if from before there was such an option
@@ -304,7 +305,7 @@ def test_the_table_is_means_and_spreads_over_the_seeds() -> None:
     assert (mean, spread) == pytest.approx((0.6, math.sqrt(0.02 / 2)))
 
 
-# ---------------------------------------------------------------- the scripts
+# ---------------------------------------------------------------- the benchmarks
 
 
 @pytest.fixture
@@ -313,8 +314,7 @@ def script(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.syspath_prepend(str(SCRIPTS))
 
     def call(name: str, *words: object) -> None:
-        monkeypatch.setattr(sys, "argv", [f"scripts/{name}.py", *map(str, words)])
-        importlib.import_module("command_line").run(importlib.import_module(name).main)
+        run(importlib.import_module(name).COMMAND, [*map(str, words)])
 
     return call
 

@@ -32,7 +32,7 @@ def test_digits():
         ("mnist", "train-images-idx3-ubyte.gz.*--download"),
         ("cifar10", "cifar-10-binary.tar.gz or cifar-10-python.tar.gz"),
         ("svhn_cropped", "train_32x32.mat"),
-        ("imagenet_resized/32x32", "--download"),
+        ("imagenet_resized/32x32", "download=True"),
         ("cifar11", "Did you mean cifar10"),
         ("CIFAR10", "Did you mean cifar10"),
         ("zzzzzzzz", "Some that exist: digits, mnist"),

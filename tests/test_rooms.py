@@ -16,7 +16,7 @@ ORDER = {
     "jaxhash": (
         "environment recipes trees losses nets data method views preparation prefetch sharding "
         "plots runs spec encoding models feature_files retrieval image_index training evaluation "
-        "comparison analysis library cli"
+        "comparison analysis library cli __main__"
     ),
 }
 

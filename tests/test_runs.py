@@ -119,7 +119,7 @@ def test_a_run_is_not_overwritten_without_being_told(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     runs.create(folder, Config(bits=12))
     (folder / "model.json").write_text("old")
-    with pytest.raises(FileExistsError, match=r"already holds a run.*--resume.*--overwrite"):
+    with pytest.raises(FileExistsError, match=r"already holds a run.*resume=True.*overwrite=True"):
         runs.create(folder, Config(bits=24))
     assert runs.load_config(folder).bits == 12
     runs.create(folder, Config(bits=24), overwrite=True)
@@ -208,7 +208,7 @@ def test_a_model_that_cannot_be_loaded_says_why(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="folder of a finished run"):
         models.load(tmp_path)
     runs.create(tmp_path / "run", Config())
-    with pytest.raises(FileNotFoundError, match=r"has not finished.*--resume"):
+    with pytest.raises(FileNotFoundError, match=r"has not finished.*resume=True"):
         models.load(tmp_path / "run")
     models.save(small_model(), tmp_path)
     described = json.loads((tmp_path / runs.MODEL).read_text())

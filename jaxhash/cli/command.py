@@ -1,63 +1,146 @@
-"""What the scripts share: options from a dataclass, one line for a user's mistake, a cache."""
+"""What the commands share: options, one line for a user's mistake, kept compiled programs."""
 
 import os
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
-import jax
-import tyro
-
-from jaxhash.training.allocator import keep_memory
-
-Options = TypeVar("Options")
+from jaxhash.cli import explain, options
 
 MISTAKES = (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError)
 STOPS = (FloatingPointError, ModuleNotFoundError, PermissionError, OSError)
 
 
-def parse(options: type[Options], doc: str | None, default: Options | None = None) -> Options:
-    """The options of the command line; explains itself and exits where they are wrong."""
-    return tyro.cli(
-        options,
-        description=doc,
-        default=tyro.MISSING_NONPROP if default is None else default,
-        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
-    )
+@dataclass(frozen=True)
+class Command:
+    """A command: what it is called, what can be chosen, and what it does.
+
+    Attributes:
+        name: As it is typed: "jaxhash train".
+        doc: What `--help` says first: what the command does, how long it takes, an example.
+        options: A dataclass with a field for each option, explained by the string below it; fields
+            of a nested dataclass are options too.
+        act: Called with an instance of it.
+        common: Names of the options that most people need, for `--help`; () for all.
+        groups: Title -> names of options, for `--help-all`; those left out come last.
+        positional: Name of the option that is given without a name, if any.
+        default: Called with the words of the command line, gives the options in place of the
+            dataclass's own defaults, or None.
+        either: Pairs of options that exclude each other: one on the command line takes the place
+            of the other in a file.
+    """
+
+    name: str
+    doc: str | None
+    options: type
+    act: Callable[[Any], None]
+    common: tuple[str, ...] = ()
+    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    positional: str | None = None
+    default: Callable[[Sequence[str]], Any] | None = None
+    either: tuple[tuple[str, str], ...] = ()
 
 
-def run(main: Callable[[], None]) -> None:
-    """Run a script: a mistake of the user's ends it with one line instead of a traceback.
+def run(command: Command, words: Sequence[str] | None = None) -> None:
+    """Run a command: a mistake of the user's ends it with one line instead of a traceback.
 
     With JAXHASH_TRACEBACK=1 in the environment the traceback is shown.
+
+    Args:
+        command: Which.
+        words: Its command line, after its name; that of this process by default.
+
+    Raises:
+        SystemExit: With the message, or with 2 for an option that does not exist.
     """
-    keep_memory()  # before jax starts the threads that would keep to arenas of their own
-    use_compilation_cache()
+    words = list(sys.argv[1:] if words is None else words)
+    if {"-h", "--help", "--help-all"} & set(words):
+        print(explain.text(command, everything="--help-all" in words))
+        return
     try:
-        main()
+        chosen = parse(command, words)
+        if chosen is not None:
+            prepare()
+            command.act(chosen)
     except KeyboardInterrupt:
         sys.exit("stopped")
     except (*MISTAKES, *STOPS) as error:
         if os.environ.get("JAXHASH_TRACEBACK"):
             raise
-        sys.exit(f"{Path(sys.argv[0]).name}: {in_words(error)}")
+        sys.exit(f"{command.name}: {in_words(error, options.names(command.options))}")
 
 
-def in_words(error: BaseException) -> str:
-    """An error's message; the system's own without its number.
+def parse(command: Command, words: Sequence[str]) -> Any:
+    """The options of the command line; None where they were only to be printed.
+
+    Those given on the command line win over those of the file that `--config` names.
+
+    Raises:
+        ValueError: The file names an option that does not exist, or a value of the wrong type.
+        SystemExit: The command line does; it is explained there.
+    """
+    rest, files, printing = options.take_out(words)
+    default = command.default(words) if command.default is not None else None
+    for file in files:
+        values = options.read(file, command.options)
+        for one, other in command.either:
+            for given, replaced in ((one, other), (other, one)):
+                if options.value_of(rest, given) is not None:
+                    values.pop(replaced, None)
+        default = options.with_values(command.options, values, default, source=str(file))
+    chosen = options.parse(command.options, rest, prog=command.name, default=default)
+    if printing:
+        print(options.to_toml(chosen))
+        return None
+    return chosen
+
+
+def prepare() -> None:
+    """Set the process up for jax: memory that is kept, compiled programs that are kept."""
+    from jaxhash.training.allocator import keep_memory
+
+    keep_memory()  # before jax starts the threads that would keep to arenas of their own
+    use_compilation_cache()
+
+
+def in_words(error: BaseException, names: Sequence[str] = ()) -> str:
+    """An error's message, as it is said on a command line.
+
+    The library speaks of arguments; those that are options here become options. Of the system's
+    own errors the number is left out.
+
+    Args:
+        error: The error.
+        names: Names of the options.
 
     Example:
         >>> in_words(FileNotFoundError(2, "No such file or directory", "a.index"))
         'a.index: no such file or directory'
+        >>> in_words(ValueError("continue with resume=True, or set shift=False"), ["resume"])
+        'continue with --resume, or set shift=False'
+        >>> in_words(ValueError("give data_dir=FOLDER"), ["data_dir"])
+        'give --data-dir FOLDER'
     """
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{error.filename}: {error.strerror.lower()}"
-    return str(error)
+
+    def option(found: re.Match[str]) -> str:
+        name, value = found.groups()
+        if name not in names:
+            return found.group()
+        dashed = name.replace("_", "-")
+        return {"True": f"--{dashed}", "False": f"--no-{dashed}"}.get(value, f"--{dashed} {value}")
+
+    return re.sub(r"\b([a-z_]+)=(True|False|[A-Z]+)\b", option, str(error))
 
 
 def use_compilation_cache() -> None:
     """Keep compiled programs between runs, in the user's cache folder unless jax has another."""
+    import jax
+
     if jax.config.values["jax_compilation_cache_dir"] is None:
         root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         jax.config.update("jax_compilation_cache_dir", str(Path(root) / "jaxhash" / "compiled"))

@@ -1,6 +1,6 @@
 """The whole path on real handwritten digits: images in, neighbours out.
 
-    python scripts/demo.py
+    jaxhash demo
 
 About a minute on two CPU cores. Trains DLBHC at 48 bits on scikit-learn's 1,797 digits, evaluates
 it (expected: mAP above 0.97 by codes alone), builds the index, asks it a few questions from coarse
@@ -8,21 +8,10 @@ to fine, and leaves runs/demo/ with results.json, the training log, a precision-
 gallery of answers, the exported model and the index.
 """
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from command_line import parse, run
-from train import Bar
-
-from jaxhash import encoding, plots, retrieval, runs
-from jaxhash.evaluation import measures
-from jaxhash.evaluation.run import evaluate_run, write_results
-from jaxhash.runs import Config
-from jaxhash.training import loop
-from jaxhash.training.planning import load_data, split_data
-from search import HashIndex
+from jaxhash.cli.command import Command
 
 ASKING = 5
 POOL = 100
@@ -32,7 +21,7 @@ database."""
 
 @dataclass(frozen=True)
 class Demo:
-    """Options of scripts/demo.py."""
+    """Options of `jaxhash demo`."""
 
     run: Path = Path("runs/demo")
     """Folder for everything the demo leaves."""
@@ -42,9 +31,21 @@ class Demo:
     """Of the weights, the shuffling, the augmentation and the choice of queries."""
 
 
-def main() -> None:
+def demo(options: Demo) -> None:
     """Run the demo."""
-    options = parse(Demo, __doc__)
+    import time
+
+    import numpy as np
+
+    from jaxhash import encoding, plots, retrieval, runs
+    from jaxhash.cli.train import Bar
+    from jaxhash.evaluation import measures
+    from jaxhash.evaluation.run import evaluate_run, write_results
+    from jaxhash.runs import Config
+    from jaxhash.training import loop
+    from jaxhash.training.planning import load_data, split_data
+    from search import HashIndex
+
     start = time.perf_counter()
     config = Config(
         data="digits",
@@ -98,11 +99,10 @@ def main() -> None:
         ("precision_recall.png", "the precision-recall curves"),
         (runs.RESULTS, "every number"),
         (runs.METRICS, "the training log"),
-        (runs.WEIGHTS, "the model, for scripts/encode.py and for others"),
-        ("digits.index", "the index, for scripts/query.py"),
+        (runs.WEIGHTS, "the model, for jaxhash encode and for others"),
+        ("digits.index", "the index, for jaxhash query"),
     ):
         print(f"  {options.run / name}  {what}")
 
 
-if __name__ == "__main__":
-    run(main)
+COMMAND = Command("jaxhash demo", __doc__, Demo, demo)

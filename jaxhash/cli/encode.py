@@ -1,14 +1,14 @@
 """Encode images with a trained network into an index of binary codes.
 
-    python scripts/encode.py --run runs/digits-dlbhc-48 --data photos/ --out photos.index
+    jaxhash encode --run runs/photos --data photos/ --out photos.index
 
 Some hundred images a second on two CPU cores with the default network, and any number of them in
-the same memory; leaves photos.index with codes, features and paths, for scripts/query.py. The data
-is a folder of image files, at any depth, or whatever scripts/train.py takes for --data.
+the same memory; leaves photos.index with codes, features and paths, for jaxhash query. The data
+is a folder of image files, at any depth, or whatever jaxhash train takes for --data.
 
-    python scripts/encode.py --run runs/uc_merced --data uc_merced --out features.npz
+    jaxhash encode --run runs/uc_merced --data uc_merced --out features.npz
 
-writes the features instead, as data that scripts/train.py takes: how a method that learns from
+writes the features instead, as data that jaxhash train takes: how a method that learns from
 features is trained on top of a network.
 """
 
@@ -16,16 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from command_line import parse, run
-from tqdm import tqdm
-
-from jaxhash import encoding, models, retrieval
-from jaxhash.feature_files import write_features
+from jaxhash.cli.command import Command
 
 
 @dataclass(frozen=True)
 class Encode:
-    """Options of scripts/encode.py."""
+    """Options of `jaxhash encode`."""
 
     run: Path
     """Folder of the trained run."""
@@ -48,9 +44,13 @@ class Encode:
     """Replace a file that is there."""
 
 
-def main() -> None:
-    """Encode as the command line says."""
-    options = parse(Encode, __doc__)
+def encode(options: Encode) -> None:
+    """Encode as the options say."""
+    from tqdm import tqdm
+
+    from jaxhash import encoding, models, retrieval
+    from jaxhash.feature_files import write_features
+
     if options.out.exists() and not options.overwrite:
         raise FileExistsError(f"{options.out} exists: replace it with --overwrite")
     if options.out.suffix == ".npz" and options.part is not None:
@@ -100,5 +100,14 @@ def main() -> None:
     print(f"{options.out}: {total - len(skipped)} codes of {model.bits} bits, {size:.1f} MB")
 
 
-if __name__ == "__main__":
-    run(main)
+COMMAND = Command(
+    "jaxhash encode",
+    __doc__,
+    Encode,
+    encode,
+    groups={
+        "data": ("data", "data_dir", "part", "max_undecodable"),
+        "method": ("run",),
+        "output and run": ("out", "features", "overwrite", "batch_size"),
+    },
+)

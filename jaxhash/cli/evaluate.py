@@ -1,6 +1,6 @@
 """Say how good a trained run's codes are, under its own protocol or another.
 
-    python scripts/evaluate.py --run runs/digits-dlbhc-48
+    jaxhash evaluate --run runs/digits-dlbhc-48
 
 Seconds for digits, about a minute for 70,000 small images on two CPU cores; prints mAP and
 precision for codes, features and coarse-to-fine search (0.97 and more on digits), and leaves
@@ -11,16 +11,12 @@ figures are tie-aware, and results.json names protocol, bits, cut-offs, queries 
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from command_line import parse, run
-from tqdm import tqdm
-
-from jaxhash.evaluation import measures
-from jaxhash.evaluation.run import evaluate_run, write_results
+from jaxhash.cli.command import Command
 
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Options of scripts/evaluate.py."""
+    """Options of `jaxhash evaluate`."""
 
     run: Path
     """Folder of the trained run."""
@@ -40,9 +36,13 @@ class Evaluate:
     """Images per call of the network."""
 
 
-def main() -> None:
-    """Evaluate as the command line says."""
-    options = parse(Evaluate, __doc__)
+def evaluate(options: Evaluate) -> None:
+    """Evaluate as the options say."""
+    from tqdm import tqdm
+
+    from jaxhash.evaluation import measures
+    from jaxhash.evaluation.run import evaluate_run, write_results
+
     with tqdm(unit="image", unit_scale=True, leave=False) as bar:
         found = evaluate_run(
             options.run,
@@ -60,5 +60,4 @@ def main() -> None:
         print(path)
 
 
-if __name__ == "__main__":
-    run(main)
+COMMAND = Command("jaxhash evaluate", __doc__, Evaluate, evaluate)

@@ -1,6 +1,6 @@
 """Find the nearest images of an index.
 
-    python scripts/query.py --run runs/photos --index photos.index beach.jpg -k 10 --gallery out.png
+    jaxhash query --run runs/photos --index photos.index beach.jpg -k 10 --gallery out.png
 
 A few seconds, nearly all of them to start; prints distance and path of the ten nearest images, and
 draws them. The nearest codes (--pool of them) are put in order by the distance of their features;
@@ -11,25 +11,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import tyro
-from command_line import parse, run
 
-from jaxhash import models, plots, retrieval
-from jaxhash.data import load_images
-from search import HashIndex
+from jaxhash.cli.command import Command
 
 
 @dataclass(frozen=True)
 class Query:
-    """Options of scripts/query.py."""
+    """Options of `jaxhash query`."""
 
     images: tyro.conf.Positional[tuple[Path, ...]]
     """Image files to ask with, one or more."""
     run: Path
     """Folder of the trained run that made the index."""
     index: Path
-    """The index file, from scripts/encode.py."""
+    """The index file, from jaxhash encode."""
     k: Annotated[int, tyro.conf.arg(aliases=["-k"])] = 10
     """Results for each image."""
     pool: int = 200
@@ -42,9 +38,14 @@ class Query:
     """Check the whole index file for damage first; reads all of it."""
 
 
-def main() -> None:
-    """Search as the command line says."""
-    options = parse(Query, __doc__)
+def query(options: Query) -> None:
+    """Search as the options say."""
+    import numpy as np
+
+    from jaxhash import models, retrieval
+    from jaxhash.data import load_images
+    from search import HashIndex
+
     if not options.images:
         raise ValueError("name at least one image to ask with")
     for path in options.images:
@@ -68,17 +69,18 @@ def main() -> None:
         model, index, images, options.k, pool=options.pool or None, radius=options.radius
     )
     items = retrieval.Items(index)
-    for query, distances, ids in zip(options.images, *found, strict=True):
+    for path, distances, ids in zip(options.images, *found, strict=True):
         known = ids >= 0
-        print(f"{query}:{'' if known.any() else ' nothing found'}")
+        print(f"{path}:{'' if known.any() else ' nothing found'}")
         for distance, title in zip(distances[known], items.titles(ids[known]), strict=True):
             apart = f"{distance} bits" if options.pool == 0 else f"{distance:.3f}"
             print(f"  {apart:>8} apart  {title}")
     if options.gallery is not None:
+        from jaxhash import plots  # only now: drawing takes a second to import
+
         figure = retrieval.gallery(items, images, found, [path.name for path in options.images])
         plots.save(figure, options.gallery)
         print(f"gallery: {options.gallery}")
 
 
-if __name__ == "__main__":
-    run(main)
+COMMAND = Command("jaxhash query", __doc__, Query, query, positional="images")

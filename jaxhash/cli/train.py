@@ -1,39 +1,41 @@
 """Train a network whose latent layer is a binary code.
 
-    python scripts/train.py --data digits --method dlbhc --bits 48 --epochs 20
+    jaxhash train --data digits --method dlbhc --bits 48 --epochs 20
 
 About a minute on two CPU cores; leaves runs/digits-dlbhc-48/ with the log, the checkpoints and
-the exported model, and ends with a validation mAP above 0.97. Then, with the same --run:
-scripts/evaluate.py for the figures, scripts/encode.py and scripts/query.py to search.
+the exported model. Then, with the same --run: jaxhash evaluate, jaxhash encode, jaxhash query.
 
-    python scripts/train.py --data photos/ --method dsh --bits 64 --run runs/photos
-    python scripts/train.py --resume --run runs/photos
+    jaxhash train --data photos/ --method dsh --bits 64 --run runs/photos
+    jaxhash train --resume --run runs/photos
+    jaxhash train --config configs/mnist-dlbhc.toml --run runs/mnist
 
-trains on a folder of class-name/image.jpg, and goes on where a run broke off. On several machines,
-start the same command on each with --coordinator host:port --processes N --process I.
+trains on a folder of class-name/image.jpg; goes on where a run broke off; takes a recipe. On
+several machines, start the same command on each with --coordinator, --processes and --process.
 """
 
-import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import jax
 import tyro
-from command_line import parse, run
-from tqdm import tqdm
 
 from jaxhash import runs
+from jaxhash.cli import options
+from jaxhash.cli.command import Command
 from jaxhash.runs import Config
-from jaxhash.training import loop
-from jaxhash.training.loop import Progress
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+    from jaxhash.training.loop import Progress
 
 LIMITED = 0.5  # share of steps that waited for images from which on the bar says so
 
 
 @dataclass(frozen=True)
 class Train:
-    """Options of scripts/train.py."""
+    """Options of `jaxhash train`."""
 
     config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
     run: Path | None = None
@@ -51,41 +53,59 @@ class Train:
     """Several processes train together: host:port of the first one, or auto on a cluster that jax
     knows (Slurm, TPU pods)."""
     processes: int | None = None
-    """Their number."""
+    """How many processes train together."""
     process: int | None = None
-    """The number of this one, from 0."""
+    """The number of this process, from 0."""
 
 
-def options() -> Train:
-    """The options; those of a run to resume are its own unless given again."""
-    default = Train()
-    folder = _argument("--run")
-    if "--resume" in sys.argv and folder and (Path(folder) / runs.CONFIG).is_file():
-        default = Train(config=runs.load_config(folder))
-    return parse(Train, __doc__, default)
+COMMON = (
+    *("data", "data_dir", "run", "method", "bits", "network", "epochs", "weights"),
+    *("resume", "overwrite"),
+)
+
+GROUPS = {
+    "data": (
+        *("data", "data_dir", "download", "protocol", "protocol_options", "validation"),
+        *("max_undecodable", "image_size"),
+    ),
+    "method": ("method", "bits", "options", "mirror", "shift"),
+    "network": ("network", "weights", "precision"),
+    "optimisation": (
+        *("recipe", "epochs", "steps", "batch_size", "batches", "augment", "optimizer"),
+        *("learning_rate", "schedule", "weight_decay", "head_rate", "clip_norm"),
+        *("label_smoothing", "average", "seed"),
+    ),
+    "output and run": (
+        *("run", "resume", "overwrite", "eval_every", "log_every", "tensorboard"),
+        *("profile_steps", "resident", "devices", "coordinator", "processes", "process"),
+    ),
+}
 
 
-def _argument(name: str) -> str | None:
-    """The value of an option before the rest is parsed: the rest depends on it."""
-    for at, word in enumerate(sys.argv):
-        if word == name and at + 1 < len(sys.argv):
-            return sys.argv[at + 1]
-        if word.startswith(f"{name}="):
-            return word.partition("=")[2]
+def defaults(words: Sequence[str]) -> Train | None:
+    """The options of a run to resume are its own unless given again."""
+    folder = options.value_of(words, "run")
+    if "--resume" not in words or not folder:
+        return None
+    if (Path(folder) / runs.CONFIG).is_file():
+        return Train(config=runs.load_config(folder))
+    if options.value_of(words, "data") is None and options.value_of(words, "config") is None:
+        raise FileNotFoundError(f"no run to resume in {folder}: check --run, or begin with --data")
     return None
 
 
-def main() -> None:
-    """Train as the command line says."""
-    chosen = options()
+def train(chosen: Train) -> None:
+    """Train as the options say."""
+    import jax
+
+    from jaxhash.training import loop
+
     join(chosen.coordinator, chosen.processes, chosen.process)
     config = chosen.config
     folder = chosen.run
     if folder is None:
         name = Path(config.data).stem or "data"
         folder = Path("runs") / f"{name}-{config.method}-{config.bits}"
-    if chosen.resume and not (folder / runs.CONFIG).is_file() and _argument("--data") is None:
-        raise FileNotFoundError(f"no run to resume in {folder}: check --run, or begin with --data")
     devices = None
     if chosen.devices is not None:
         if not 1 <= chosen.devices <= jax.device_count():
@@ -105,11 +125,13 @@ def main() -> None:
         )
     if first:
         print(f"model, log and checkpoints: {folder}")
-        print(f"next: python scripts/evaluate.py --run {folder}")
+        print(f"next: jaxhash evaluate --run {folder}")
 
 
 def join(coordinator: str | None, processes: int | None, process: int | None) -> None:
     """Find the other processes that train, where there are any."""
+    import jax
+
     if coordinator is None:
         if processes is not None or process is not None:
             raise ValueError("--processes and --process need --coordinator host:port too")
@@ -140,11 +162,15 @@ class Bar:
 
     def say(self, message: str) -> None:
         """Print a line above the bar."""
+        from tqdm import tqdm
+
         if not self.disable:
             tqdm.write(message)
 
-    def show(self, progress: Progress) -> None:
+    def show(self, progress: "Progress") -> None:
         """Move on to where the run is."""
+        from tqdm import tqdm
+
         if self.bar is None:
             self.bar = tqdm(
                 total=progress.steps,
@@ -164,10 +190,11 @@ class Bar:
             self.bar.close()
 
 
-def describe(progress: Progress) -> str:
+def describe(progress: "Progress") -> str:
     """The numbers behind the bar.
 
     Example:
+        >>> from jaxhash.training.loop import Progress
         >>> describe(Progress(1, 10, 0.1, loss=0.5, images_per_second=1234.5))
         '1,234 images/s, loss 0.500'
     """
@@ -183,5 +210,13 @@ def describe(progress: Progress) -> str:
     return ", ".join(parts)
 
 
-if __name__ == "__main__":
-    run(main)
+COMMAND = Command(
+    "jaxhash train",
+    __doc__,
+    Train,
+    train,
+    common=COMMON,
+    groups=GROUPS,
+    default=defaults,
+    either=(("epochs", "steps"),),
+)

@@ -22,11 +22,11 @@ def read_cells(folder: Path | str) -> list[dict[str, Any]]:
     """
     paths = sorted(Path(folder).glob("*_*_*_*.json"))
     if not paths:
-        raise FileNotFoundError(f"no cells in {folder}: make them with scripts/compare.py")
+        raise FileNotFoundError(f"no cells in {folder}: a comparison writes them")
     cells = [runs.read_json(path) for path in paths]
     for path, cell in zip(paths, cells, strict=True):
         if not {*Cell._fields, "rankings", "asked"} <= cell.keys():
-            raise ValueError(f"{path} is no cell of scripts/compare.py")
+            raise ValueError(f"{path} is no cell of a comparison")
     return cells
 
 

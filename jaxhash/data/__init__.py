@@ -146,13 +146,12 @@ def _what_to_do(name: str, data_dir: Path) -> str:
     lines = [
         f"{name}: nothing is prepared in {data_dir / name}, and nothing is fetched unasked. Do one "
         "of these:",
-        "- give the folder in which tensorflow-datasets prepared it: --data-dir (data_dir)",
+        "- give the folder in which tensorflow-datasets prepared it: data_dir=FOLDER",
     ]
     if name in archives.ARCHIVES:
         archive = archives.ARCHIVES[name]
         lines.append(f"- put {archive.wanted} (from {archive.source}) into {data_dir / name}")
     lines.append(
-        "- allow the download: --download (download=True); this needs TensorFlow "
-        "(pip install tensorflow-cpu)"
+        "- allow the download: download=True; this needs TensorFlow (pip install tensorflow-cpu)"
     )
     return "\n".join(lines)

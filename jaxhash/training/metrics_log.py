@@ -83,6 +83,6 @@ def tensorboard_writer() -> Any:
     except ImportError:
         raise ModuleNotFoundError(
             "tensorboard needs a package that is not installed: pip install tensorboardX, "
-            "or leave --tensorboard out"
+            "or set tensorboard=False"
         ) from None
     return SummaryWriter

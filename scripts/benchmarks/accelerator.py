@@ -1,9 +1,9 @@
 """Training throughput on whatever device jax finds, network by network, batch by batch.
 
-    python scripts/benchmark_accelerator.py --out accelerator.json
-    python scripts/benchmark_accelerator.py --cases resnet-small:32 --batch-sizes 64 --steps 4
+    python scripts/benchmarks/accelerator.py --out accelerator.json
+    python scripts/benchmarks/accelerator.py --cases resnet-small:32 --batch-sizes 64 --steps 4
 
-Random images and DLBHC's loss, in the very calls that scripts/train.py makes: images kept on the
+Random images and DLBHC's loss, in the very calls that jaxhash train makes: images kept on the
 device as uint8 and varied there, many steps in one compiled call. For each network and batch size:
 seconds to compile, images/s (median and best of the calls after the first), floating-point
 operations a second by the compiler's own count and their share of the device's peak, and the most
@@ -22,9 +22,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from command_line import parse, run
 
 from jaxhash import nets, runs, sharding
+from jaxhash.cli.command import Command, run
 from jaxhash.data import Dataset
 from jaxhash.environment import environment
 from jaxhash.runs import Config
@@ -49,7 +49,7 @@ PEAK_TFLOPS = {
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Options of scripts/benchmark_accelerator.py."""
+    """Options of scripts/benchmarks/accelerator.py."""
 
     cases: tuple[str, ...] = ("alexnet:224", "resnet:32", "dsh:32")
     """Networks, each with the side of its images in pixels."""
@@ -135,9 +135,8 @@ def flops_of(step: Any, state: Any, plan: Any, batch: int) -> float | None:
     return counted["flops"] / batch if "flops" in counted else None
 
 
-def main() -> None:
-    """Measure as the command line says, and print a table."""
-    options = parse(Benchmark, __doc__)
+def benchmark(options: Benchmark) -> None:
+    """Measure as the options say, and print a table."""
     kind = jax.devices()[0].device_kind
     peak = options.peak_tflops or PEAK_TFLOPS.get(kind)
     rows = []
@@ -186,5 +185,7 @@ def line(row: dict[str, Any], peak: float | None) -> str:
     )
 
 
+COMMAND = Command("accelerator.py", __doc__, Benchmark, benchmark)
+
 if __name__ == "__main__":
-    run(main)
+    run(COMMAND)

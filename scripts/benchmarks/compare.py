@@ -1,8 +1,8 @@
 """Train methods on one network by one recipe, from scratch, and measure them under protocols.
 
-    python scripts/compare.py --data cifar10 --data-dir DATA --methods dlbhc dsh \
+    python scripts/benchmarks/compare.py --data cifar10 --data-dir DATA --methods dlbhc dsh \
         --protocols p-all p-dsh unseen --epochs 10 --out cells
-    python scripts/compare.py --data cifar10 --data-dir DATA --methods dlbhc dsh \
+    python scripts/benchmarks/compare.py --data cifar10 --data-dir DATA --methods dlbhc dsh \
         --protocols p-5k --epochs 60 --out cells
 
 Trains once for each method, length, seed and set of training images (p-all and p-dsh have the
@@ -10,7 +10,7 @@ same one); each takes about a minute for an epoch over CIFAR-10 on two CPU cores
 file of some kilobytes for each result in --out, and nothing else; what is there already is not made
 again, so that an interrupted comparison goes on where it was. Several processes share the work with
 --part 1/2 and --part 2/2. Nothing is chosen: the schedule is fixed and the last weights are
-measured. Then scripts/compare_figures.py makes the table and the figures.
+measured. Then scripts/benchmarks/compare_figures.py makes the table and the figures.
 """
 
 import time
@@ -19,8 +19,8 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from command_line import parse, run
 
+from jaxhash.cli.command import Command, run
 from jaxhash.comparison import baselines, runner
 from jaxhash.data import Images
 from jaxhash.method import METHODS
@@ -30,7 +30,7 @@ from jaxhash.training import planning
 
 @dataclass(frozen=True)
 class Compare:
-    """Options of scripts/compare.py."""
+    """Options of scripts/benchmarks/compare.py."""
 
     out: Path
     """Folder for the results."""
@@ -52,7 +52,7 @@ class Compare:
     network: str = "resnet-tiny"
     epochs: float | None = None
     """This and what follows is the recipe, the same for all. Default: the short run from scratch
-    of scripts/train.py."""
+    of jaxhash train."""
     batch_size: int | None = None
     augment: str | None = None
     label_smoothing: float | None = None
@@ -94,9 +94,8 @@ def part_of(words: str) -> tuple[int, int]:
     return int(one), int(parts)
 
 
-def main() -> None:
-    """Compare as the command line says."""
-    options = parse(Compare, __doc__)
+def compare(options: Compare) -> None:
+    """Compare as the options say."""
     one, parts = part_of(options.part)
     runner.check_methods((*options.methods, *options.baselines))
     if options.baselines:
@@ -152,10 +151,12 @@ def main() -> None:
             f"{left / 60:.0f} minutes left",
             flush=True,
         )
-    print(f"next: python scripts/compare_figures.py --cells {options.out}")
+    print(f"next: python scripts/benchmarks/compare_figures.py --cells {options.out}")
     if failed:
         raise ValueError(f"no result, see above: {'; '.join(failed)}")
 
 
+COMMAND = Command("compare.py", __doc__, Compare, compare)
+
 if __name__ == "__main__":
-    run(main)
+    run(COMMAND)

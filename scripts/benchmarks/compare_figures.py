@@ -1,12 +1,12 @@
 """Print the table of a comparison, and draw its figures.
 
-    python scripts/compare_figures.py --cells cells --curves curve.json --out docs
+    python scripts/benchmarks/compare_figures.py --cells cells --curves curve.json --out docs
 
 Seconds; prints Markdown: methods and baselines down, protocols across, mean ± sample standard
 deviation over the seeds (and their number); then, for methods with codes of several lengths, a
 table of them for each protocol. Leaves in --out comparison_precision_recall.png and
 comparison_precision_at_k.png, comparison_bits.png where there are several lengths of code, and
-comparison_time.png from what scripts/curve.py wrote.
+comparison_time.png from what scripts/benchmarks/curve.py wrote.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from command_line import parse, run
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, ScalarFormatter
 
 from jaxhash import plots, runs
+from jaxhash.cli.command import Command, run
 from jaxhash.comparison import table
 
 Cells = Sequence[Mapping[str, Any]]
@@ -28,12 +28,12 @@ Cells = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Figures:
-    """Options of scripts/compare_figures.py."""
+    """Options of scripts/benchmarks/compare_figures.py."""
 
     cells: Path | None = None
-    """Folder that scripts/compare.py filled; without it, only the curves are drawn."""
+    """Folder that scripts/benchmarks/compare.py filled; without it, only the curves are drawn."""
     curves: tuple[Path, ...] = ()
-    """Files of scripts/curve.py."""
+    """Files of scripts/benchmarks/curve.py."""
     out: Path = Path("docs")
     """Folder for the pictures."""
     bits: int = 48
@@ -140,9 +140,8 @@ def beside(figure: Figure, axes: Axes) -> Figure:
     return figure
 
 
-def main() -> None:
-    """Print and draw as the command line says."""
-    options = parse(Figures, __doc__)
+def draw(options: Figures) -> None:
+    """Print and draw as the options say."""
     figures = {} if options.cells is None else of_cells(options, options.cells)
     if options.curves:
         figures["time"] = against_time([runs.read_json(path) for path in options.curves])
@@ -182,5 +181,7 @@ def of_cells(options: Figures, folder: Path) -> dict[str, Figure]:
     return figures
 
 
+COMMAND = Command("compare_figures.py", __doc__, Figures, draw)
+
 if __name__ == "__main__":
-    run(main)
+    run(COMMAND)

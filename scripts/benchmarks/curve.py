@@ -1,9 +1,9 @@
 """Measure mAP against the seconds of training.
 
-    python scripts/curve.py --data cifar10 --data-dir DATA --method dlbhc --network resnet-small \
-        --recipe scratch --epochs 10 --eval-every 1 --out curve.json
+    python scripts/benchmarks/curve.py --data cifar10 --data-dir DATA --method dlbhc \
+        --network resnet-small --recipe scratch --epochs 10 --eval-every 1 --out curve.json
 
-The training of scripts/train.py, and beside it an evaluation of the queries every --eval-every
+The training of jaxhash train, and beside it an evaluation of the queries every --eval-every
 epochs, which the clock leaves out and which chooses nothing. Programs are compiled anew, and the
 clock counts it. Takes the training and, for each point, about ten seconds for 60,000 small images
 on two CPU cores; leaves the points in --out, written anew after each.
@@ -18,9 +18,9 @@ from typing import Annotated, Any
 
 import jax
 import tyro
-from command_line import parse, run
 
 from jaxhash import runs
+from jaxhash.cli.command import Command, run
 from jaxhash.comparison import runner
 from jaxhash.environment import environment
 from jaxhash.models import Model
@@ -31,7 +31,7 @@ from jaxhash.training.loop import Progress
 
 @dataclass(frozen=True)
 class Curve:
-    """Options of scripts/curve.py."""
+    """Options of scripts/benchmarks/curve.py."""
 
     out: Path
     """JSON file for the points."""
@@ -39,7 +39,7 @@ class Curve:
         default_factory=lambda: Config(validation=0.0)
     )
     run: Path | None = None
-    """Also leave a run directory there, as scripts/train.py does."""
+    """Also leave a run directory there, as jaxhash train does."""
     encode_batch: int = 256
     """Images encoded at once in an evaluation."""
 
@@ -123,9 +123,8 @@ def compiled_anew() -> Iterator[None]:
         jax.config.update("jax_enable_compilation_cache", before)
 
 
-def main() -> None:
-    """Measure as the command line says."""
-    options = parse(Curve, __doc__)
+def measure_curve(options: Curve) -> None:
+    """Measure as the options say."""
     with compiled_anew():
         found = curve(
             options.config, options.out, run=options.run, encode_batch=options.encode_batch
@@ -133,5 +132,7 @@ def main() -> None:
     print(f"{found['seconds_to_first_step']} s to the first step; points: {options.out}")
 
 
+COMMAND = Command("curve.py", __doc__, Curve, measure_curve)
+
 if __name__ == "__main__":
-    run(main)
+    run(COMMAND)

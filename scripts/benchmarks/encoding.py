@@ -1,7 +1,7 @@
 """How fast images become codes, beside what the network alone could do, and in how much memory.
 
-    python scripts/benchmark_encoding.py --out encoding.json
-    python scripts/benchmark_encoding.py --memory-items 0      # the rates alone, a minute
+    python scripts/benchmarks/encoding.py --out encoding.json
+    python scripts/benchmarks/encoding.py --memory-items 0      # the rates alone, a minute
 
 An untrained network, as the rate does not depend on its weights. In turn, round after round: its
 forward pass alone, on batches that are already on the device; `encode` from an array of uint8; the
@@ -24,12 +24,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from benchmark_limits import in_turn
-from command_line import parse, run
+from limits import in_turn
 from PIL import Image
 from tqdm import tqdm
 
 from jaxhash import nets, runs
+from jaxhash.cli.command import Command, run
 from jaxhash.data import Images
 from jaxhash.encoding import encode, encode_to_index
 from jaxhash.environment import environment
@@ -41,7 +41,7 @@ FEATURES = "float16"
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Options of scripts/benchmark_encoding.py."""
+    """Options of scripts/benchmarks/encoding.py."""
 
     network: str = "resnet"
     """A network for images."""
@@ -167,9 +167,8 @@ def memory_while_encoding(options: Benchmark, folder: Path) -> dict[str, float]:
     }
 
 
-def main() -> None:
-    """Measure as the command line says, and print a table."""
-    options = parse(Benchmark, __doc__)
+def benchmark(options: Benchmark) -> None:
+    """Measure as the options say, and print a table."""
     if options.items % options.batch_size:
         raise ValueError(f"items is {options.items}: give a multiple of {options.batch_size}")
     model = untrained(options, options.network, options.size)
@@ -226,5 +225,7 @@ def main() -> None:
         runs.write_json(options.out, report)
 
 
+COMMAND = Command("encoding.py", __doc__, Benchmark, benchmark)
+
 if __name__ == "__main__":
-    run(main)
+    run(COMMAND)

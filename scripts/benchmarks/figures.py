@@ -1,7 +1,7 @@
 """Draw the figures of RESULTS.md from the numbers that the benchmarks stored.
 
-    python scripts/benchmark.py scale --folder DIR --out scale.json
-    python scripts/figures.py --scale scale.json --out docs
+    python scripts/benchmarks/hamming.py scale --folder DIR --out scale.json
+    python scripts/benchmarks/figures.py --scale scale.json --out docs
 
 A second; leaves docs/scale.png, the time of a query against the number of codes.
 """
@@ -11,18 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from command_line import parse, run
 from matplotlib.figure import Figure
 
 from jaxhash import plots
+from jaxhash.cli.command import Command, run
 
 
 @dataclass(frozen=True)
 class Figures:
-    """Options of scripts/figures.py."""
+    """Options of scripts/benchmarks/figures.py."""
 
     scale: Path
-    """What `scripts/benchmark.py scale --out` wrote."""
+    """What `scripts/benchmarks/hamming.py scale --out` wrote."""
     out: Path = Path("docs")
     """Folder for the pictures."""
 
@@ -47,14 +47,15 @@ def scale_figure(rows: list[dict[str, Any]], *, k: int = 10) -> Figure:
     return figure
 
 
-def main() -> None:
-    """Draw as the command line says."""
-    options = parse(Figures, __doc__)
+def draw(options: Figures) -> None:
+    """Draw as the options say."""
     rows = json.loads(options.scale.read_text())["rows"]
     options.out.mkdir(parents=True, exist_ok=True)
     plots.save(scale_figure(rows), options.out / "scale.png")
     print(options.out / "scale.png")
 
 
+COMMAND = Command("figures.py", __doc__, Figures, draw)
+
 if __name__ == "__main__":
-    run(main)
+    run(COMMAND)

@@ -1,7 +1,8 @@
 """Measure the search beside FAISS in one process, and how it grows with the database.
 
-    python scripts/benchmark.py faiss [--quick] [--database FILE --queries FILE] [--out FILE.json]
-    python scripts/benchmark.py scale --folder DIR [--quick] [--out FILE.json]
+    python scripts/benchmarks/hamming.py faiss [--quick] [--out FILE.json] \
+        [--database FILE --queries FILE]
+    python scripts/benchmarks/hamming.py scale --folder DIR [--quick] [--out FILE.json]
 
 Every figure is the median and the least of interleaved runs, after both sides have warmed up, and
 stands beside the share of what the machine could do at most: popcounts of bytes a second in
@@ -25,7 +26,7 @@ from typing import Annotated, Any
 import numba
 import numpy as np
 import tyro
-from benchmark_limits import (
+from limits import (
     Codes,
     around,
     bandwidth,
@@ -190,7 +191,7 @@ def judge(
 
 
 def stored(path: Path) -> tuple[Codes, int]:
-    """The codes of an index file, as scripts/encode.py writes it, and their bits."""
+    """The codes of an index file, as jaxhash encode writes it, and their bits."""
     found = storage.read(path, mmap=False, verify=True)
     return scan.restore(scan.Blocks(found.planes, found.count, found.bits)), found.bits
 

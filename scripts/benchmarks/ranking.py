@@ -1,6 +1,6 @@
 """How long all the ranking measures take, on random codes.
 
-    python scripts/benchmark_ranking.py --labels nuswide_labels.npz
+    python scripts/benchmarks/ranking.py --labels nuswide_labels.npz
 
 Two cases, each with tie-aware average precision (whole list and top 1,000 or 5,000), precision@k,
 the precision-recall curve and lookup within a radius, from one call of `search.measure`:

@@ -1,7 +1,7 @@
 """Coarse-to-fine search at the size of the paper, and re-ranking against NumPy.
 
-    python scripts/benchmark_rerank.py --folder /tmp --out rerank.json
-    python scripts/benchmark_rerank.py --items 20000 --dimensions 512 --runs 3     # a quick look
+    python scripts/benchmarks/rerank.py --folder /tmp --out rerank.json
+    python scripts/benchmarks/rerank.py --items 20000 --dimensions 512 --runs 3     # a quick look
 
 The paper (Lin, Yang, Hsiao and Chen, CVPR Workshops 2015) searches 1,124,087 images by 128-bit
 codes and 4,096-dimensional features, and gives 971.3 as the ratio between the time of a Euclidean

@@ -1,10 +1,10 @@
 """Our training step beside the same network in PyTorch, on this machine's CPU.
 
-    python scripts/benchmark_training.py --out training.json
-    python scripts/benchmark_training.py --batch-size 64 --rounds 3     # a quick look
+    python scripts/benchmarks/training.py --out training.json
+    python scripts/benchmarks/training.py --batch-size 64 --rounds 3     # a quick look
 
 One step is forward, backward and SGD with Nesterov momentum on one batch of random images, with
-DLBHC's loss; ours is the one that scripts/train.py compiles. First both are given the same weights
+DLBHC's loss; ours is the one that jaxhash train compiles. First both are given the same weights
 and images, and the loss and every gradient compared: the script stops if they differ. Then the
 steps are timed in turn, round after round, so that what else the machine does meets all alike;
 compiling is told apart. `library` is our step with XLA's own convolution and pooling in place of
@@ -32,7 +32,7 @@ import numpy as np
 import optax
 import torch
 import tyro
-from benchmark_limits import in_turn
+from limits import in_turn
 from torch import nn
 from torch.nn import functional
 
@@ -193,7 +193,7 @@ def our_variables(config: Config) -> dict[str, Any]:
 
 
 def our_step(config: Config, dtype: str, images: np.ndarray, labels: np.ndarray) -> Step:
-    """The step of scripts/train.py, without augmentation."""
+    """The step of jaxhash train, without augmentation."""
     optimizer = optax.sgd(config.learning_rate, MOMENTUM, nesterov=True)
     step = make_train_step(
         our_module(config, dtype),
