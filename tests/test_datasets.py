@@ -29,7 +29,7 @@ def test_digits():
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ("mnist", "train-images-idx3-ubyte.gz.*--download"),
+        ("mnist", "train-images-idx3-ubyte.gz.*download=True"),
         ("cifar10", "cifar-10-binary.tar.gz or cifar-10-python.tar.gz"),
         ("svhn_cropped", "train_32x32.mat"),
         ("imagenet_resized/32x32", "download=True"),
