@@ -11,13 +11,17 @@ from numpy.typing import NDArray
 
 from search import codes as _codes
 from search import paging, storage, writing
-from search.rerank import MOST_CANDIDATES
+from search.checksums import Guard
+from search.rerank import MOST_CANDIDATES, check_features
 from search.scan import Blocks
 from search.segments import Segment, combine, nearest
 from search.state import (
     State,
     Where,
+    above,
+    above_all,
     all_within,
+    attached,
     candidates,
     check_alike,
     id_list,
@@ -75,7 +79,7 @@ class HashIndex:
             if not isinstance(data, bytes):
                 raise TypeError(f"attachments: {name!r} must be bytes, not {type(data).__name__}")
         segment = new_segment(codes, bits, features, ids)
-        self._begin(State(bits, (segment,), attachments))
+        self._begin(State(bits, (segment,), attachments, above_all(segment)))
 
     def _begin(self, state: State) -> None:
         self._state = state
@@ -85,11 +89,13 @@ class HashIndex:
     def of_segment(
         cls,
         segment: Segment,
-        attachments: Mapping[str, bytes | NDArray[np.uint8]] | None = None,
+        attachments: Mapping[str, bytes | Guard] | None = None,
+        next_id: int | None = None,
     ) -> Self:
-        """An index around a segment that some reader made."""
+        """An index around a segment that some reader made; new ids start after its largest."""
         index = cls.__new__(cls)
-        index._begin(State(segment.codes.bits, (segment,), dict(attachments or {})))
+        next_id = above_all(segment) if next_id is None else next_id
+        index._begin(State(segment.codes.bits, (segment,), dict(attachments or {}), next_id))
         return index
 
     @classmethod
@@ -99,12 +105,15 @@ class HashIndex:
         Args:
             path: an index file, see `search.storage`.
             mmap: leave the arrays in the file and read what a search asks for; opening takes
-                milliseconds at any size. Otherwise everything is read, and its checksums
-                compared. Replace a mapped file (as `save` does) rather than write into it.
-            verify: compare every byte with the checksums and every value with the format.
+                milliseconds at any size. What is read for the first time is compared with its
+                checksums, so that a search in a damaged file raises `DamagedFile` rather than
+                answer wrongly. Otherwise everything is read, and its checksums compared.
+                Replace a mapped file (as `save` does) rather than write into it.
+            verify: compare every byte with the checksums and every value with the format, now.
 
         Raises:
-            search.storage.DamagedFile: the file is not whole, or not an index.
+            search.storage.DamagedFile: the file is not whole, or not an index; with `mmap` and
+                without `verify` also from whatever method first looks at a damaged part.
             OSError: it cannot be read.
 
         Example:
@@ -116,8 +125,9 @@ class HashIndex:
             stored.ids,
             stored.features,
             mapped=mmap,
+            guards=stored.guards,
         )
-        return cls.of_segment(segment, stored.attachments)
+        return cls.of_segment(segment, stored.attachments, stored.next_id)
 
     def __len__(self) -> int:
         """The number of items, removed ones not counted."""
@@ -141,7 +151,7 @@ class HashIndex:
     @property
     def attachments(self) -> dict[str, bytes]:
         """What is stored beside the codes, by name; a copy."""
-        return {name: bytes(data) for name, data in self._state.attachments.items()}
+        return attached(self._state)
 
     def search(
         self,
@@ -266,7 +276,9 @@ class HashIndex:
         Args:
             codes: uint8 (m, ceil(bits / 8)).
             features: float16 or float32 (m, d) as those of the index; needed if it has some.
-            ids: int64 (m,), unique and new; by default they continue after the largest.
+            ids: int64 (m,), unique and not in the index; by default they continue after the
+                largest that ever was in it, so that no id comes to mean another item unless you
+                give it again yourself.
 
         Returns:
             The ids, int64 (m,).
@@ -284,22 +296,26 @@ class HashIndex:
             codes, _ = _codes.validate(codes, state.bits)
             if ids is None:
                 ids = next_ids(state, len(codes))
-            if features is not None and paging.owner(features) is None:
-                features = np.array(features)  # the caller may fill the same array again
+            if features is not None:
+                features = check_features(features)
+                if paging.owner(features) is None:
+                    features = features.copy()  # the caller may fill the same array again
             new = new_segment(codes, state.bits, features, ids)
             given = writing.check_ids(ids)
             for segment in state.segments:
                 taken = given[segment.find(given) >= 0]
                 if len(taken):
                     raise ValueError(f"ids: {some(taken)} in the index already: remove them first")
-            if len(state.segments) == 1 and not len(state.segments[0].codes):
+            check_alike(state, new, len(codes))
+            if not len(state):
                 segments = [new]
             else:
-                check_alike(state, new, len(codes))
                 segments = [*state.segments, new] if len(codes) else list(state.segments)
             while len(segments) > 1 and _worth_merging(segments[-2], segments[-1]):
                 segments[-2:] = [combine(segments[-2:], state.bits)]
-            self._state = dataclasses.replace(state, segments=tuple(segments))
+            self._state = dataclasses.replace(
+                state, segments=tuple(segments), next_id=above(given, state.next_id)
+            )
         return given
 
     def remove(self, ids: NDArray[np.integer] | Sequence[int]) -> None:

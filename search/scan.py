@@ -15,7 +15,7 @@ from search.blocks import Blocks as Blocks
 from search.blocks import arrange as arrange
 from search.blocks import restore as restore
 from search.blocks import take as take
-from search.codes import check_count, pad_mask, validate, width
+from search.codes import check_count, pad_mask, refuse_subclass, validate, width
 from search.dealing import ABREAST, TILE, by_query, edges, query_edges, split, workers_for
 from search.dealing import tile_size as tile_size
 from search.kernels import hamming
@@ -332,6 +332,7 @@ def check_radii(radius: int | NDArray[np.integer], queries: int, bits: int) -> N
     """A radius for every query, none above the number of bits."""
     if np.ndim(radius) == 0:
         return np.full(queries, min(check_count(radius, "radius"), bits), np.int64)  # type: ignore[arg-type]
+    refuse_subclass(radius, "radius")
     radii = np.asarray(radius)
     if radii.shape != (queries,) or not np.issubdtype(radii.dtype, np.integer):
         raise ValueError(
@@ -350,6 +351,7 @@ def check_allowed(allowed: NDArray[np.bool_], count: int) -> NDArray[np.bool_]:
         TypeError: not an array of bool.
         ValueError: of another length.
     """
+    refuse_subclass(allowed, "allowed")
     if not isinstance(allowed, np.ndarray) or allowed.dtype != np.bool_:
         kind = getattr(allowed, "dtype", type(allowed).__name__)
         raise TypeError(f"allowed must be a NumPy array of bool, not {kind}")

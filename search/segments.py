@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from search import buckets, scan
 from search.buckets import Buckets
+from search.checksums import Guard
 from search.merge import merge_checked
 from search.rerank import asymmetric, rerank
 from search.rows import Rows
@@ -69,6 +70,8 @@ class Segment:
         features: float16 or float32 (n, d), or None.
         dead: int64, ascending: the rows that were removed.
         mapped: whether the arrays live in a file; such a segment is not merged behind one's back.
+        guards: what compares mapped "codes", "ids" and "features" with their checksums; each is
+            asked before they are looked at. None for arrays that can be trusted.
         engine: how to search the codes; made from them when left out.
     """
 
@@ -77,6 +80,7 @@ class Segment:
     features: NDArray[np.floating] | None = None
     dead: NDArray[np.int64] = dataclasses.field(default_factory=lambda: np.empty(0, np.int64))
     mapped: bool = False
+    guards: Mapping[str, Guard] = dataclasses.field(default_factory=dict)
     engine: Engine | None = None
 
     def __post_init__(self) -> None:
@@ -86,12 +90,35 @@ class Segment:
     def best(self, threads: int | None) -> Blocks | Rows | Buckets:
         """The codes in the form to search, see `Engine`."""
         assert self.engine is not None
+        self._check("codes", threads=threads)
         return self.engine.best(threads)
 
     def prepare(self, threads: int | None, tables: bool) -> None:
         """See `Engine.prepare`."""
         assert self.engine is not None
+        self._check("codes", threads=threads)
         self.engine.prepare(threads, tables)
+
+    def check(self) -> None:
+        """Compare all that is mapped with its checksums, before it is copied elsewhere.
+
+        Raises:
+            DamagedFile: naming the file.
+        """
+        for name in self.guards:
+            self._check(name)
+
+    def _check(
+        self, name: str, rows: NDArray[np.int64] | None = None, threads: int | None = None
+    ) -> None:
+        """Compare a section, or those parts of it that hold some rows, unless that was done."""
+        guard = self.guards.get(name)
+        if guard is None:
+            return
+        if rows is None:
+            guard.whole(threads)
+        else:
+            guard.rows(rows, threads)
 
     def __len__(self) -> int:
         """The number of codes that were not removed."""
@@ -110,6 +137,7 @@ class Segment:
         """The ids of rows of any shape; row -1 has id -1."""
         if self.ids is None or not len(self.ids):
             return rows
+        self._check("ids")
         return np.where(rows < 0, -1, self.ids[rows])
 
     def find(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -117,6 +145,7 @@ class Segment:
         if self.ids is None:
             rows = np.where((ids >= 0) & (ids < len(self.codes)), ids, -1)
         elif len(self.ids):
+            self._check("ids")
             rows = np.searchsorted(self.ids, ids)
             rows[rows == len(self.ids)] = 0
             rows = np.where(self.ids[rows] == ids, rows, -1)
@@ -140,6 +169,7 @@ class Segment:
         """The packed codes of some rows, ascending; bits past the last may be set in `Rows`."""
         if isinstance(self.codes, Rows):
             return self.codes.codes[rows]
+        self._check("codes", rows // scan.BLOCK)
         if len(rows) and rows[-1] - rows[0] == len(rows) - 1:
             return scan.restore(self.codes, int(rows[0]), int(rows[-1]) + 1)
         return scan.take(self.codes, rows)
@@ -177,6 +207,7 @@ class Segment:
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """The `k` best of `rows` (q, p) by Euclidean distance: distances and ids."""
         assert self.features is not None
+        self._check("features", rows, threads)
         distances, found = rerank(queries, self.features, rows, k, threads=threads)
         return distances, self.ids_of(found)
 
@@ -197,6 +228,7 @@ class Segment:
         if isinstance(self.codes, Rows):
             codes = self.codes.codes[wanted]
         else:
+            self._check("codes", wanted // scan.BLOCK, threads)
             codes = scan.take(self.codes, wanted)
         distances, found = asymmetric(
             latents, codes, places, k, bits=self.codes.bits, threshold=threshold, threads=threads
@@ -268,7 +300,12 @@ def in_id_order(segments: Sequence[Segment], step: int) -> Iterator[Batch]:
 
     Each batch takes from every segment at most `step` rows: those up to the smallest of the
     segments' `step`-th next ids, so that all later ids are larger.
+
+    Raises:
+        DamagedFile: before the first batch, where a mapped segment is not what was written.
     """
+    for each in segments:
+        each.check()
     positions = [0] * len(segments)
     while any(at < len(each.codes) for at, each in zip(positions, segments, strict=True)):
         ends = []
