@@ -18,7 +18,7 @@ from search import threads as pool
 from search.codes import check_count, width
 from search.kernels import buckets as kernels
 from search.kernels import hamming
-from search.kernels.hamming import ROW_BITS, ROW_MASK
+from search.kernels.shared import ROW_BITS, ROW_MASK
 from search.scan import BLOCK, NO_DISTANCE, NO_ROW, Blocks
 from search.tables import Tables
 
