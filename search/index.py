@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import threading
 from collections.abc import Mapping, Sequence
 from typing import Self
 
@@ -33,6 +32,7 @@ from search.state import (
     some,
     views_of,
 )
+from search.threads import Lock
 
 # A new segment takes in an older one that is less than this many times as long: the number of
 # segments stays logarithmic, and so does the number of times that a code is copied.
@@ -83,7 +83,7 @@ class HashIndex:
 
     def _begin(self, state: State) -> None:
         self._state = state
-        self._changing = threading.Lock()
+        self._changing = Lock()
 
     @classmethod
     def of_segment(
@@ -291,7 +291,7 @@ class HashIndex:
             >>> index.add(np.ones((2, 1), np.uint8))
             array([2, 3])
         """
-        with self._changing:
+        with self._changing.held():
             state = self._state
             codes, _ = _codes.validate(codes, state.bits)
             if ids is None:
@@ -333,7 +333,7 @@ class HashIndex:
             >>> index.ids
             array([0, 2])
         """
-        with self._changing:
+        with self._changing.held():
             state = self._state
             wanted = np.unique(id_list(ids, "ids"))
             found = np.zeros(len(wanted), bool)
@@ -358,7 +358,7 @@ class HashIndex:
             >>> index.remove([1])
             >>> index.compact()
         """
-        with self._changing:
+        with self._changing.held():
             state = self._state
             if len(state.segments) > 1 or len(state.segments[0].dead):
                 whole = combine(state.segments, state.bits)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,9 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search import buckets, scan
+from search import threads as pool
 from search.buckets import Buckets
 from search.checksums import Guard
 from search.merge import merge_checked
+from search.once import once
 from search.rerank import asymmetric, rerank
 from search.rows import Rows
 from search.scan import Blocks
@@ -33,7 +34,7 @@ class Engine:
         self._best: Blocks | Rows | Buckets = codes
         self._undecided: Blocks | None = codes if isinstance(codes, Blocks) else None
         self._automatic = not mapped
-        self._deciding = threading.Lock()
+        self._deciding = pool.Lock()
 
     def best(self, threads: int | None) -> Blocks | Rows | Buckets:
         """The codes in the form to search."""
@@ -43,7 +44,7 @@ class Engine:
 
     def prepare(self, threads: int | None, tables: bool = False) -> None:
         """Decide now, for mapped codes too; make multi-index tables as well when asked to."""
-        with self._deciding:
+        with self._deciding.held():
             if tables and isinstance(self._codes, Blocks):
                 made = buckets.build(self._codes, tables=True, threads=threads)
                 self._best = self._codes if made is None else made
@@ -124,7 +125,7 @@ class Segment:
         """The number of codes that were not removed."""
         return len(self.codes) - len(self.dead)
 
-    @functools.cached_property
+    @once
     def alive(self) -> NDArray[np.bool_] | None:
         """Bool (n,), False where a row was removed; None when none was."""
         if not len(self.dead):

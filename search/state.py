@@ -1,7 +1,6 @@
 """An index at one moment, and what a search or a change asks of it."""
 
 import dataclasses
-import functools
 import os
 from collections.abc import Mapping, Sequence
 
@@ -12,6 +11,7 @@ from search import paging, scan, storage, writing
 from search.checksums import Guard
 from search.codes import as_int64, refuse_subclass, width
 from search.merge import merge_checked
+from search.once import once
 from search.rerank import check_features, check_queries
 from search.rows import join
 from search.scan import NO_DISTANCE, Blocks
@@ -42,7 +42,7 @@ class State:
     def __len__(self) -> int:
         return sum(len(segment) for segment in self.segments)
 
-    @functools.cached_property
+    @once
     def ids(self) -> NDArray[np.int64]:
         """The ids of all items, ascending."""
         ids = live_ids(self.segments)
