@@ -3,16 +3,16 @@
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from search import codes as _codes
-from search import paging, storage, writing
+from search import paging, writing
 from search.checksums import Guard
+from search.pickling import open_segment, pack, unpack
 from search.rerank import MOST_CANDIDATES, check_features
-from search.scan import Blocks
 from search.segments import Segment, combine, nearest
 from search.state import (
     State,
@@ -45,6 +45,11 @@ class HashIndex:
     Searches may run in any number of threads while another one adds and removes: a change is
     made beside what is there and appears all at once, and a search works on what it found when
     it began. Results are in (distance, id) order whatever the history of the index.
+
+    Copies (`copy.copy`, `copy.deepcopy`) share their items and change apart. A pickle, for another
+    process of the same version of this library, holds them; but an index that `open` mapped is
+    pickled as its file's absolute path, and unpickled only while that is the same file. What
+    `prepare` made is not in a pickle.
 
     Args:
         codes: uint8 (n, ceil(bits / 8)), n may be 0; rearranged for the scan, hence copied.
@@ -119,15 +124,26 @@ class HashIndex:
         Example:
             >>> index = HashIndex.open("photos.index")  # doctest: +SKIP
         """
-        stored = storage.read(path, mmap=mmap, verify=verify)
-        segment = Segment(
-            Blocks(stored.planes, stored.count, stored.bits),
-            stored.ids,
-            stored.features,
-            mapped=mmap,
-            guards=stored.guards,
-        )
+        segment, stored = open_segment(path, mmap, verify)
         return cls.of_segment(segment, stored.attachments, stored.next_id)
+
+    def __copy__(self) -> Self:
+        """Another index of the same items, which changes by itself from now on."""
+        other = type(self).__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        other._begin(self._state)
+        return other
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Self:
+        """As `__copy__`: what two indexes have in common is never changed, only replaced."""
+        return self.__copy__()
+
+    def __getstate__(self) -> dict[str, object]:
+        return self.__dict__ | {"_state": pack(self._state), "_changing": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._begin(unpack(state["_state"]))
 
     def __len__(self) -> int:
         """The number of items, removed ones not counted."""

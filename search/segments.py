@@ -17,6 +17,7 @@ from search.once import once
 from search.rerank import asymmetric, rerank
 from search.rows import Rows
 from search.scan import Blocks
+from search.storage import Source
 
 # Below one wanted code in so many, the wanted ones are gathered and searched by themselves.
 SPARSE = 16
@@ -74,6 +75,7 @@ class Segment:
         guards: what compares mapped "codes", "ids" and "features" with their checksums; each is
             asked before they are looked at. None for arrays that can be trusted.
         engine: how to search the codes; made from them when left out.
+        source: the index file that all of it is mapped from, None for any other segment.
     """
 
     codes: Blocks | Rows
@@ -83,6 +85,7 @@ class Segment:
     mapped: bool = False
     guards: Mapping[str, Guard] = dataclasses.field(default_factory=dict)
     engine: Engine | None = None
+    source: Source | None = None
 
     def __post_init__(self) -> None:
         if self.engine is None:

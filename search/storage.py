@@ -96,6 +96,19 @@ PIECE = 1 << 24
 
 
 @dataclasses.dataclass(frozen=True)
+class Source:
+    """A file, and what tells it from another one that may come to have its path.
+
+    Attributes:
+        path: absolute.
+        header: its first 64 bytes, with the checksum of the table, which holds all the others.
+    """
+
+    path: str
+    header: bytes
+
+
+@dataclasses.dataclass(frozen=True)
 class Stored:
     """What an index file holds; the arrays are read-only and may be memory-mapped.
 
@@ -111,6 +124,7 @@ class Stored:
     features: np.ndarray | None
     attachments: dict[str, bytes | Guard]
     guards: dict[str, Guard]
+    source: Source
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,6 +171,8 @@ def read(path: str | os.PathLike[str], *, mmap: bool = True, verify: bool = Fals
     name = os.fspath(path)
     with open(name, "rb") as file:
         header, sections = _read_table(file, name)
+        file.seek(0)
+        raw_header = file.read(ALIGNMENT)
         _check_shapes(name, header, sections)
         stays = mmap and sys.byteorder == "little"
         guards: dict[str, Guard] = {}
@@ -185,6 +201,7 @@ def read(path: str | os.PathLike[str], *, mmap: bool = True, verify: bool = Fals
             if key.startswith(ATTACHMENT)
         },
         {key: guards[key] for key in GUARDED if key in guards and stays and not verify},
+        Source(os.path.abspath(name), raw_header),
     )
 
 
