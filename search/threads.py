@@ -165,8 +165,9 @@ def share(
 def _submit(work: Callable[[], None], size: int) -> "Future[None]":
     """Hand `work` to the pool, which grows to the largest `size` ever asked for.
 
-    The result is of our own making rather than the pool's: where no thread can be started, the
-    pool may keep the work all the same, to be begun by a thread that it has. So it is cancelled.
+    The result is of our own making rather than the pool's, as that gives none where it cannot
+    start a thread, and may keep the work all the same, to be begun by a thread that it has. So
+    whoever submits must cancel it or wait for it, as for any other.
     """
     global _pool, _size
     helper: Future[None] = Future()
@@ -187,10 +188,10 @@ def _submit(work: Callable[[], None], size: int) -> "Future[None]":
             _pool = ThreadPoolExecutor(_size, thread_name_prefix="search")
             if retired is not None:
                 retired.shutdown(wait=False)
-        try:
+        # The interpreter is ending, or has all the threads that it may have: the caller goes on
+        # alone.
+        with contextlib.suppress(RuntimeError):
             _pool.submit(begin)
-        except RuntimeError:  # the interpreter is ending, or has all the threads that it may have
-            helper.cancel()
     return helper
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import search
-from search import scan, threads
+from search import dealing, scan, threads
 from search.dealing import most_sharing, workers_for_nearest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -250,6 +250,7 @@ def test_no_more_threads_share_a_query_than_help():
 
 
 def test_the_nearest_are_sought_by_no_more_threads_than_help(rng, monkeypatch):
+    monkeypatch.setattr(dealing, "_WORK", 1)  # each thread has enough to do
     monkeypatch.setattr(threads, "share", lambda *_: pytest.fail("shared"))
     codes = search.pack(rng.integers(0, 2, (64 * 256, 64)))
     found = scan.knn(scan.arrange(codes), codes[:30], 10_000, threads=64)
