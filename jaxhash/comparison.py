@@ -112,6 +112,10 @@ def tasks(
                     bits=length,
                     seed=seed,
                     validation=0.0,
+                    # Of a recipe for all methods, losses without a target leave it out.
+                    label_smoothing=base.label_smoothing
+                    if METHODS[method].takes("label_smoothing")
+                    else None,
                 ),
                 group,
             )

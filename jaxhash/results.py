@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxhash import datasets, evaluation, metrics_log, models, planning, plots, runs
+from jaxhash import datasets, evaluation, idle, metrics_log, models, planning, plots, runs
 from jaxhash.datasets import Dataset
 from jaxhash.encoding import Encoded, encode
 
@@ -45,6 +45,7 @@ def evaluate_run(
             raise ValueError(f"{name} is {value}: give at least 1")
     model, config = models.load(folder), runs.load_config(folder)
     if data_dir is not None:
+        idle.check_place(config.data, data_dir=data_dir)
         config = dataclasses.replace(config, data_dir=data_dir)
     if dataset is None:
         dataset = planning.load_data(config)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from jaxhash import datasets, models, plots
+from jaxhash import datasets, idle, models, plots
 from jaxhash.datasets import Dataset, folders, prepared
 from jaxhash.encoding import encode
 from jaxhash.models import Model
@@ -34,14 +34,15 @@ def load_items(
     model: Model,
     *,
     data_dir: str | None = None,
-    max_undecodable: float = 0.01,
+    max_undecodable: float | None = None,
     labelled: bool = False,
 ) -> Dataset:
     """What a model is to encode: a folder of image files at any depth, or any other dataset.
 
     Files are decoded on demand, to the size and channels the model was trained on.
 
-    labelled: take classes and parts from the names of a folder's sub-folders, where it has any.
+    max_undecodable: share of a folder's files that may fail to decode; 0.01 unless given. labelled:
+    take classes and parts from the names of a folder's sub-folders, where it has any.
 
     Raises:
         ValueError: there is no such data, or the model does not take it.
@@ -50,13 +51,27 @@ def load_items(
         >>> load_items("photos", model).paths[0]  # doctest: +SKIP
         'photos/beach.jpg'
     """
-    size = model.item_shape[0] if model.takes == "images" else None
+    idle.check_place(data, data_dir=data_dir)
+    size = None
+    if model.takes == "images" and model.item_shape[0] == model.item_shape[1]:
+        size = model.item_shape[0]
     if _is_folder_of_images(data, data_dir):
-        if size is None:
+        if model.takes == "features":
             raise ValueError(f"the model takes features, and {data} is a folder of images")
+        if size is None:
+            height, width, _ = model.item_shape
+            raise ValueError(
+                f"the model takes images of {height} x {width} pixels, and files are cut to "
+                "squares: train with --image-size, or bring arrays of that size"
+            )
         channels = 1 if model.item_shape[2] == 1 else 3
         load = folders.load if labelled and folders.has_classes(data) else folders.load_images
-        return load(data, image_size=size, channels=channels, max_undecodable=max_undecodable)
+        share = 0.01 if max_undecodable is None else max_undecodable
+        return load(data, image_size=size, channels=channels, max_undecodable=share)
+    if max_undecodable is not None:
+        raise ValueError(
+            f"max_undecodable is for folders of image files, and {data} is none: leave it out"
+        )
     dataset = datasets.load(data, data_dir=data_dir, image_size=size)
     if dataset.kind != model.takes:
         raise ValueError(f"the model takes {model.takes}, and {data} holds {dataset.kind}")

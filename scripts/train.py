@@ -77,6 +77,8 @@ def _argument(name: str) -> str | None:
 def main() -> None:
     """Train as the command line says."""
     chosen = options()
+    if chosen.resume and chosen.overwrite:
+        raise ValueError("--resume goes on with a run and --overwrite replaces it: keep one")
     join(chosen.coordinator, chosen.processes, chosen.process)
     config = chosen.config
     folder = chosen.run
@@ -113,6 +115,10 @@ def join(coordinator: str | None, processes: int | None, process: int | None) ->
         if processes is not None or process is not None:
             raise ValueError("--processes and --process need --coordinator host:port too")
     elif coordinator == "auto":
+        if processes is not None or process is not None:
+            raise ValueError(
+                "--coordinator auto finds --processes and --process by itself: leave them out"
+            )
         try:
             jax.distributed.initialize()
         except ValueError:
