@@ -111,12 +111,10 @@ def check_recipe(config: Config, base: Recipe, recipe: Recipe, method: Method) -
             raise ValueError("label_smoothing is given twice, once among the options: keep one")
 
 
-def check_options(
-    config: Config, method: Method, options: Mapping[str, Any], labels: Any, batches: str
-) -> None:
+def check_options(config: Config, method: Method, options: Mapping[str, Any], labels: Any) -> None:
     """Refuse options of the loss that do not act beside the others or on such labels.
 
-    options: all of them, settled. labels: of the training items. batches: how they are drawn.
+    options: all of them, settled. labels: of the training items.
 
     Raises:
         ValueError: the message names the option.
@@ -126,7 +124,7 @@ def check_options(
             raise ValueError(f"option {name!r} would do nothing: {reason}")
     if "multilabel" in config.options and labels.ndim == 1:
         raise ValueError("option 'multilabel' would do nothing: each item has one class here")
-    if options.get("triplets") == "rows" and batches != "class-pair":
+    if options.get("triplets") == "rows" and method.batches != "class-pair":
         raise ValueError(
             "triplets is 'rows', which takes each third of a batch for anchors, positives and "
             "negatives: choose method mhcln-paper, whose batches are drawn so"

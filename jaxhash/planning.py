@@ -185,11 +185,10 @@ def settle(config: Config, dataset: Dataset | None = None, *, resumed: bool = Fa
     base = _base(config, method, published, dataset, labels)
     recipe = config.recipe_over(base)
     options = method.options(recipe, **config.options)
-    batches = method.batches if config.batches == "auto" else config.batches
     if not resumed:
         idle.check_data(config, dataset)
         idle.check_recipe(config, base, recipe, method)
-        idle.check_options(config, method, options, labels, batches)
+        idle.check_options(config, method, options, labels)
     source = None
     if config.weights is not None and Path(config.weights).is_dir():
         source = transfer.source(config.weights, network, dataset.items.shape[-1])
