@@ -19,6 +19,7 @@ except metadata.PackageNotFoundError:  # a bare checkout on the import path
     __version__ = "unknown"
 
 if TYPE_CHECKING:
+    from jaxhash.config import Config
     from jaxhash.data import Dataset
     from jaxhash.evaluation.result import Result
     from jaxhash.image_index import Found, ImageIndex, open_index
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from jaxhash.method import Method
     from jaxhash.models import Model
     from jaxhash.nets import Network
-    from jaxhash.runs import Config
 
 __all__ = [
     "Config",
@@ -61,7 +61,7 @@ __all__ = [
 
 _LIBRARY = "datasets evaluate load methods networks register register_dataset train"
 _WHERE = {name: ("library", name) for name in _LIBRARY.split()} | {
-    "Config": ("runs", "Config"),
+    "Config": ("config", "Config"),
     "Dataset": ("data", "Dataset"),
     "Found": ("image_index", "Found"),
     "ImageIndex": ("image_index", "ImageIndex"),

@@ -14,13 +14,13 @@ import numpy as np
 
 from jaxhash import data as sources
 from jaxhash import models
+from jaxhash.config import Config
 from jaxhash.data import Dataset, archives
 from jaxhash.evaluation import run as evaluation_run
 from jaxhash.evaluation.result import Result
 from jaxhash.method import METHODS, Method
 from jaxhash.models import Model
 from jaxhash.nets import NETWORKS, Network
-from jaxhash.runs import Config
 from jaxhash.training import loop
 from jaxhash.training.loop import Progress
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 
+from jaxhash import published
 from jaxhash.losses import (
     Loss,
     Terms,
@@ -46,6 +47,7 @@ class Method:
     batches: "shuffled", or "class-pair", see `jaxhash.training.sampling.class_pair_batch`.
     defaults: options of the objective that make this row differ from its neighbours.
     reading: what the paper leaves open and how it is read here.
+    idle: given all options, those that do nothing beside the others, with the reason.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Method:
     batches: str = "shuffled"
     defaults: Mapping[str, Any] = field(default_factory=dict)
     reading: str = ""
+    idle: Callable[[Mapping[str, Any]], Mapping[str, str]] = lambda values: {}
 
     def loss(
         self,
@@ -114,6 +117,36 @@ class Method:
             values["label_smoothing"] = recipe.label_smoothing
         return values | self._known(chosen)
 
+    def takes(self, option: str) -> bool:
+        """Whether the loss has an option of this name.
+
+        Example:
+            >>> METHODS["dsh"].takes("label_smoothing")
+            False
+        """
+        return option in self._parameters() and option not in _READS
+
+    def check(self, options: Mapping[str, Any], *, labels: Any, bits: int, classes: int) -> None:
+        """Refuse values of options that the loss refuses, without computing it.
+
+        labels: of one batch, or their shape and dtype.
+
+        Raises:
+            ValueError: the message names the option and what it can be.
+
+        Example:
+            >>> labels = jax.ShapeDtypeStruct((4,), "int32")
+            >>> METHODS["dsh"].check({"margin": 2.0}, labels=labels, bits=8, classes=2)
+        """
+
+        def loss(latent: jax.Array, logits: jax.Array, kernel: jax.Array, labels: jax.Array) -> Any:
+            outputs = Outputs(latent, latent, logits)
+            return self.loss(outputs, labels, kernel, classes=classes, progress=0.5, **options)
+
+        n = labels.shape[0]
+        shapes = ((n, bits), (n, classes), (bits, classes))
+        jax.eval_shape(loss, *(jax.ShapeDtypeStruct(one, "float32") for one in shapes), labels)
+
     def _parameters(self) -> Mapping[str, inspect.Parameter]:
         return inspect.signature(self.objective).parameters
 
@@ -128,27 +161,13 @@ class Method:
         return options
 
 
-# The released solver for CIFAR-10, from weights pretrained on ImageNet.
-_DLBHC_RECIPE = Recipe(
-    learning_rate=1e-3,
-    schedule="step",
-    drops=(0.5,),
-    weight_decay=5e-4,
-    head_rate=10,
-    bias_rate=2,
-    batch_size=32,
-    steps=50_000,
-    augment="crop-flip",
-    start="gaussian",
-)
-
 _DLBHC = Method(
     name="dlbhc",
     activation="sigmoid",
     threshold=0.5,
     classifier="bias",
     objective=dlbhc.dlbhc,
-    recipe=_DLBHC_RECIPE,
+    recipe=published.DLBHC,
     network="alexnet",
     source="Lin et al., Deep learning of binary hash codes for fast image retrieval, CVPRW 2015",
 )
@@ -159,8 +178,9 @@ _DHIH = Method(
     threshold=0.0,
     classifier="plain",
     objective=dhih.dhih,
+    idle=dhih.idle,
     # None is known: DLBHC's, the nearest published method.
-    recipe=_DLBHC_RECIPE,
+    recipe=published.DLBHC,
     network="alexnet",
     source="He, Feng, Liu and Huang, DHIH, 2020: the abstract",
     reading="R1: the right class's logit is scaled down. A reading of the abstract, see "
@@ -173,29 +193,12 @@ _MHCLN = Method(
     threshold=0.5,
     classifier="none",
     objective=mhcln.mhcln,
-    recipe=Recipe(
-        optimizer="adam",
-        learning_rate=1e-4,
-        momentum=0.5,
-        beta2=0.9,
-        batch_size=90,
-        steps=10_000,
-    ),
+    recipe=published.MHCLN,
     network="mhcln",
     source="Roy et al., Deep metric and hash-code learning for content-based retrieval of remote "
     "sensing images, IGARSS 2018",
     reading="Triplets: every one of a shuffled batch, where the released code draws 30 from one "
     "pair of classes (mhcln-paper).",
-)
-
-# Public implementations of CSQ and DPN use RMSprop with this rate; Adam is the nearest there is.
-_CENTRES_RECIPE = Recipe(
-    optimizer="adam",
-    learning_rate=1e-5,
-    weight_decay=1e-5,
-    batch_size=64,
-    epochs=150,
-    augment="crop-flip",
 )
 
 METHODS: dict[str, Method] = {
@@ -206,6 +209,7 @@ METHODS: dict[str, Method] = {
             _DLBHC,
             name="ssdh",
             objective=dlbhc.ssdh,
+            recipe=published.SSDH,
             source="Yang, Lin and Chen, Supervised learning of semantics-preserving hash via deep "
             "convolutional neural networks, TPAMI 2018",
         ),
@@ -215,19 +219,7 @@ METHODS: dict[str, Method] = {
             threshold=0.0,
             classifier="none",
             objective=dsh.dsh,
-            # The released solver (rate 1e-3, decay 0.004), whose layer computes half the gradient
-            # of our loss: half its rate and twice its decay take the same steps.
-            recipe=Recipe(
-                learning_rate=5e-4,
-                schedule="step",
-                drops=(60 / 70, 65 / 70),
-                weight_decay=8e-3,
-                bias_rate=2,
-                batch_size=200,
-                steps=70_000,
-                augment="flip",
-                start="xavier",
-            ),
+            recipe=published.DSH,
             network="dsh",
             source="Liu et al., Deep supervised hashing for fast image retrieval, CVPR 2016; "
             "schedule of the IJCV 2019 version",
@@ -271,19 +263,7 @@ METHODS: dict[str, Method] = {
             threshold=0.0,
             classifier="none",
             objective=hashnet.hashnet,
-            # The released code's, whose batches are pairs between two times 36 images.
-            recipe=Recipe(
-                learning_rate=3e-4,
-                schedule="step",
-                drops=(0.2, 0.4, 0.6, 0.8),
-                drop_factor=0.5,
-                nesterov=True,
-                weight_decay=5e-4,
-                head_rate=10,
-                batch_size=72,
-                steps=10_000,
-                augment="crop-flip",
-            ),
+            recipe=published.HASHNET,
             network="alexnet",
             source="Cao et al., HashNet: deep learning to hash by continuation, ICCV 2017",
             reading="The latent is normalised over the batch before its tanh, which is ours: "
@@ -295,14 +275,7 @@ METHODS: dict[str, Method] = {
             threshold=0.0,
             classifier="plain",
             objective=greedyhash.greedyhash,
-            recipe=Recipe(
-                learning_rate=1e-3,
-                schedule="step",
-                drops=(0.6,),
-                weight_decay=5e-4,
-                batch_size=32,
-                epochs=50,
-            ),
+            recipe=published.GREEDYHASH,
             network="alexnet",
             source="Su et al., Greedy hash: towards fast optimization for accurate hash coding in "
             "CNN, NeurIPS 2018; the released recipe for CIFAR-10",
@@ -313,7 +286,7 @@ METHODS: dict[str, Method] = {
             threshold=0.0,
             classifier="none",
             objective=csq.csq,
-            recipe=_CENTRES_RECIPE,
+            recipe=published.CSQ,
             network="alexnet",
             source="Yuan et al., Central similarity quantization for efficient image and video "
             "retrieval, CVPR 2020",
@@ -324,7 +297,7 @@ METHODS: dict[str, Method] = {
             threshold=0.0,
             classifier="none",
             objective=dpn.dpn,
-            recipe=dataclasses.replace(_CENTRES_RECIPE, batch_size=32),
+            recipe=published.DPN,
             network="alexnet",
             source="Fan et al., Deep polarized network for supervised learning of accurate binary "
             "hashing codes, IJCAI 2020",
@@ -335,17 +308,7 @@ METHODS: dict[str, Method] = {
             threshold=0.0,
             classifier="none",
             objective=orthohash.orthohash,
-            recipe=Recipe(
-                optimizer="adam",
-                learning_rate=1e-5,
-                schedule="step",
-                drops=(0.8,),
-                weight_decay=5e-4,
-                head_rate=10,
-                batch_size=256,
-                epochs=100,
-                augment="crop-flip",
-            ),
+            recipe=published.ORTHOHASH,
             network="alexnet",
             source="Hoe et al., One loss for all: deep hashing with a single cosine similarity "
             "based learning objective, NeurIPS 2021",
@@ -356,15 +319,7 @@ METHODS: dict[str, Method] = {
             threshold=0.0,
             classifier="none",
             objective=talr.talr,
-            # The released solver for CIFAR-10; its network is VGG-F, which is near to AlexNet.
-            recipe=Recipe(
-                learning_rate=1e-3,
-                weight_decay=5e-4,
-                head_rate=10,
-                batch_size=250,
-                epochs=50,
-                augment="flip",
-            ),
+            recipe=published.TALR,
             network="alexnet",
             source="He et al., Hashing as tie-aware learning to rank, CVPR 2018",
         ),

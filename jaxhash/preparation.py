@@ -10,8 +10,9 @@ def prepare(
     """Stored items -> what a network takes: float32, resized, zero mean and unit spread.
 
     items: uint8 (n, h, w, c), brought to [0, 1] first, or float (n, d) features, taken as they
-    are. mean, std: (c,) or (d,), in those units. size: side in pixels of the square result; None
-    keeps the items' own. Shrinking averages over the pixels it drops.
+    are. mean, std: (c,) or (d,), in those units. size: side in pixels of the square result, for
+    which the middle of the longer side is kept, as of files; None keeps the items' own. Shrinking
+    averages over the pixels it drops.
 
     Raises:
         ValueError: mean or std do not fit the last axis, or size is given for features.
@@ -35,7 +36,10 @@ def prepare(
         if items.ndim != 4:
             raise ValueError(f"size is {size}, but items of shape {items.shape} are no images")
         if items.shape[1:3] != (size, size):
-            n, _, _, c = items.shape
+            n, height, width, c = items.shape
+            side = min(height, width)
+            top, left = (height - side) // 2, (width - side) // 2
+            x = x[:, top : top + side, left : left + side]
             x = jax.image.resize(x, (n, size, size, c), "linear", antialias=True)
     per_channel = (1,) * (x.ndim - 1) + (-1,)
     return (x - mean.reshape(per_channel)) / std.reshape(per_channel)

@@ -1,9 +1,12 @@
 """How a method is trained: the numbers of its optimiser, schedule and batches."""
 
+import math
 from dataclasses import dataclass, replace
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("constant", "step", "cosine", "one-cycle")
+STARTS = ("fan-in", "dlbhc", "ssdh", "xavier", "normal", "he", "he-average", "uniform")
+"""How a head can start; `networks.head.INITS` says what each means."""
 
 
 def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
@@ -38,11 +41,15 @@ class Recipe:
     """The second beta of Adam."""
     nesterov: bool = False
     weight_decay: float = 0.0
-    """Spares biases and the scales of normalisations. Added to the gradient; adamw decouples it."""
-    head_rate: float = 1.0
-    """Learning rate of the latent layer and the classifier, in multiples of the trunk's."""
+    """Added to the gradient; adamw decouples it."""
+    decay_all: bool = False
+    """Weight decay acts on biases and the scales of normalisations too, which it spares else."""
+    latent_rate: float = 1.0
+    """Learning rate of the latent layer, in multiples of the trunk's."""
+    classifier_rate: float = 1.0
+    """Learning rate of the classifier above it, in multiples of the trunk's."""
     bias_rate: float = 1.0
-    """Learning rate of biases, in multiples of their kernel's."""
+    """Learning rate of biases, in multiples of that of the kernels of their layer."""
     clip_norm: float | None = None
     """Gradients with a larger global norm are scaled down to it."""
     batch_size: int = 128
@@ -55,7 +62,7 @@ class Recipe:
     label_smoothing: float = 0.0
     """Handed to losses that take it."""
     start: str = "fan-in"
-    """How the head starts: a row of `networks.head.INITS`."""
+    """How the head starts: one of `STARTS`."""
 
     def __post_init__(self) -> None:
         """Refuse numbers that cannot be meant.
@@ -65,8 +72,16 @@ class Recipe:
         """
         _one_of("optimizer", self.optimizer, OPTIMIZERS)
         _one_of("schedule", self.schedule, SCHEDULES)
-        for name in ("learning_rate", "batch_size", "drop_factor", "head_rate", "bias_rate"):
-            if not getattr(self, name) > 0:
+        _one_of("start", self.start, STARTS)
+        for name in (
+            "learning_rate",
+            "batch_size",
+            "drop_factor",
+            "latent_rate",
+            "classifier_rate",
+            "bias_rate",
+        ):
+            if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)}: give a number above 0")
         for name in ("momentum", "beta2", "label_smoothing"):
             if not 0 <= getattr(self, name) < 1:
@@ -74,7 +89,7 @@ class Recipe:
         for name in ("warmup", "final_rate"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: give a number in [0, 1]")
-        if not self.weight_decay >= 0:
+        if not 0 <= self.weight_decay < math.inf:
             raise ValueError(f"weight_decay is {self.weight_decay}: give 0 or more")
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise ValueError(f"clip_norm is {self.clip_norm}: give a number above 0, or none")
@@ -83,7 +98,7 @@ class Recipe:
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give the length of the run as either steps or epochs")
         for name in ("steps", "epochs"):
-            if getattr(self, name) is not None and not getattr(self, name) > 0:
+            if getattr(self, name) is not None and not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)}: give a number above 0")
 
     def total_steps(self, images: int) -> int:

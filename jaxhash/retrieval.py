@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from jaxhash import data as sources
-from jaxhash import models
+from jaxhash import idle, models
 from jaxhash.data import Dataset, folders, prepared
 from jaxhash.models import Model
 from search import HashIndex
@@ -36,14 +36,15 @@ def load_items(
     model: Model,
     *,
     data_dir: str | None = None,
-    max_undecodable: float = 0.01,
+    max_undecodable: float | None = None,
     labelled: bool = False,
 ) -> Dataset:
     """What a model is to encode: a folder of image files at any depth, or any other dataset.
 
     Files are decoded on demand, to the size and channels the model was trained on.
 
-    labelled: take classes and parts from the names of a folder's sub-folders, where it has any.
+    max_undecodable: share of a folder's files that may fail to decode; 0.01 unless given. labelled:
+    take classes and parts from the names of a folder's sub-folders, where it has any.
 
     Raises:
         ValueError: there is no such data, or the model does not take it.
@@ -52,16 +53,31 @@ def load_items(
         >>> load_items("photos", model).paths[0]  # doctest: +SKIP
         'photos/beach.jpg'
     """
-    size = model.spec.item_shape[0] if model.spec.takes == "images" else None
+    idle.check_place(data, data_dir=data_dir)
+    spec = model.spec
+    size = None
+    if spec.takes == "images" and spec.item_shape[0] == spec.item_shape[1]:
+        size = spec.item_shape[0]
     if _is_folder_of_images(data, data_dir):
-        if size is None:
+        if spec.takes == "features":
             raise ValueError(f"the model takes features, and {data} is a folder of images")
-        channels = 1 if model.spec.item_shape[2] == 1 else 3
+        if size is None:
+            height, width, _ = spec.item_shape
+            raise ValueError(
+                f"the model takes images of {height} x {width} pixels, and files are cut to "
+                "squares: train with image_size, or bring arrays of that size"
+            )
+        channels = 1 if spec.item_shape[2] == 1 else 3
         load = folders.load if labelled and folders.has_classes(data) else folders.load_images
-        return load(data, image_size=size, channels=channels, max_undecodable=max_undecodable)
+        share = 0.01 if max_undecodable is None else max_undecodable
+        return load(data, image_size=size, channels=channels, max_undecodable=share)
+    if max_undecodable is not None:
+        raise ValueError(
+            f"max_undecodable is for folders of image files, and {data} is none: leave it out"
+        )
     dataset = sources.load(data, data_dir=data_dir, image_size=size)
-    if dataset.kind != model.spec.takes:
-        raise ValueError(f"the model takes {model.spec.takes}, and {data} holds {dataset.kind}")
+    if dataset.kind != spec.takes:
+        raise ValueError(f"the model takes {spec.takes}, and {data} holds {dataset.kind}")
     return dataset
 
 

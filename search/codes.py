@@ -24,6 +24,7 @@ def pack(bits: ArrayLike) -> NDArray[np.uint8]:
         >>> pack([[1, 0, 0, 0, 0, 0, 0, 1, 1]])
         array([[129, 128]], dtype=uint8)
     """
+    refuse_subclass(bits, "bits")
     array = np.asarray(bits)
     if array.ndim != 2:
         raise ValueError(f"bits must have the shape (n, b), not {array.shape}")
@@ -119,6 +120,7 @@ def validate(
         >>> validate(np.zeros((3, 6), np.uint8))[1]
         48
     """
+    refuse_subclass(codes, name)
     if not isinstance(codes, np.ndarray) or codes.dtype != np.uint8:
         kind = getattr(codes, "dtype", type(codes).__name__)
         raise TypeError(f"{name} must be a NumPy array of uint8, not {kind}; see search.pack")
@@ -134,6 +136,43 @@ def validate(
             f"{name} must have {width(bits)} bytes in a row for bits={bits}, not {codes.shape[1]}"
         )
     return codes, bits
+
+
+def refuse_subclass(array: object, name: str) -> None:
+    """Refuse arrays whose own rules a search would not keep.
+
+    A `numpy.memmap` and a subclass that only adds names are as good as a plain array.
+
+    Raises:
+        TypeError: `array` is a `numpy.matrix` or a masked array; `name` is the argument.
+    """
+    if isinstance(array, np.ma.MaskedArray):
+        raise TypeError(
+            f"{name} must be a plain NumPy array, not a masked one: its mask would be ignored; "
+            "drop the masked entries, or fill them and give array.filled(...)"
+        )
+    if isinstance(array, np.matrix):
+        raise TypeError(
+            f"{name} must be a plain NumPy array, not a numpy.matrix, whose rows stay "
+            "two-dimensional; give numpy.asarray(...) of it"
+        )
+
+
+def as_int64(array: NDArray[np.integer], name: str) -> NDArray[np.int64]:
+    """Integers of any width, sign and byte order as contiguous int64.
+
+    Raises:
+        TypeError: a matrix or a masked array; `name` is the argument.
+        ValueError: a value does not fit.
+
+    Example:
+        >>> as_int64(np.array([5], ">u8"), "ids")
+        array([5])
+    """
+    refuse_subclass(array, name)
+    if array.dtype.kind == "u" and array.size and int(array.max()) > np.iinfo(np.int64).max:
+        raise ValueError(f"{name} must fit int64, but one is {array.max()}")
+    return np.ascontiguousarray(array, np.int64)
 
 
 def pad_mask(bits: int) -> int:

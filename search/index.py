@@ -2,20 +2,23 @@
 
 import dataclasses
 import os
-import threading
 from collections.abc import Mapping, Sequence
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from search import codes as _codes
 from search import paging
+from search.collection.pickling import open_segment, pack, unpack
 from search.collection.segments import Segment, combine, nearest
 from search.collection.state import (
     State,
     Where,
+    above,
+    above_all,
     all_within,
+    attached,
     candidates,
     check_alike,
     id_list,
@@ -27,9 +30,10 @@ from search.collection.state import (
     some,
     views_of,
 )
-from search.files import storage, writing
-from search.fine.rerank import MOST_CANDIDATES
-from search.hamming.scan import Blocks
+from search.files import writing
+from search.files.checksums import Guard
+from search.fine.rerank import MOST_CANDIDATES, check_features
+from search.threads import Lock
 
 # A new segment takes in an older one that is less than this many times as long: the number of
 # segments stays logarithmic, and so does the number of times that a code is copied.
@@ -42,6 +46,11 @@ class HashIndex:
     Searches may run in any number of threads while another one adds and removes: a change is
     made beside what is there and appears all at once, and a search works on what it found when
     it began. Results are in (distance, id) order whatever the history of the index.
+
+    Copies (`copy.copy`, `copy.deepcopy`) share their items and change apart. A pickle, for another
+    process of the same version of this library, holds them; but an index that `open` mapped is
+    pickled as its file's absolute path, and unpickled only while that is the same file. What
+    `prepare` made is not in a pickle.
 
     Args:
         codes: uint8 (n, ceil(bits / 8)), n may be 0; rearranged for the scan, hence copied.
@@ -76,21 +85,23 @@ class HashIndex:
             if not isinstance(data, bytes):
                 raise TypeError(f"attachments: {name!r} must be bytes, not {type(data).__name__}")
         segment = new_segment(codes, bits, features, ids)
-        self._begin(State(bits, (segment,), attachments))
+        self._begin(State(bits, (segment,), attachments, above_all(segment)))
 
     def _begin(self, state: State) -> None:
         self._state = state
-        self._changing = threading.Lock()
+        self._changing = Lock()
 
     @classmethod
     def of_segment(
         cls,
         segment: Segment,
-        attachments: Mapping[str, bytes | NDArray[np.uint8]] | None = None,
+        attachments: Mapping[str, bytes | Guard] | None = None,
+        next_id: int | None = None,
     ) -> Self:
-        """An index around a segment that some reader made."""
+        """An index around a segment that some reader made; new ids start after its largest."""
         index = cls.__new__(cls)
-        index._begin(State(segment.codes.bits, (segment,), dict(attachments or {})))
+        next_id = above_all(segment) if next_id is None else next_id
+        index._begin(State(segment.codes.bits, (segment,), dict(attachments or {}), next_id))
         return index
 
     @classmethod
@@ -100,25 +111,40 @@ class HashIndex:
         Args:
             path: an index file, see `search.files.storage`.
             mmap: leave the arrays in the file and read what a search asks for; opening takes
-                milliseconds at any size. Otherwise everything is read, and its checksums
-                compared. Replace a mapped file (as `save` does) rather than write into it.
-            verify: compare every byte with the checksums and every value with the format.
+                milliseconds at any size. What is read for the first time is compared with its
+                checksums, so that a search in a damaged file raises `DamagedFile` rather than
+                answer wrongly. Otherwise everything is read, and its checksums compared.
+                Replace a mapped file (as `save` does) rather than write into it.
+            verify: compare every byte with the checksums and every value with the format, now.
 
         Raises:
-            search.files.storage.DamagedFile: the file is not whole, or not an index.
+            search.DamagedFile: the file is not whole, or not an index; with `mmap` and
+                without `verify` also from whatever method first looks at a damaged part.
             OSError: it cannot be read.
 
         Example:
             >>> index = HashIndex.open("photos.index")  # doctest: +SKIP
         """
-        stored = storage.read(path, mmap=mmap, verify=verify)
-        segment = Segment(
-            Blocks(stored.planes, stored.count, stored.bits),
-            stored.ids,
-            stored.features,
-            mapped=mmap,
-        )
-        return cls.of_segment(segment, stored.attachments)
+        segment, stored = open_segment(path, mmap, verify)
+        return cls.of_segment(segment, stored.attachments, stored.next_id)
+
+    def __copy__(self) -> Self:
+        """Another index of the same items, which changes by itself from now on."""
+        other = type(self).__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        other._begin(self._state)
+        return other
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Self:
+        """As `__copy__`: what two indexes have in common is never changed, only replaced."""
+        return self.__copy__()
+
+    def __getstate__(self) -> dict[str, object]:
+        return self.__dict__ | {"_state": pack(self._state), "_changing": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._begin(unpack(state["_state"]))
 
     def __len__(self) -> int:
         """The number of items, removed ones not counted."""
@@ -142,7 +168,7 @@ class HashIndex:
     @property
     def attachments(self) -> dict[str, bytes]:
         """What is stored beside the codes, by name; a copy."""
-        return {name: bytes(data) for name, data in self._state.attachments.items()}
+        return attached(self._state)
 
     def search(
         self,
@@ -267,7 +293,9 @@ class HashIndex:
         Args:
             codes: uint8 (m, ceil(bits / 8)).
             features: float16 or float32 (m, d) as those of the index; needed if it has some.
-            ids: int64 (m,), unique and new; by default they continue after the largest.
+            ids: int64 (m,), unique and not in the index; by default they continue after the
+                largest that ever was in it, so that no id comes to mean another item unless you
+                give it again yourself.
 
         Returns:
             The ids, int64 (m,).
@@ -280,27 +308,31 @@ class HashIndex:
             >>> index.add(np.ones((2, 1), np.uint8))
             array([2, 3])
         """
-        with self._changing:
+        with self._changing.held():
             state = self._state
             codes, _ = _codes.validate(codes, state.bits)
             if ids is None:
                 ids = next_ids(state, len(codes))
-            if features is not None and paging.owner(features) is None:
-                features = np.array(features)  # the caller may fill the same array again
+            if features is not None:
+                features = check_features(features)
+                if paging.owner(features) is None:
+                    features = features.copy()  # the caller may fill the same array again
             new = new_segment(codes, state.bits, features, ids)
             given = writing.check_ids(ids)
             for segment in state.segments:
                 taken = given[segment.find(given) >= 0]
                 if len(taken):
                     raise ValueError(f"ids: {some(taken)} in the index already: remove them first")
-            if len(state.segments) == 1 and not len(state.segments[0].codes):
+            check_alike(state, new, len(codes))
+            if not len(state):
                 segments = [new]
             else:
-                check_alike(state, new, len(codes))
                 segments = [*state.segments, new] if len(codes) else list(state.segments)
             while len(segments) > 1 and _worth_merging(segments[-2], segments[-1]):
                 segments[-2:] = [combine(segments[-2:], state.bits)]
-            self._state = dataclasses.replace(state, segments=tuple(segments))
+            self._state = dataclasses.replace(
+                state, segments=tuple(segments), next_id=above(given, state.next_id)
+            )
         return given
 
     def remove(self, ids: NDArray[np.integer] | Sequence[int]) -> None:
@@ -318,7 +350,7 @@ class HashIndex:
             >>> index.ids
             array([0, 2])
         """
-        with self._changing:
+        with self._changing.held():
             state = self._state
             wanted = np.unique(id_list(ids, "ids"))
             found = np.zeros(len(wanted), bool)
@@ -343,7 +375,7 @@ class HashIndex:
             >>> index.remove([1])
             >>> index.compact()
         """
-        with self._changing:
+        with self._changing.held():
             state = self._state
             if len(state.segments) > 1 or len(state.segments[0].dead):
                 whole = combine(state.segments, state.bits)

@@ -5,30 +5,60 @@ when several Python threads call them at once, or when a process forks after usi
 """
 
 import contextlib
-import ctypes
 import os
 import threading
+import weakref
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
+from numba.core.compiler_lock import global_compiler_lock
+
+from search.processors import available
+
 Result = TypeVar("Result")
 
-_lock = threading.Lock()
+
+class Lock:
+    """A lock that is open in a forked child, in a copy and in a pickle, whoever holds it here.
+
+    A child has only the thread that forked: what another one held in the parent would stay held
+    for ever. So this guards only what is replaced as a whole, which is never found half changed.
+
+    Example:
+        >>> lock = Lock()
+        >>> with lock.held():
+        ...     pass
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        _locks.add(self)
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Wait for the lock, and let go of it in the end."""
+        with self._lock:  # that of now: a thread that forks while it holds it lets go of this one
+            yield
+
+    def renew(self) -> None:
+        """Forget who holds it."""
+        self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[type["Lock"], tuple[()]]:
+        return Lock, ()
+
+
+_locks: "weakref.WeakSet[Lock]" = weakref.WeakSet()
+_growing = Lock()
 _pool: ThreadPoolExecutor | None = None
 _size = 0
 
 
-def available() -> int:
-    """The number of processors this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def resolve(threads: int | None) -> int:
-    """The number of threads to use: all processors when `None`.
+    """The number of threads to use: as many as `available` says when `None`.
 
     Raises:
         TypeError: `threads` is not a whole number.
@@ -56,8 +86,10 @@ def run(
     """Call `function(*task)` for every task on up to `threads` threads; results in task order.
 
     The calling thread works too and takes whatever the pool has not begun, so a search never
-    waits for another one to leave the pool. The first exception, in task order, is raised after
-    all the tasks have ended.
+    waits for another one to leave the pool, and does all of it where no thread can be had: once
+    the main thread has ended, or where the system allows no more. The first exception, in task
+    order, is raised after all the tasks have ended. An interrupt is raised as soon as those that
+    had begun have ended; the others are left out.
 
     Example:
         >>> run(pow, [(2, 3), (3, 2)], threads=2)
@@ -67,31 +99,29 @@ def run(
     workers = min(resolve(threads), len(tasks))
     if workers <= 1:
         return [function(*task) for task in tasks]
-    caller = _processor()
     results: list[Any] = [None] * len(tasks)
     failures: dict[int, Exception] = {}
-    pending = iter(enumerate(tasks))  # `next` on a list iterator is atomic under the GIL
+    pending = deque(enumerate(tasks))
 
     def work() -> None:
-        for position, task in pending:
+        while True:
+            try:
+                position, task = pending.popleft()
+            except IndexError:
+                return
             try:
                 results[position] = function(*task)
             except Exception as failure:  # raised again below, by the caller's thread
                 failures[position] = failure
 
-    def help_out() -> None:
-        with _elsewhere(caller):
-            work()
-
-    helpers = [_submit(help_out, workers - 1) for _ in range(workers - 1)]
+    helpers = [_submit(work, workers - 1) for _ in range(workers - 1)]
     try:
         work()
-    finally:  # an interrupt leaves tasks behind: nobody shall begin them
-        for _ in pending:
-            pass
-    for helper in helpers:
-        if not helper.cancel():
-            helper.result()
+    finally:
+        pending.clear()  # an interrupt leaves tasks behind: nobody shall begin them
+        for helper in helpers:
+            if not helper.cancel():
+                helper.result()
     if failures:
         raise failures[min(failures)]
     return results
@@ -106,7 +136,9 @@ def share(
 
     The calling thread takes the first place and returns as soon as `finished()` says so, without
     waiting for the others to return, nor for those that have not begun: so `function` must find
-    its own work, and by then have none left. An exception is raised in the caller's thread.
+    its own work, and by then have none left. It may still be called after that: all that it uses
+    must be its own, never a variable that the caller sets anew. An exception is raised in the
+    caller's thread.
 
     Example:
         >>> left, done = [1, 2, 3], []
@@ -117,83 +149,65 @@ def share(
         >>> sorted(done)
         [1, 2, 3]
     """
-    caller = _processor()
-
-    def help_out(place: Sequence[Any]) -> None:
-        with _elsewhere(caller):
-            function(*place)
-
-    helpers = [_submit(partial(help_out, place), len(places) - 1) for place in places[1:]]
-    function(*places[0])
-    if finished():
+    helpers = [_submit(partial(function, *place), len(places) - 1) for place in places[1:]]
+    try:
+        function(*places[0])
+        done = finished()
+    except BaseException:
         for helper in helpers:
             helper.cancel()
-        return
+        raise
     for helper in helpers:
-        if not helper.cancel():
+        if not helper.cancel() and not done:
             helper.result()
 
 
-def _current_processor() -> Callable[[], int] | None:
-    """The C library's `sched_getcpu`, where there is one and threads can be moved."""
-    if not hasattr(os, "sched_setaffinity"):
-        return None
-    try:
-        return ctypes.PyDLL(None).sched_getcpu  # type: ignore[no-any-return]
-    except (AttributeError, OSError):
-        return None
-
-
-_sched_getcpu = _current_processor()
-
-
-def _processor() -> int:
-    """The processor this thread runs on; -1 where the system does not tell."""
-    return -1 if _sched_getcpu is None else _sched_getcpu()
-
-
-@contextlib.contextmanager
-def _elsewhere(processor: int) -> Iterator[None]:
-    """Leave a processor that is taken, if this thread was woken on it.
-
-    Linux wakes a thread on the processor of the one that wakes it when the others look busy, as
-    they do for a while after OpenMP's threads spun there, and moves neither of the two for many
-    milliseconds: a search is over by then, and had one processor for both threads.
-    """
-    if processor < 0 or _processor() != processor:
-        yield
-        return
-    allowed = os.sched_getaffinity(0)
-    others = allowed - {processor}
-    if not others:
-        yield
-        return
-    with contextlib.suppress(OSError):
-        os.sched_setaffinity(0, others)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            os.sched_setaffinity(0, allowed)
-
-
 def _submit(work: Callable[[], None], size: int) -> "Future[None]":
-    """Hand `work` to the pool, which grows to the largest `size` ever asked for."""
+    """Hand `work` to the pool, which grows to the largest `size` ever asked for.
+
+    The result is of our own making rather than the pool's, as that gives none where it cannot
+    start a thread, and may keep the work all the same, to be begun by a thread that it has. So
+    whoever submits must cancel it or wait for it, as for any other.
+    """
     global _pool, _size
-    with _lock:
+    helper: Future[None] = Future()
+
+    def begin() -> None:
+        if not helper.set_running_or_notify_cancel():
+            return
+        try:
+            work()
+        except BaseException as failure:  # raised again by `result`
+            helper.set_exception(failure)
+        else:
+            helper.set_result(None)
+
+    with _growing.held():
         if _pool is None or _size < size:
             retired, _size = _pool, max(size, available() - 1, 1)
             _pool = ThreadPoolExecutor(_size, thread_name_prefix="search")
             if retired is not None:
                 retired.shutdown(wait=False)
-        return _pool.submit(work)
+        # The interpreter is ending, or has all the threads that it may have: the caller goes on
+        # alone.
+        with contextlib.suppress(RuntimeError):
+            _pool.submit(begin)
+    return helper
 
 
 def _forget() -> None:
     """A forked child has none of its parent's threads: start again without a pool."""
-    global _pool, _lock
-    _pool, _lock = None, threading.Lock()
+    global _pool
+    _pool = None
+    for lock in _locks:
+        lock.renew()
+    global_compiler_lock.release()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
+    # What numba and LLVM have half done cannot be taken over: a fork waits until it is done.
+    os.register_at_fork(
+        before=global_compiler_lock.acquire,
+        after_in_parent=global_compiler_lock.release,
+        after_in_child=_forget,
+    )

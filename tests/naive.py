@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import numpy as np
 
-# ---- codes, scan and buckets: Hamming search ----------------------------------------
+# ---- codes, scan and buckets: Hamming search ---------------------------------------
 
 
 def hamming_distances(queries, codes):
@@ -37,7 +37,7 @@ def hamming_radius(queries, codes, radius, allowed=None):
     return offsets, all_distances[inside], all_rows[inside]
 
 
-# ---- ranking measures: search.measures.ranking, search.measures.listed --------------
+# ---- ranking measures: search.measures.ranking, search.measures.listed -------------
 
 
 def shares_label(query_labels: np.ndarray, database_labels: np.ndarray) -> np.ndarray:
@@ -99,7 +99,7 @@ def expected_average_precision(counts: list[tuple[int, int]], top: int, denomina
     return float(expected)
 
 
-# ---- exhaustive Euclidean search: search.fine.exhaustive ----------------------------
+# ---- exhaustive Euclidean search: search.fine.exhaustive ---------------------------
 
 
 def euclidean_knn(query_features, features, k):
@@ -114,7 +114,7 @@ def euclidean_knn(query_features, features, k):
     return best, found
 
 
-# ---- losses -------------------------------------------------------------------------
+# ---- losses ------------------------------------------------------------------------
 
 
 def classes_of(labels, i):
@@ -399,7 +399,7 @@ def talr(latent, logits, labels, kernel, gamma=1.0, bins=None):
     return sum(missed) / len(missed) if missed else 0.0
 
 
-# ---- networks and augmentation ------------------------------------------------------
+# ---- networks and augmentation -----------------------------------------------------
 
 
 def pool_rounding_up(image, kind):
@@ -444,7 +444,7 @@ def normalise_across_channels(pixel):
     return out
 
 
-# ---- index, re-ranking, merging, files: the rest of search --------------------------
+# ---- index, re-ranking, merging, files: the rest of search -------------------------
 
 
 def ranked(pairs, k, missing):
@@ -523,7 +523,9 @@ def read_index_file(data):
     """An index file by the words of its format: bits, n, codes (n, width), the other sections."""
     number = lambda at, size: int.from_bytes(data[at : at + size], "little")  # noqa: E731
     assert data[:8] == bytes.fromhex("894849580d0a1a0a")
-    assert (number(8, 2), number(10, 2), number(24, 8)) == (1, 0x0102, len(data))
+    version = number(8, 2)
+    assert version in (1, 2)
+    assert (number(10, 2), number(24, 8)) == (0x0102, len(data))
     bits, count, table, sections = number(12, 4), number(16, 8), number(32, 8), number(40, 4)
     assert number(60, 4) == zlib.crc32(data[:60])
     assert number(44, 4) == zlib.crc32(data[table:])
@@ -531,21 +533,30 @@ def read_index_file(data):
     found = {}
     for at in range(table, len(data), 128):
         name = data[at : at + 80].rstrip(b"\0").decode()
-        dtype = {1: np.uint8, 2: np.int64, 3: np.float16, 4: np.float32}[number(at + 80, 4)]
+        types = [np.uint8, np.int64, np.float16, np.float32, np.uint32]
+        dtype = types[number(at + 80, 4) - 1]
         shape = [number(at + 88 + 8 * i, 8) for i in range(number(at + 84, 4))]
         start = number(at + 112, 8)
         raw = data[start : start + math.prod(shape) * np.dtype(dtype).itemsize]
         assert start % 64 == 0
         assert number(at + 120, 4) == zlib.crc32(raw)
         found[name] = np.frombuffer(raw, dtype).reshape(shape)
+    for name in ("codes", "ids", "features"):
+        if version == 1 or name not in found:
+            continue
+        size, raw = max(1, 16384 // max(1, found[name][:1].nbytes)), found[name]
+        groups = [zlib.crc32(raw[row : row + size].tobytes()) for row in range(0, len(raw), size)]
+        assert found.pop("checksums/" + name).tolist() == groups
     planes = found.pop("codes")
     codes = np.array([planes[i // 256, :, i % 256] for i in range(count)], np.uint8).reshape(
         count, -(-bits // 8)
     )
+    largest = int(found["ids"].max(initial=-1)) if "ids" in found else count - 1
+    assert number(48, 8) > largest if version == 2 else number(48, 8) == 0
     return bits, count, codes, found
 
 
-# ---- datasets -----------------------------------------------------------------------
+# ---- datasets ----------------------------------------------------------------------
 
 
 def crc32c(data: bytes) -> int:
@@ -558,7 +569,7 @@ def crc32c(data: bytes) -> int:
     return crc ^ 0xFFFFFFFF
 
 
-# ---- convolution --------------------------------------------------------------------
+# ---- convolution -------------------------------------------------------------------
 
 
 def convolve(images, kernel):
@@ -584,7 +595,7 @@ def max_pool(images):
     return output
 
 
-# ---- what bits do: jaxhash.analysis.bits --------------------------------------------
+# ---- what bits do: jaxhash.analysis.bits -------------------------------------------
 
 
 def bit_entropy(column):
@@ -627,7 +638,7 @@ def separation(within, between):
     return float(wins / all_pairs)
 
 
-# ---- rankings by real-valued features: jaxhash.comparison.baselines -----------------
+# ---- rankings by real-valued features: jaxhash.comparison.baselines ----------------
 
 
 def feature_order(query, features, metric, own=None):

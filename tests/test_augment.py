@@ -208,7 +208,7 @@ def test_prepare_takes_features_as_they_are(rng):
 @pytest.mark.parametrize("side", [4, 8, 16])
 def test_prepare_resizes(side):
     """A ramp stays a ramp in the middle, and shrinking averages instead of skipping."""
-    ramp = np.tile(np.arange(0, 256, 16, dtype=np.uint8)[None, None, :, None], (1, 8, 1, 1))
+    ramp = np.tile(np.arange(0, 256, 16, dtype=np.uint8)[None, None, :, None], (1, 16, 1, 1))
     ours = np.asarray(prepare(ramp, np.zeros(1), np.ones(1), side))[0, :, :, 0] * 255
     assert ours.shape == (side, side)
     wanted = ((np.arange(side) + 0.5) * 16 / side - 0.5) * 16
@@ -216,6 +216,17 @@ def test_prepare_resizes(side):
     stripes = np.tile(np.array([0, 255], np.uint8)[None, None, :, None], (1, 16, 8, 1))
     halved = np.asarray(prepare(stripes, np.zeros(1), np.ones(1), 8))
     np.testing.assert_allclose(halved[:, :, 1:-1], 0.5, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(8, 14), (14, 8), (9, 8)])
+def test_prepare_cuts_the_middle_out_of_what_is_not_square(shape, rng):
+    """As of files: a circle stays one, and what lies beyond the square is not seen."""
+    items = rng.integers(256, size=(2, *shape, 3), dtype=np.uint8)
+    top, left = ((side - 8) // 2 for side in shape)
+    square = items[:, top : top + 8, left : left + 8]
+    for size in (8, 5):
+        ours = prepare(items, np.zeros(3), np.ones(3), size)
+        np.testing.assert_array_equal(ours, prepare(square, np.zeros(3), np.ones(3), size))
 
 
 def test_prepare_refuses():

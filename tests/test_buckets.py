@@ -1,6 +1,7 @@
 """The bucket index gives the answers of the scan, whatever the codes are like."""
 
 import dataclasses
+import tracemalloc
 
 import naive
 import numpy as np
@@ -195,3 +196,19 @@ def test_refusals():
         buckets.knn(index, queries, 1, allowed=np.ones(1, bool))
     with pytest.raises(ValueError, match="radius must not be negative"):
         buckets.radius(index, queries, -1)
+
+
+def test_many_threads_group_in_little_more_memory_than_two(rng):
+    """A table of counts for each thread would be 32 times as large."""
+    blocks = scan.arrange(rng.integers(0, 256, (20_000, 8), dtype=np.uint8))
+    buckets.build(blocks)  # compiles, which takes memory too
+    peaks = {}
+    for threads in (2, 64):
+        tracemalloc.start()
+        try:
+            found = buckets.build(blocks, threads=threads)
+            peaks[threads] = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert found.blocks.count == len(np.unique(scan.restore(blocks), axis=0))
+    assert peaks[64] < 2.5 * peaks[2]

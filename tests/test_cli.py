@@ -14,8 +14,8 @@ from PIL import Image
 
 from jaxhash import cli, runs
 from jaxhash.cli import options
+from jaxhash.config import Config
 from jaxhash.data import load as load_dataset
-from jaxhash.runs import Config
 from jaxhash.training import loop
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -18,10 +18,10 @@ import search
 from jaxhash import runs
 from jaxhash.cli.command import run
 from jaxhash.comparison import baselines, runner, table
+from jaxhash.config import Config
 from jaxhash.data import Dataset
 from jaxhash.evaluation.run import evaluate_run
 from jaxhash.models import Model
-from jaxhash.runs import Config
 from jaxhash.training import loop
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts" / "benchmarks"

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from search import HashIndex
+from search import HashIndex, Writer, merge, pack, rerank, unpack
+from search.hamming import scan
 
 
 def good():
@@ -123,3 +124,116 @@ def test_changes_name_the_argument_that_is_wrong_and_change_nothing():
     full = HashIndex(codes[:1], ids=np.array([(1 << 63) - 1]))
     with pytest.raises(ValueError, match="none are left"):
         full.add(codes)
+
+
+def swapped(values):
+    """Unsigned numbers with the highest byte first."""
+    return np.array(values, ">u8")
+
+
+@pytest.mark.parametrize(
+    "refuse",
+    [
+        lambda ids: HashIndex(np.zeros((len(ids), 1), np.uint8), ids=ids),
+        lambda ids: HashIndex(np.zeros((1, 1), np.uint8)).add(
+            np.zeros((len(ids), 1), np.uint8), ids=ids
+        ),
+        lambda ids: HashIndex(np.zeros((9, 1), np.uint8)).remove(ids),
+        lambda ids: HashIndex(np.zeros((9, 1), np.uint8)).search(
+            np.zeros((1, 1), np.uint8), 1, where=ids
+        ),
+        lambda ids: rerank(np.zeros((1, 1)), np.zeros((9, 1), np.float32), ids[None], 1),
+    ],
+)
+@pytest.mark.parametrize("order", ["<u8", ">u8"])
+def test_unsigned_ids_that_do_not_fit_are_refused_in_any_byte_order(refuse, order):
+    for wrong in ((1 << 63) + 5, (1 << 64) - 4):
+        with pytest.raises(ValueError, match=r"(ids|where) must"):
+            refuse(np.array([wrong, 3], order))
+
+
+def test_ids_and_radii_in_another_byte_order_mean_the_same(tmp_path):
+    codes = np.array([[1], [3], [7], [15]], np.uint8)
+    ids = [5, 1 << 40, 7, 2]
+    expected = HashIndex(codes, ids=np.array(ids))
+    for order in (">u8", ">i8", ">u4", "<u8"):
+        if order == ">u4":
+            ids[1] = 9
+            expected = HashIndex(codes, ids=np.array(ids))
+        index = HashIndex(codes, ids=np.array(ids, order))
+        np.testing.assert_array_equal(index.ids, sorted(ids))
+        chosen = np.array([7, 2], order)
+        for one, other in zip(
+            index.search(codes, 3, where=chosen),
+            expected.search(codes, 3, where=[2, 7]),
+            strict=True,
+        ):
+            np.testing.assert_array_equal(one, other)
+        index.remove(chosen)
+        assert index.ids.tolist() == sorted(set(ids) - {2, 7})
+        assert index.add(codes[:1], ids=chosen[:1]).dtype == np.int64
+        with Writer(tmp_path / "i", bits=8) as writer:
+            writer.append(codes, ids=np.sort(np.array(ids, order)))
+        assert HashIndex.open(tmp_path / "i", verify=True).ids.tolist() == sorted(ids)
+    features = np.ones((4, 2), ">f4")
+    with pytest.raises(TypeError, match="native byte order"):
+        HashIndex(codes, features=features)
+    fine = HashIndex(codes, features=features.astype(np.float32))
+    found = fine.search(codes, 2, query_features=features, pool=2)
+    assert not found[0].any()
+
+
+def matrix(array):
+    return np.asarray(array).view(np.matrix)
+
+
+def masked(array):
+    array = np.ma.masked_array(array)
+    array[0] = np.ma.masked
+    return array
+
+
+@pytest.mark.parametrize(("kind", "reason"), [(matrix, "two-dimensional"), (masked, "ignored")])
+def test_arrays_with_rules_of_their_own_are_refused_with_the_reason(kind, reason, tmp_path):
+    codes, features = np.zeros((3, 1), np.uint8), np.zeros((3, 2), np.float32)
+    index = HashIndex(codes, features=features)
+    latents, ids, mask = np.zeros((3, 8), np.float32), np.array([[0, 1]] * 3), np.ones(3, bool)
+    found = np.zeros((3, 2), np.int32), ids
+    uses = {
+        "bits": lambda: pack(kind(latents)),
+        "codes": lambda: HashIndex(kind(codes)),
+        "features": lambda: HashIndex(codes, features=kind(features)),
+        "queries": lambda: index.search(kind(codes), 1),
+        "queries ": lambda: index.within(kind(codes), 1),
+        "query_features": lambda: index.search(codes, 1, query_features=kind(features), pool=2),
+        "query_latents": lambda: index.search(codes, 1, query_latents=kind(latents), pool=2),
+        "ids": lambda: rerank(features, features, kind(ids), 1),
+        "codes ": lambda: index.add(kind(codes), features),
+        "features ": lambda: index.add(codes, kind(features)),
+        r"results\[1\]: distances": lambda: merge(found, (kind(found[0]), ids)),
+        r"results\[1\]: ids": lambda: merge(found, (found[0], kind(ids))),
+        "allowed": lambda: scan.knn(scan.arrange(codes), codes, 1, allowed=kind(mask)),
+        "radius": lambda: scan.radius(scan.arrange(codes), codes, kind(ids[:, 0])),
+        "where": lambda: index.search(codes, 1, where=kind(mask)),
+        "where ": lambda: index.search(codes, 1, where=kind(ids[0])),
+        "ids ": lambda: index.remove(kind(ids[0])),
+        "codes  ": lambda: unpack(kind(codes)),
+    }
+    if kind is masked:  # a matrix of one dimension there is not
+        uses["ids  "] = lambda: index.add(codes, features, kind(ids[:, 0] + 7))
+    for name, use in uses.items():
+        with pytest.raises(
+            TypeError, match=f"^{name.strip()} must be a plain NumPy array.*{reason}"
+        ):
+            use()
+    assert len(index) == 3
+    with Writer(tmp_path / "i", bits=8) as writer:
+        for arguments in ((kind(codes), features), (codes, kind(features))):
+            with pytest.raises(TypeError, match=reason):
+                writer.append(*arguments)
+
+
+def test_memory_mapped_arrays_are_as_good_as_others(tmp_path):
+    np.save(tmp_path / "codes.npy", np.array([[1], [2]], np.uint8))
+    codes = np.load(tmp_path / "codes.npy", mmap_mode="r")
+    assert HashIndex(codes).search(codes, 1)[1].tolist() == [[0], [1]]

@@ -9,7 +9,7 @@ from jaxhash.losses import total
 from jaxhash.method import METHODS, Method, Recipe
 from jaxhash.nets import NETWORKS, Outputs
 from jaxhash.nets.head import ACTIVATIONS, CLASSIFIERS, INITS
-from jaxhash.recipes import FROM_SCRATCH
+from jaxhash.recipes import FROM_SCRATCH, STARTS
 from jaxhash.training import augment
 
 OUTPUTS = Outputs(jnp.ones((3, 2)), jnp.full((3, 4), 0.25), jnp.zeros((3, 2)))
@@ -43,17 +43,34 @@ def test_the_papers_methods_are_there():
     ("name", "wanted"),
     [
         ("dlbhc", {"learning_rate": 1e-3, "batch_size": 32, "steps": 50_000, "drops": (0.5,)}),
+        ("dlbhc", {"latent_rate": 1, "classifier_rate": 10, "bias_rate": 2, "start": "dlbhc"}),
+        ("ssdh", {"latent_rate": 1, "classifier_rate": 10, "bias_rate": 2, "start": "ssdh"}),
+        ("ssdh", {"learning_rate": 1e-3, "batch_size": 32, "steps": 50_000, "drops": (0.5,)}),
         # The released solver's step: rate 1e-3 on half our gradient, decay 0.004.
         ("dsh", {"learning_rate": 1e-3 / 2, "weight_decay": 0.004 * 2, "batch_size": 200}),
+        ("dsh", {"bias_rate": 2, "steps": 70_000, "drops": (60 / 70, 65 / 70), "start": "xavier"}),
         ("mhcln", {"learning_rate": 1e-4, "momentum": 0.5, "beta2": 0.9, "batch_size": 90}),
-        ("greedyhash", {"learning_rate": 1e-3, "batch_size": 32, "drops": (0.6,)}),
-        ("orthohash", {"learning_rate": 1e-5, "head_rate": 10, "batch_size": 256, "epochs": 100}),
-        ("talr", {"learning_rate": 1e-3, "head_rate": 10, "batch_size": 250, "epochs": 50}),
+        ("mhcln", {"weight_decay": 0, "steps": 10_000, "start": "he-average"}),
+        ("hashnet", {"learning_rate": 3e-4, "latent_rate": 10, "bias_rate": 1, "nesterov": True}),
+        ("hashnet", {"drops": (0.2, 0.4, 0.6, 0.8), "drop_factor": 0.5, "decay_all": True}),
+        ("csq", {"learning_rate": 1e-6, "latent_rate": 100, "batch_size": 64, "epochs": 90}),
+        ("csq", {"drop_factor": 0.7, "weight_decay": 0, "start": "uniform"}),
+        # The released loss is a sum over 64 bits, ours a mean.
+        ("dpn", {"optimizer": "sgd", "learning_rate": 64e-4, "weight_decay": 5e-4 / 64}),
+        ("dpn", {"latent_rate": 1, "batch_size": 256, "epochs": 200, "drops": (0.5,)}),
+        ("greedyhash", {"learning_rate": 1e-3, "batch_size": 32, "epochs": 50, "drops": (0.6,)}),
+        ("orthohash", {"learning_rate": 1e-5, "latent_rate": 10, "batch_size": 256, "epochs": 100}),
+        ("talr", {"learning_rate": 1e-3, "latent_rate": 10, "batch_size": 250, "epochs": 50}),
     ],
 )
 def test_published_recipes(name, wanted):
+    """Numbers of the files that `jaxhash.published` names."""
     recipe = dataclasses.asdict(METHODS[name].recipe)
     assert {key: recipe[key] for key in wanted} == wanted
+
+
+def test_starts_have_one_list_of_names():
+    assert tuple(INITS) == STARTS
 
 
 def toy(latent, labels, classes, progress, *, weight=1.0):

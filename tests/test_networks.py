@@ -182,21 +182,56 @@ def test_plain_classifier_has_no_bias(key):
     assert set(params["classifier"]) == {"kernel"}
 
 
-def test_starts(key):
-    """DLBHC's gaussian start: bits near sigmoid(1), weights of deviation 0.005 and 0.01."""
-    hidden = jnp.ones((1, 500))
-    params = jax.jit(partial(head.Head(400, 300, start="gaussian").init, train=False))(
-        key(), hidden
-    )
-    params = params["params"]
-    params = jax.tree.map(np.asarray, params)
-    assert float(params["latent"]["kernel"].std()) == pytest.approx(0.005, rel=0.02)
-    assert float(params["latent"]["bias"].min()) == float(params["latent"]["bias"].max()) == 1
-    assert float(params["classifier"]["kernel"].std()) == pytest.approx(0.01, rel=0.02)
-    fresh = jax.jit(partial(head.Head(400, 300).init, train=False))(key(), hidden)["params"]
-    fresh = jax.tree.map(np.asarray, fresh)
-    assert float(fresh["latent"]["kernel"].std()) == pytest.approx(500**-0.5, rel=0.02)
-    assert not fresh["latent"]["bias"].any()
+@pytest.mark.parametrize(
+    ("start", "latent", "bias", "classifier"),
+    [
+        ("fan-in", 500**-0.5, 0, 400**-0.5),
+        ("dlbhc", 0.005, 1, 0.01),
+        ("ssdh", 0.01, 0, 0.2),
+        ("xavier", 500**-0.5, 0, 400**-0.5),
+        ("normal", 0.01, 0, 0.01),
+        ("he", (2 / 500) ** 0.5, 0, (2 / 400) ** 0.5),
+        ("he-average", (4 / 900) ** 0.5, 0, (4 / 700) ** 0.5),
+        ("uniform", (3 * 500) ** -0.5, None, (3 * 400) ** -0.5),
+    ],
+)
+def test_starts(start, latent, bias, classifier, key):
+    """Deviations of the kernels, from 500 inputs over 400 bits to 300 classes, and the biases."""
+    row = head.INITS[start]
+    assert float(row.latent(key(), (500, 400)).std()) == pytest.approx(latent, rel=0.02)
+    assert float(row.classifier(key(), (400, 300)).std()) == pytest.approx(classifier, rel=0.02)
+    biases = np.asarray(row.bias(500)(key(), (400,)))
+    if bias is not None:
+        assert (biases == bias).all()
+    else:
+        assert np.abs(biases).max() <= 500**-0.5
+        assert biases.std() == pytest.approx((3 * 500) ** -0.5, rel=0.1)
+
+
+def test_a_head_starts_as_it_is_told(key):
+    start = partial(head.Head(400, 300, start="dlbhc").init, train=False)
+    params = jax.tree.map(np.asarray, jax.jit(start)(key(), jnp.ones((1, 500)))["params"])
+    assert params["latent"]["kernel"].std() == pytest.approx(0.005, rel=0.02)
+    assert (params["latent"]["bias"] == 1).all()
+    assert params["classifier"]["kernel"].std() == pytest.approx(0.01, rel=0.02)
+    assert not params["classifier"]["bias"].any()
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "variances"),
+    [
+        # Caffe's xavier counts the inputs of a kernel alone.
+        ("dsh", (1, 32, 32, 3), {"conv1": 1 / 75, "conv2": 1 / 800, "fc500": 1 / 1024}),
+        ("mhcln", (1, 2048), {"fc1024": 4 / 3072, "fc512": 4 / 1536}),
+    ],
+)
+def test_trunks_start_as_released(name, shape, variances, key):
+    module = NETWORKS[name].build(bits=4, classes=2)
+    params = nets.init(module, key(), shape)["params"]["trunk"]
+    for layer, variance in variances.items():
+        kernel = np.asarray(params[layer]["kernel"])
+        assert kernel.var() == pytest.approx(variance, rel=0.1)
+        assert np.abs(kernel).max() <= (3 * variance) ** 0.5 + 1e-6  # uniform
 
 
 # ---- DSH --------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import pytest
 from nbclient import NotebookClient
 
 from jaxhash import models, nets, runs
+from jaxhash.config import Config
 from jaxhash.training import planning
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -95,7 +96,7 @@ def test_bits_of_any_run(execute, tmp_path, rng):
     labels = rng.random((60, 4)) < 0.4
     features = (rng.standard_normal((60, 5)) + labels.sum(axis=1)[:, None]).astype(np.float32)
     np.savez(tmp_path / "data.npz", features=features, labels=labels)
-    config = runs.Config(
+    config = Config(
         data=str(tmp_path / "data.npz"), method="dsh", bits=11, network="mhcln", protocol="fraction"
     )
     spec = planning.settle(config).spec

@@ -80,9 +80,15 @@ def test_decay_spares_biases_and_norms(rng):
 
 
 def test_rates_by_path(rng):
-    assert rates(Recipe(head_rate=10, bias_rate=2, steps=1), tree(rng)) == {
+    recipe = Recipe(latent_rate=3, classifier_rate=10, bias_rate=2, steps=1)
+    params = tree(rng)
+    params["head"]["classifier"] = params["head"]["latent"]
+    assert rates(recipe, params) == {
         "trunk": {"conv": {"kernel": 1, "bias": 2}, "norm": {"scale": 1}},
-        "head": {"latent": {"kernel": 10, "bias": 20}},
+        "head": {
+            "latent": {"kernel": 3, "bias": 6},
+            "classifier": {"kernel": 10, "bias": 20},
+        },
     }
 
 
@@ -90,6 +96,8 @@ def by_hand(recipe, params, gradients, total):
     """Three optimisers written out, leaf by leaf, in float64."""
     params = jax.tree.map(np.float64, params)
     factors, decays = rates(recipe, params), decayed(params)
+    if recipe.decay_all:
+        decays = jax.tree.map(lambda _: True, decays)
     memory = jax.tree.map(lambda p: (np.zeros_like(p), np.zeros_like(p)), params)
     rate = schedule(recipe, total)
     for step, gradient in enumerate(gradients):
@@ -130,10 +138,11 @@ def by_hand(recipe, params, gradients, total):
     "options",
     [
         {"optimizer": "sgd", "momentum": 0.0},
-        {"optimizer": "sgd", "weight_decay": 0.1, "head_rate": 10, "bias_rate": 2},
+        {"optimizer": "sgd", "weight_decay": 0.1, "latent_rate": 10, "bias_rate": 2},
         {"optimizer": "sgd", "nesterov": True, "weight_decay": 0.1, "clip_norm": 0.5},
         {"optimizer": "adam", "momentum": 0.5, "beta2": 0.9, "weight_decay": 0.1},
-        {"optimizer": "adamw", "weight_decay": 0.1, "head_rate": 3, "clip_norm": 1.0},
+        {"optimizer": "adamw", "weight_decay": 0.1, "latent_rate": 3, "clip_norm": 1.0},
+        {"optimizer": "sgd", "weight_decay": 0.1, "decay_all": True, "latent_rate": 10},
     ],
 )
 def test_updates_equal_those_written_out(options, rng):

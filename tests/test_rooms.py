@@ -11,10 +11,12 @@ ROOT = Path(__file__).resolve().parent.parent
 # From the ground up; a unit (a sub-package, or a file beside them) may import those before it.
 ORDER = {
     "search": (
-        "codes threads paging kernels hamming measures fine files collection index interchange"
+        "codes processors threads paging kernels hamming measures fine files collection index "
+        "interchange"
     ),
     "jaxhash": (
-        "environment recipes trees losses nets data method views preparation prefetch sharding "
+        "environment recipes trees losses nets data published method config idle views "
+        "preparation prefetch sharding "
         "plots runs spec encoding models feature_files retrieval image_index training evaluation "
         "comparison analysis library cli __main__"
     ),

@@ -12,11 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jaxhash import config as configuration
 from jaxhash import models, nets, runs
+from jaxhash.config import Config, from_json, to_json
 from jaxhash.environment import environment
 from jaxhash.models import Model
 from jaxhash.recipes import FROM_SCRATCH, Recipe
-from jaxhash.runs import Config
 from jaxhash.spec import ModelSpec
 from jaxhash.trees import flatten
 
@@ -52,12 +53,13 @@ def small_model(seed: int = 0, **changes: object) -> Model:
         data_dir=st.none() | st.text(),
         options=st.dictionaries(st.text(), st.booleans() | st.integers() | st.text()),
         learning_rate=st.none() | st.floats(1e-9, 1e3),
+        drops=st.none() | st.lists(st.floats(0, 1), max_size=3).map(tuple),
         precision=st.sampled_from(["float32", "bfloat16"]),
         validation=st.floats(0, 0.99),
     )
 )
 def test_a_configuration_survives_json(config: Config) -> None:
-    assert runs.from_json(json.loads(json.dumps(runs.to_json(config)))) == config
+    assert from_json(json.loads(json.dumps(to_json(config)))) == config
 
 
 @pytest.mark.parametrize(
@@ -76,16 +78,17 @@ def test_a_configuration_survives_json(config: Config) -> None:
         ({"eval_every": 0.0}, "eval_every is 0"),
         ({"seed": -1}, "seed is -1"),
         ({"options": {"alpha": [1]}}, "options = "),
+        ({"drops": 0.5}, r"drops = 0\.5: it has to be a list of float or null"),
     ],
 )
 def test_what_is_wrong_with_a_configuration_is_said(values: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        runs.from_json(values)
+        from_json(values)
 
 
 def test_every_field_is_explained() -> None:
     """The command line shows the text below each field."""
-    tree = ast.parse(Path(runs.__file__).read_text())
+    tree = ast.parse(Path(configuration.__file__).read_text())
     body = next(
         node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Config"
     )

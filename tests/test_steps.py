@@ -13,8 +13,8 @@ import optax
 import pytest
 
 from jaxhash import nets, sharding
+from jaxhash.config import Config
 from jaxhash.data import Dataset
-from jaxhash.runs import Config
 from jaxhash.training import calls, feeding
 from jaxhash.training.feeding import Batch
 from jaxhash.training.planning import channel_statistics, settle

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from search import DamagedFile, HashIndex
-from search.files import storage
+from search.files import checksums, storage
 
 GOLDEN = Path(__file__).parent / "golden"
 REPOSITORY = Path(__file__).parent.parent
@@ -23,18 +23,18 @@ def pattern(rows, columns, step):
 
 
 def golden_indexes():
-    """What the golden files of version 1 hold, by file name."""
+    """What the golden files of each version hold, by the end of their names."""
     narrow = pattern(300, 2, 37).astype(np.uint8)
     narrow[:, 1] &= 0xE0
     return {
-        "v1-plain-11-bits.index": HashIndex(narrow, bits=11),
-        "v1-everything-48-bits.index": HashIndex(
+        "plain-11-bits.index": HashIndex(narrow, bits=11),
+        "everything-48-bits.index": HashIndex(
             pattern(5, 6, 11).astype(np.uint8),
             features=pattern(5, 3, 13).astype(np.float16) / 8,
             ids=np.array([-7, -2, 3, 1 << 40, (1 << 63) - 1]),
             attachments={"paths": b"a.png\nb.png", "empty": b""},
         ),
-        "v1-empty-float32.index": HashIndex(
+        "empty-float32.index": HashIndex(
             np.empty((0, 8), np.uint8), features=np.empty((0, 4), np.float32)
         ),
     }
@@ -56,18 +56,24 @@ def same(one, other):
     return True
 
 
+@pytest.mark.parametrize("version", ["v1", "v2"])
 @pytest.mark.parametrize("name", golden_indexes())
-def test_golden_files_are_read_and_written_to_the_byte(name, tmp_path):
+def test_golden_files_are_read_and_the_newest_written_to_the_byte(name, version, tmp_path):
     expected = golden_indexes()[name]
-    for mmap in (True, False):
-        assert same(HashIndex.open(GOLDEN / name, mmap=mmap, verify=True), expected)
-    expected.save(tmp_path / name)
-    assert (tmp_path / name).read_bytes() == (GOLDEN / name).read_bytes()
+    path = GOLDEN / f"{version}-{name}"
+    for mmap, verify in itertools.product((True, False), (True, False)):
+        read = HashIndex.open(path, mmap=mmap, verify=verify)
+        assert same(read, expected)
+        assert read._state.next_id == expected._state.next_id
+        read.save(tmp_path / name)
+        assert (tmp_path / name).read_bytes() == (GOLDEN / f"v2-{name}").read_bytes()
 
 
+@pytest.mark.parametrize("version", ["v1", "v2"])
 @pytest.mark.parametrize("name", golden_indexes())
-def test_the_format_is_what_its_description_says(name):
-    bits, count, codes, rest = naive.read_index_file((GOLDEN / name).read_bytes())
+def test_the_format_is_what_its_description_says(name, version):
+    content = (GOLDEN / f"{version}-{name}").read_bytes()
+    bits, count, codes, rest = naive.read_index_file(content)
     index = golden_indexes()[name]
     segment = index._state.segments[0]
     assert (bits, count) == (index.bits, len(index))
@@ -105,63 +111,145 @@ def answers(index):
     """All that a file could change in what an index says."""
     queries = np.arange(4, dtype=np.uint8)[:, None] << 6
     fine = np.full((4, 2), 3.0)
-    return [
+    found = [
         *index.search(queries, 6),
         *index.search(queries, 6, query_features=fine, pool=4),
+        *index.search(queries, 6, query_latents=np.full((4, 4), 0.25), pool=5),
+        *index.within(queries, 3, where=[5, 9]),
         index.ids,
         index.attachments,
     ]
+    index.remove([3])
+    return [*found, index.add(queries, fine.astype(np.float16))]
 
 
-def test_every_flipped_byte_is_refused(tmp_path):
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_flipped_byte_is_refused_or_changes_nothing(version, tmp_path):
+    """However the file is opened: verified at once, read into memory, or compared when used."""
     path, index = small(tmp_path)
+    if version == 1:
+        path.write_bytes(as_version_1(path.read_bytes()))
     whole, expected = path.read_bytes(), answers(index)
-    for mmap in (True, False):
-        np.testing.assert_equal(answers(HashIndex.open(path, mmap=mmap, verify=True)), expected)
-    unnoticed = []
+    ways = [{"verify": True}, {"mmap": False}, {}]
+    for way in ways:
+        np.testing.assert_equal(answers(HashIndex.open(path, **way)), expected)
+    unnoticed = [[], [], []]
     with open(path, "r+b", buffering=0) as file:
         for at, byte in enumerate(whole):
-            for flip in (0xFF, 1 << at % 8):
-                file.seek(at)
-                file.write(bytes([byte ^ flip]))
-                with pytest.raises(DamagedFile, match=r"small\.index"):
-                    HashIndex.open(path, verify=True)
+            os.pwrite(file.fileno(), bytes([byte ^ (1 << at % 8 if at & 8 else 0xFF)]), at)
+            for way, own in zip(ways, unnoticed, strict=True):
                 try:
-                    opened = HashIndex.open(path, mmap=False)
-                except DamagedFile:
-                    pass
+                    np.testing.assert_equal(answers(HashIndex.open(path, **way)), expected)
+                except DamagedFile as error:
+                    assert "small.index" in str(error)  # noqa: PT017
                 else:  # a gap between sections: it holds nothing
-                    np.testing.assert_equal(answers(opened), expected)
-                    unnoticed.append(at)
-            file.seek(at)
-            file.write(bytes([byte]))
+                    own.append(at)
+            os.pwrite(file.fileno(), bytes([byte]), at)
     assert path.read_bytes() == whole
-    assert not any(whole[at] for at in unnoticed)
-    assert len(unnoticed) < len(whole)
+    assert unnoticed[0] == []
+    for own in unnoticed[1:]:
+        assert not any(whole[at] for at in own)
+        assert len(own) < len(whole) / 2
 
 
-def test_a_flipped_byte_never_crashes_an_unverified_mapped_search(tmp_path):
-    path, _ = small(tmp_path)
-    whole = path.read_bytes()
-    opened, messages = 0, set()
-    with open(path, "r+b", buffering=0) as file:
-        for at, flip in itertools.product(range(len(whole)), (0xFF, 0x40)):
-            os.pwrite(file.fileno(), bytes([whole[at] ^ flip]), at)
-            try:
-                found = HashIndex.open(path).search(
-                    np.zeros((1, 1), np.uint8), 6, query_features=np.zeros((1, 2)), pool=5
-                )
-            except DamagedFile:
-                continue
-            except ValueError as error:  # features that are no longer finite
-                messages.add(str(error)[:9])
-            else:
-                assert found[1].shape == (1, 6)
-            finally:
-                os.pwrite(file.fileno(), whole[at : at + 1], at)
-            opened += 1
-    assert 0 < opened < 2 * len(whole)
-    assert messages == {"features:"}
+def many(path, rng, damaged=None):
+    """A file with several groups in each section, one byte of a section damaged, and its items."""
+    codes = rng.integers(0, 256, (9000, 8), dtype=np.uint8)
+    features = rng.standard_normal((9000, 16)).astype(np.float32)
+    index = HashIndex(codes, features=features, ids=np.arange(9000) * 2)
+    index.save(path)
+    if damaged is not None:
+        whole = bytearray(path.read_bytes())
+        for row in storage.ENTRY.iter_unpack(whole[storage.HEADER.unpack(whole[:60])[6] :]):
+            if row[0].rstrip(b"\0").decode() == damaged:
+                whole[row[6] + 20_000] ^= 1  # in the second of the groups
+        path.write_bytes(whole)
+    return index, codes, features
+
+
+@pytest.mark.parametrize("damaged", ["codes", "ids", "features"])
+def test_whatever_reads_a_damaged_part_of_a_mapped_file_says_so(damaged, rng, tmp_path):
+    path = tmp_path / "many.index"
+    _, codes, features = many(path, rng, damaged)
+    asked = {"query_features": features[:1], "pool": 9000}
+    uses = {
+        "codes": [
+            lambda index: index.search(codes[:1], 1),
+            lambda index: index.search(codes[:1], 1, where=index.ids > 20),
+            lambda index: index.search(codes[:1], 1, where=[20_000 // 8 * 2]),
+            lambda index: index.within(codes[:1], 1),
+            lambda index: index.prepare(),
+            lambda index: index.prepare(tables=True),
+        ],
+        "ids": [
+            lambda index: index.search(codes[:1], 1),
+            lambda index: index.search(codes[:1], 1, where=[20]),
+            lambda index: index.ids,
+            lambda index: index.remove([20]),
+            lambda index: index.add(codes[:1], features[:1]),
+        ],
+        "features": [lambda index: index.search(codes[:1], 1, **asked)],
+    }
+
+    def shrink(index):
+        index.remove(index.ids[:1])
+        index.compact()
+
+    for use in [*uses[damaged], shrink, lambda index: index.save(tmp_path / "copy")]:
+        index = HashIndex.open(path)
+        for _ in range(2):  # it stays damaged
+            with pytest.raises(DamagedFile, match=rf"many\.index: section '{damaged}' is damaged"):
+                use(index)
+    assert [each.name for each in tmp_path.iterdir()] == ["many.index"]
+
+
+def test_only_what_is_read_is_compared(rng, tmp_path, monkeypatch):
+    """In sections that are not small; in those that are, all at the first look."""
+    path = tmp_path / "many.index"
+    _, codes, features = many(path, rng, "features")
+    fine = {"query_features": features[:1], "pool": 5}
+    with pytest.raises(DamagedFile, match="features"):
+        HashIndex.open(path).search(codes[:1], 1, **fine)
+    monkeypatch.setattr(checksums, "SMALL", 1 << 10)
+    sums = []
+    monkeypatch.setattr(checksums.zlib, "crc32", counting(checksums.zlib.crc32, sums))
+    index = HashIndex.open(path)
+    sums.clear()
+    assert index.search(codes[:1], 1, **fine)[1].tolist() == [[0]]
+    assert sums
+    sums.clear()
+    index.search(codes[:1], 1, **fine)
+    index.search(codes[:3], 5)
+    assert not sums
+    with pytest.raises(DamagedFile, match="features"):
+        index.search(codes[:1], 1, query_features=features[:1], where=[2 * 320], pool=1)
+
+
+def counting(function, calls):
+    """`function`, noting its calls."""
+
+    def counted(*arguments):
+        calls.append(arguments)
+        return function(*arguments)
+
+    return counted
+
+
+def as_version_1(whole):
+    """The file that a program of version 1 would have written."""
+    fields = list(storage.HEADER.unpack(whole[:60]))
+    rows = [list(row) for row in storage.ENTRY.iter_unpack(whole[fields[6] :])]
+    rows = [row for row in rows if not row[0].startswith(b"checksums/")]
+    end = storage.aligned(max(row[6] + size_of(row) for row in rows))
+    body = b"".join(storage.ENTRY.pack(*row) for row in rows)
+    fields[1], fields[5:] = 1, [end + len(body), end, len(rows), zlib.crc32(body), 0]
+    head = storage.HEADER.pack(*fields)
+    return head + struct.pack("<I", zlib.crc32(head)) + whole[64:end] + body
+
+
+def size_of(row):
+    """Bytes of the section of a table entry."""
+    return row[3] * row[4] * row[5] * np.dtype(storage.TYPES[row[1]]).itemsize
 
 
 def test_cut_short_at_every_length_or_extended_it_is_refused(tmp_path):
@@ -198,7 +286,11 @@ HUGE = (1 << 64) - 1
 @pytest.mark.parametrize(
     ("header", "entries", "words"),
     [
-        ([(1, 2)], [], "format version 2"),
+        ([(1, 3)], [], "format version 3"),
+        ([(1, 0)], [], "format version 0"),
+        ([(1, 1), (9, 0)], [], "'checksums/codes' .* or a file of version 1"),
+        ([(1, 1)], [], "next id"),
+        ([(9, (1 << 63) + 1)], [], "the next id is 9223372036854775809"),
         ([(2, 0x0201)], [], "byte order"),
         ([(3, 0)], [], "0 bits"),
         ([(3, 5000)], [], "5000 bits"),
@@ -211,8 +303,13 @@ HUGE = (1 << 64) - 1
         ([(7, (1 << 32) - 1)], [], "does not end the file"),
         ([], [(0, 0, b"code")], "no section 'codes'"),
         ([], [(1, 0, b"codes")], "twice"),
-        ([], [(3, 0, b"other")], "unknown section"),
+        ([], [(3, 0, b"other")], "'other' of type"),
         ([], [(3, 0, b"\xff")], "UTF-8"),
+        ([], [(3, 0, b"attachment/")], "'attachment/' of type"),
+        ([], [(3, 0, b"attachment/a\0b")], "zero byte"),
+        ([], [(4, 0, b"checksums/others")], "no section 'checksums/codes'"),
+        ([], [(3, 0, b"checksums/attachment/a")], "does not fit"),
+        ([], [(4, 1, 4)], "does not fit"),
         ([], [(0, 1, 9)], "unknown element type"),
         ([], [(0, 1, 0)], "unknown element type"),
         ([], [(0, 2, 4)], "unknown element type"),
@@ -222,7 +319,8 @@ HUGE = (1 << 64) - 1
         ([], [(0, 3, 1 << 62), (0, 5, 1 << 62)], "not where it belongs"),
         ([], [(1, 6, 0)], "not where it belongs"),
         ([], [(1, 6, HUGE)], "not where it belongs"),
-        ([], [(3, 3, 200)], "do not fill"),
+        ([], [(3, 3, 200)], "not where it belongs"),
+        ([], [(6, 3, 200)], "do not fill"),
         ([], [(2, 1, 2)], "does not|not where"),
         ([], [(0, 4, 2), (0, 5, 128)], "does not fit"),
     ],
@@ -236,6 +334,34 @@ def test_a_forged_file_is_refused_before_anything_is_mapped(header, entries, wor
         HashIndex.open(path)
 
 
+@pytest.mark.parametrize("dimensions", [(1 << 24) + 1, 1 << 40, 1 << 62, HUGE])
+def test_features_of_no_items_have_dimensions_that_can_be(dimensions, tmp_path):
+    path = tmp_path / "empty.index"
+    path.write_bytes(forge((GOLDEN / "v2-empty-float32.index").read_bytes()))
+    assert HashIndex.open(path)._state.features == (np.float32, 4)
+    path.write_bytes(forge(path.read_bytes(), [], [(1, 4, dimensions)]))
+    for way in ({}, {"verify": True}, {"mmap": False}):
+        with pytest.raises(DamagedFile, match=r"empty\.index: section 'features'"):
+            HashIndex.open(path, **way)
+
+
+def alter(whole, section, at, new):
+    """The file with bytes of a section changed and all checksums right."""
+    whole = bytearray(whole)
+    table = storage.HEADER.unpack(whole[:60])[6]
+    rows = [list(row) for row in storage.ENTRY.iter_unpack(whole[table:])]
+    names = [row[0].rstrip(b"\0").decode() for row in rows]
+    changes = []
+    for name in (section, "checksums/" + section):
+        which = names.index(name)
+        start, size = rows[which][6], size_of(rows[which])
+        whole[start + at : start + at + len(new)] = new
+        crc = zlib.crc32(whole[start : start + size])
+        changes.append((which, 7, crc))
+        at, new = 0, struct.pack("<I", crc)  # a single group
+    return forge(bytes(whole), [], changes)
+
+
 @pytest.mark.parametrize(
     ("section", "at", "byte", "words"),
     [
@@ -247,17 +373,44 @@ def test_a_forged_file_is_refused_before_anything_is_mapped(header, entries, wor
 )
 def test_verify_looks_at_values_even_if_the_checksum_is_right(section, at, byte, words, tmp_path):
     path, _ = small(tmp_path)
-    whole = bytearray(path.read_bytes())
-    table = storage.HEADER.unpack(whole[:60])[6]
-    for which, row in enumerate(storage.ENTRY.iter_unpack(whole[table:])):
-        if row[0].rstrip(b"\0").decode() == section:
-            start, size = row[6], {"codes": 256, "ids": 40, "features": 20}[section]
-            whole[start + at] = byte
-            checksum = zlib.crc32(whole[start : start + size])
-            path.write_bytes(forge(bytes(whole), [], [(which, 7, checksum)]))
+    path.write_bytes(alter(path.read_bytes(), section, at, bytes([byte])))
     HashIndex.open(path)
-    with pytest.raises(DamagedFile, match=words):
+    for mmap in (True, False):
+        with pytest.raises(DamagedFile, match=words):
+            HashIndex.open(path, mmap=mmap, verify=True)
+
+
+@pytest.mark.parametrize("place", range(1, 5))
+def test_verify_looks_at_the_order_of_ids_at_every_place(place, tmp_path, monkeypatch):
+    """Ids are looked at in pieces, here of two: none may be smaller than the last of the piece."""
+    path, _ = small(tmp_path)
+    ids = [3, 5, 6, 9, 11]
+    ids[place - 1], ids[place] = ids[place], ids[place - 1]
+    path.write_bytes(alter(path.read_bytes(), "ids", 0, struct.pack("<5q", *ids)))
+    monkeypatch.setattr(storage, "PIECE", 16)
+    with pytest.raises(DamagedFile, match="ascend"):
         HashIndex.open(path, verify=True)
+
+
+def test_verify_compares_the_checksums_of_groups_and_the_next_id(tmp_path):
+    path, _ = small(tmp_path)
+    whole = path.read_bytes()
+    table = storage.HEADER.unpack(whole[:60])[6]
+    row = list(storage.ENTRY.iter_unpack(whole[table:]))[4]
+    assert row[0].rstrip(b"\0") == b"checksums/codes"
+    other = whole[: row[6]] + b"1234" + whole[row[6] + 4 :]
+    path.write_bytes(forge(other, [], [(4, 7, zlib.crc32(b"1234"))]))
+    for mmap in (True, False):
+        with pytest.raises(DamagedFile, match="section 'codes' is damaged"):
+            HashIndex.open(path, mmap=mmap, verify=True)
+    path.write_bytes(forge(whole, [(9, 11)]))
+    with pytest.raises(DamagedFile, match="the next id is 11, but 11 is taken"):
+        HashIndex.open(path, verify=True)
+    plain = tmp_path / "plain.index"
+    HashIndex(np.zeros((5, 1), np.uint8)).save(plain)
+    plain.write_bytes(forge(plain.read_bytes(), [(9, 4)]))
+    with pytest.raises(DamagedFile, match="the next id is 4, but 5 are taken"):
+        HashIndex.open(plain)
 
 
 @pytest.mark.parametrize("content", [b"", b"\x89HIX", b"PK\3\4" + bytes(100), b"x" * 5000])
@@ -274,7 +427,7 @@ def test_a_file_of_many_gigabytes_opens_without_being_read(tmp_path):
     end = storage.ALIGNMENT + blocks * 8 * 256
     table = storage.ENTRY.pack(b"codes", 1, 3, blocks, 8, 256, storage.ALIGNMENT, 0)
     head = storage.HEADER.pack(
-        storage.MAGIC, 1, 0x0102, 64, count, end + 128, end, 1, zlib.crc32(table)
+        storage.MAGIC, 1, 0x0102, 64, count, end + 128, end, 1, zlib.crc32(table), 0
     )
     try:
         with open(path, "wb") as file:

@@ -16,9 +16,9 @@ import pytest
 from test_steps import FAST, Loop, blobs, leaves, recorded
 
 from jaxhash import models, runs
+from jaxhash.config import Config
 from jaxhash.data import Dataset
 from jaxhash.method import METHODS
-from jaxhash.runs import Config
 from jaxhash.training import checkpoints, loop, metrics_log, pretrained
 from jaxhash.training.planning import settle
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from jaxhash import models, nets
+from jaxhash.config import Config
 from jaxhash.data import Dataset
-from jaxhash.runs import Config
 from jaxhash.training import loop
 from jaxhash.training.planning import settle
 from jaxhash.training.transfer import with_trunk

@@ -39,9 +39,9 @@ def demo(options: Demo) -> None:
 
     from jaxhash import encoding, plots, retrieval, runs
     from jaxhash.cli.train import Bar
+    from jaxhash.config import Config
     from jaxhash.evaluation import measures
     from jaxhash.evaluation.run import evaluate_run, write_results
-    from jaxhash.runs import Config
     from jaxhash.training import loop
     from jaxhash.training.planning import load_data, split_data
     from search import HashIndex

@@ -34,12 +34,13 @@ class Encode:
     """Folder that holds prepared tensorflow-datasets or their original archives."""
     part: str | None = None
     """Encode only this part of the data: train, test, database, query, ... Default: all of it."""
-    features: Literal["float16", "float32", "none"] = "float16"
-    """How features are kept for coarse-to-fine search; none keeps the codes alone."""
+    features: Literal["float16", "float32", "none"] | None = None
+    """How an index keeps features for coarse-to-fine search; none keeps the codes alone. Default:
+    float16."""
     batch_size: int = 256
     """Images per call of the network."""
-    max_undecodable: float = 0.01
-    """Share of the files that may fail to decode."""
+    max_undecodable: float | None = None
+    """Share of a folder's image files that may fail to decode. Default: 0.01."""
     overwrite: bool = False
     """Replace a file that is there."""
 
@@ -53,8 +54,12 @@ def encode(options: Encode) -> None:
 
     if options.out.exists() and not options.overwrite:
         raise FileExistsError(f"{options.out} exists: replace it with --overwrite")
+    if options.batch_size < 1:
+        raise ValueError(f"--batch-size is {options.batch_size}: give at least 1")
     if options.out.suffix == ".npz" and options.part is not None:
         raise ValueError("--part is for an index: an .npz file keeps all parts, by their names")
+    if options.out.suffix == ".npz" and options.features is not None:
+        raise ValueError("--features is for an index: an .npz file keeps them as float32")
     folder = options.out.absolute().parent
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder to write {options.out.name} into")
@@ -88,7 +93,7 @@ def encode(options: Encode) -> None:
             options.out,
             rows=rows,
             batch_size=options.batch_size,
-            features=None if options.features == "none" else options.features,
+            features=None if options.features == "none" else options.features or "float16",
             attachments=retrieval.attachments(model, dataset, options.data, options.data_dir),
             on_batch=bar.update,
         )

@@ -142,7 +142,8 @@ def read(path: Path, kind: type) -> dict[str, Any]:
         ValueError: It is neither, or names an option that does not exist or a value of the wrong
             type.
     """
-    from jaxhash.runs import check_values, read_json
+    from jaxhash.config import check_values
+    from jaxhash.runs import read_json
 
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file of options")

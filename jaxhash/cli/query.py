@@ -53,6 +53,15 @@ def query(options: Query) -> None:
             raise FileNotFoundError(f"{path}: no such image file")
     if options.k < 1:
         raise ValueError(f"-k is {options.k}: give at least 1")
+    if options.pool < 0:
+        raise ValueError(f"--pool is {options.pool}: give 0 for codes alone, or more")
+    if options.radius is not None and options.radius < 0:
+        raise ValueError(f"--radius is {options.radius}: give 0 or more")
+    if options.gallery is not None:
+        if options.gallery.suffix.lower() != ".png":
+            raise ValueError(f"--gallery is {options.gallery}: give the name of a .png file")
+        if not options.gallery.absolute().parent.is_dir():
+            raise FileNotFoundError(f"{options.gallery}: no such folder to draw it into")
     model = models.load(options.run)
     if model.spec.takes != "images":
         raise ValueError(f"{options.run} was trained on features: it cannot be asked with images")

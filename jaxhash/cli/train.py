@@ -23,7 +23,7 @@ import tyro
 from jaxhash import runs
 from jaxhash.cli import options
 from jaxhash.cli.command import Command
-from jaxhash.runs import Config
+from jaxhash.config import Config
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -100,6 +100,8 @@ def train(chosen: Train) -> None:
 
     from jaxhash.training import loop
 
+    if chosen.resume and chosen.overwrite:
+        raise ValueError("--resume goes on with a run and --overwrite replaces it: keep one")
     join(chosen.coordinator, chosen.processes, chosen.process)
     config = chosen.config
     folder = chosen.run
@@ -136,6 +138,10 @@ def join(coordinator: str | None, processes: int | None, process: int | None) ->
         if processes is not None or process is not None:
             raise ValueError("--processes and --process need --coordinator host:port too")
     elif coordinator == "auto":
+        if processes is not None or process is not None:
+            raise ValueError(
+                "--coordinator auto finds --processes and --process by itself: leave them out"
+            )
         try:
             jax.distributed.initialize()
         except ValueError:

@@ -18,6 +18,7 @@ import numpy as np
 from jaxhash import runs
 from jaxhash.comparison import baselines
 from jaxhash.comparison.baselines import BASELINES
+from jaxhash.config import Config, from_json, suggestion, to_json
 from jaxhash.data import Dataset, Split
 from jaxhash.encoding import Encoded, encode
 from jaxhash.environment import environment
@@ -25,7 +26,6 @@ from jaxhash.evaluation import measures
 from jaxhash.evaluation.stopwatch import Stopwatch
 from jaxhash.method import METHODS
 from jaxhash.models import Model
-from jaxhash.runs import Config
 from jaxhash.training import loop, planning
 
 BASELINE_ITEMS = 10_000
@@ -116,6 +116,10 @@ def tasks(
                     bits=length,
                     seed=seed,
                     validation=0.0,
+                    # Of a recipe for all methods, losses without a target leave it out.
+                    label_smoothing=base.label_smoothing
+                    if METHODS[method].takes("label_smoothing")
+                    else None,
                 ),
                 group,
             )
@@ -135,8 +139,7 @@ def check_methods(names: Iterable[str]) -> None:
     for name in names:
         if name not in METHODS:
             raise ValueError(
-                f"method is {name!r}{runs.suggestion(name, METHODS)}; choose among "
-                f"{', '.join(METHODS)}"
+                f"method is {name!r}{suggestion(name, METHODS)}; choose among {', '.join(METHODS)}"
             )
 
 
@@ -149,7 +152,7 @@ def asked_for(config: Config, protocol: str, *, queries: int | None) -> dict[str
         >>> asked_for(Config(bits=12), "p-5k", queries=None)["config"]["bits"]
         12
     """
-    fields = runs.to_json(dataclasses.replace(config, protocol=protocol))
+    fields = to_json(dataclasses.replace(config, protocol=protocol))
     return {
         "config": {name: value for name, value in fields.items() if name not in ELSEWHERE},
         "feature_queries": queries,
@@ -169,7 +172,7 @@ def missing(folder: Path, task: Task, *, with_baselines: bool, queries: int | No
             absent.append(protocol)
             continue
         there = runs.read_json(path)
-        made = runs.from_json(there["asked"]["config"], source=str(path))
+        made = from_json(there["asked"]["config"], source=str(path))
         wanted = dataclasses.replace(task.config, protocol=protocol)
         changed = [name for name in runs.differences(made, wanted) if name not in ELSEWHERE]
         has = bool(there["rankings"].keys() & BASELINES.keys())

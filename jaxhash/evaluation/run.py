@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxhash import models, plots, runs
+from jaxhash import idle, models, plots, runs
+from jaxhash.config import Config
 from jaxhash.data import Dataset, Split
 from jaxhash.encoding import Encoded, encode
 from jaxhash.environment import environment
@@ -54,6 +55,7 @@ def evaluate_run(
             raise ValueError(f"{name} is {value}: give at least 1")
     model, config = models.load(folder), runs.load_config(folder)
     if data_dir is not None:
+        idle.check_place(config.data, data_dir=data_dir)
         config = dataclasses.replace(config, data_dir=data_dir)
     if dataset is None:
         dataset = planning.load_data(config)
@@ -90,7 +92,7 @@ def evaluate_run(
 
 
 def _warn_about_training(
-    config: runs.Config, dataset: Dataset, split: Split, say: Callable[[str], None]
+    config: Config, dataset: Dataset, split: Split, say: Callable[[str], None]
 ) -> None:
     trained = planning.split_data(config, dataset).train
     seen = int(np.isin(split.query, trained).sum())

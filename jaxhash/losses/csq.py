@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from jaxhash.losses import Loss, total
 from jaxhash.losses.centres import aims
+from jaxhash.losses.options import number
 
 
 def csq(
@@ -23,13 +24,14 @@ def csq(
     CVPR 2020; the quantisation error and its weight as in public implementations.
 
     Raises:
-        ValueError: fewer codes of so many bits than classes.
+        ValueError: fewer codes of so many bits than classes, or a negative weight.
 
     Example:
         >>> loss, terms = csq(jnp.zeros((2, 8)), jnp.array([0, 3]), 4)
         >>> round(float(terms["centre"]), 4)  # log 2
         0.6931
     """
+    number("quantisation_weight", quantisation_weight, at_least=0)
     u = latent.astype(jnp.float32)
     c = aims(labels, classes, latent.shape[1])
     return total(

@@ -9,15 +9,26 @@ apart. None of this is the authors' formula, and no number of theirs is claimed.
 """
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxhash.losses import Loss, total
+from jaxhash.losses.options import number
 from jaxhash.losses.relevance import check, targets
 
 READINGS = ("scale", "angular", "cosine", "temperature")
 NORMALISE = ("none", "kernel", "both")
+_OF_READING = {
+    "factor": "scale",
+    "multiple": "angular",
+    "anneal_from": "angular",
+    "anneal_to": "angular",
+    "margin": "cosine",
+}
+"""Options that act in one reading alone."""
 
 # Directions of vectors shorter than this fade out instead of turning infinitely fast.
 _SHORTEST = 1e-3
@@ -91,7 +102,8 @@ def logits(
     (n, classes).
 
     Raises:
-        ValueError: an unknown reading or normalise, factor outside (0, 1], multiple below 1.
+        ValueError: an unknown reading or normalise, factor outside (0, 1], multiple below 1, a
+            negative margin, a scale that is not above 0.
 
     Example:
         >>> one = jnp.ones((1, 1))
@@ -103,10 +115,10 @@ def logits(
     normalise = normalise or ("both" if reading == "cosine" else "none")
     if normalise not in NORMALISE:
         raise ValueError(f"normalise is {normalise!r}: choose one of {', '.join(NORMALISE)}")
-    if not 0 < factor <= 1:
-        raise ValueError(f"factor is {factor}: give a number in (0, 1]")
-    if multiple < 1:
-        raise ValueError(f"multiple is {multiple}: give a whole number of 1 or more")
+    number("factor", factor, above=0, at_most=1)
+    number("multiple", multiple, at_least=1, whole=True)
+    number("margin", margin, at_least=0)
+    number("scale", scale, above=0)
     classes = kernel.shape[1]
     if scale is None:
         scales = {"cosine": max(math.sqrt(2) * math.log(max(classes - 1, 1)), 1.0)}
@@ -165,11 +177,19 @@ def dhih(
     latent: tanh activations (n, bits). labels: int (n,) or bool (n, classes). kernel: the
     classifier's weights (bits, classes); a bias would be a way round them, so there is none.
 
+    Raises:
+        ValueError: an option that `logits` refuses, an anneal that is not above 0, a negative beta,
+            or a label_smoothing outside [0, 1).
+
     Example:
         >>> loss, terms = dhih(jnp.ones((2, 8)), jnp.array([0, 1]), jnp.ones((8, 2)))
         >>> float(terms["quantisation"])
         0.0
     """
+    number("anneal_from", anneal_from, above=0)
+    number("anneal_to", anneal_to, above=0)
+    number("beta", beta, at_least=0)
+    number("label_smoothing", label_smoothing, at_least=0, below=1)
     scores = logits(
         latent,
         kernel,
@@ -189,3 +209,20 @@ def dhih(
             "quantisation": beta * quantisation(latent),
         }
     )
+
+
+def idle(values: Mapping[str, Any]) -> dict[str, str]:
+    """The options that do nothing beside the others, each with the reason.
+
+    values: all options of `dhih`.
+
+    Example:
+        >>> idle({"reading": "cosine", "margin": 0.2, "factor": 0.8})
+        {'factor': "it acts with reading 'scale' alone, and reading is 'cosine'"}
+    """
+    reading = values["reading"]
+    return {
+        name: f"it acts with reading {own!r} alone, and reading is {reading!r}"
+        for name, own in _OF_READING.items()
+        if name in values and own != reading
+    }

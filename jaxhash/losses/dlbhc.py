@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxhash.losses import Loss, Terms, total
+from jaxhash.losses.options import number
 from jaxhash.losses.relevance import targets
 
 
@@ -18,7 +19,8 @@ def classification(
     Items without any label count in the mean, and add 0 under "share".
 
     Raises:
-        ValueError: `multilabel` is neither, or the labels do not fit the logits.
+        ValueError: `multilabel` is neither, label_smoothing is outside [0, 1), or the labels do
+            not fit the logits.
 
     Example:
         >>> round(float(classification(jnp.zeros((2, 4)), jnp.array([0, 3]))), 4)  # log 4
@@ -28,6 +30,7 @@ def classification(
     logits = logits.astype(jnp.float32)
     if multilabel not in ("share", "binary"):
         raise ValueError(f"multilabel is {multilabel!r}: choose share or binary")
+    number("label_smoothing", label_smoothing, at_least=0, below=1)
     if labels.ndim == 2 and multilabel == "binary":
         wanted = (1 - label_smoothing) * labels.astype(jnp.float32) + label_smoothing / 2
         # log(1 - sigmoid(z)) = log_sigmoid(-z), which does not cancel for large z.
@@ -105,11 +108,16 @@ def ssdh(
     Source: Yang, Lin and Chen, Supervised learning of semantics-preserving hash via deep
     convolutional neural networks, TPAMI 2018, with the factors 1/2 of the released layers.
 
+    Raises:
+        ValueError: a negative weight, or what `classification` refuses.
+
     Example:
         >>> loss, terms = ssdh(jnp.ones((2, 8)), jnp.zeros((2, 4)), jnp.array([0, 3]))
         >>> sorted(terms)
         ['balance', 'classification', 'push']
     """
+    number("push_weight", push_weight, at_least=0)
+    number("balance_weight", balance_weight, at_least=0)
     terms: Terms = {
         "classification": classification(
             logits, labels, label_smoothing=label_smoothing, multilabel=multilabel

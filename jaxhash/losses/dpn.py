@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from jaxhash.losses import Loss, total
 from jaxhash.losses.centres import aims
+from jaxhash.losses.options import number
 
 
 def dpn(latent: jax.Array, labels: jax.Array, classes: int, *, margin: float = 1.0) -> Loss:
@@ -21,12 +22,13 @@ def dpn(latent: jax.Array, labels: jax.Array, classes: int, *, margin: float = 1
     them at random, and that stay as they are, without its optional update to the classes' means.
 
     Raises:
-        ValueError: fewer codes of so many bits than classes.
+        ValueError: fewer codes of so many bits than classes, or a margin that is not above 0.
 
     Example:
         >>> float(dpn(jnp.zeros((2, 8)), jnp.array([0, 3]), 4, margin=0.5)[0])
         0.5
     """
+    number("margin", margin, above=0)
     u = latent.astype(jnp.float32)
     c = aims(labels, classes, latent.shape[1])
     return total({"polarisation": jnp.where(c == 0, 0, jnp.maximum(margin - u * c, 0)).mean()})

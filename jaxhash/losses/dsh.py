@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxhash.losses import Loss, total
+from jaxhash.losses.options import number
 from jaxhash.losses.relevance import check, similar
 
 
@@ -70,11 +71,16 @@ def dsh(
     released layer's gradient is half of this loss's, so a learning rate from there matches half
     of it here.
 
+    Raises:
+        ValueError: a margin that is not above 0, or a negative alpha.
+
     Example:
         >>> codes = jnp.array([[1.0, 1.0], [1.0, -1.0]])
         >>> float(dsh(codes, jnp.array([0, 0]))[0]), float(dsh(codes, jnp.array([0, 1]))[0])
         (2.0, 0.0)
     """
+    number("margin", margin, above=0)
+    number("alpha", alpha, at_least=0)
     n, bits = latent.shape
     latent = latent.astype(jnp.float32)
     margin = 2.0 * bits if margin is None else margin

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from jaxhash.losses import Loss, total
 from jaxhash.losses.dlbhc import classification
+from jaxhash.losses.options import number
 
 
 def greedyhash(
@@ -27,11 +28,15 @@ def greedyhash(
     Source: Su et al., Greedy hash: towards fast optimization for accurate hash coding in CNN,
     NeurIPS 2018; alpha and the mean over the bits of its released code for CIFAR-10.
 
+    Raises:
+        ValueError: a negative alpha, or a label_smoothing outside [0, 1).
+
     Example:
         >>> loss, terms = greedyhash(jnp.full((2, 8), 2.0), jnp.zeros((2, 4)), jnp.array([0, 3]))
         >>> round(float(terms["quantisation"]), 4)
         0.1
     """
+    number("alpha", alpha, at_least=0)
     apart = jnp.abs(jnp.abs(latent.astype(jnp.float32)) - 1)
     return total(
         {

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxhash.losses import Loss, total
+from jaxhash.losses.options import number
 from jaxhash.losses.relevance import check, similar
 
 
@@ -37,11 +38,16 @@ def hashnet(
     data, and all alike, where the paper weighs multi-label pairs by the share of their labels in
     common (the released code does not).
 
+    Raises:
+        ValueError: an alpha that is not above 0, or a negative growth.
+
     Example:
         >>> loss, terms = hashnet(jnp.zeros((3, 8)), jnp.array([0, 0, 1]))
         >>> round(float(terms["similar"]), 4)  # log 2
         0.6931
     """
+    number("alpha", alpha, above=0)
+    number("growth", growth, at_least=0)
     n, bits = latent.shape
     labels = check(labels, n)
     beta = jnp.sqrt(jnp.float32(1) + growth * progress)

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxhash.losses import Loss, total
 from jaxhash.losses.dlbhc import balance, push
 from jaxhash.losses.dsh import squared_distances
+from jaxhash.losses.options import number
 from jaxhash.losses.relevance import check, similar
 
 TRIPLETS = ("batch-all", "semi-hard", "rows")
@@ -119,7 +120,7 @@ def mhcln(
     sensing images, IGARSS 2018; the values of its released code.
 
     Raises:
-        ValueError: `triplets` is none of the three.
+        ValueError: `triplets` is none of the three, or another option is negative.
 
     Example:
         >>> loss, terms = mhcln(jnp.full((4, 8), 0.5), jnp.array([0, 0, 1, 1]))
@@ -128,6 +129,12 @@ def mhcln(
     """
     if triplets not in TRIPLETS:
         raise ValueError(f"triplets is {triplets!r}: choose one of {', '.join(TRIPLETS)}")
+    for name, value in (
+        ("alpha", alpha),
+        ("push_weight", push_weight),
+        ("balance_weight", balance_weight),
+    ):
+        number(name, value, at_least=0)
     labels = check(labels, len(latent))
     u = normalised(latent)
     if triplets == "rows":

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxhash.losses import Loss, total
 from jaxhash.losses.centres import centres
 from jaxhash.losses.dhih import logits
+from jaxhash.losses.options import number
 from jaxhash.losses.relevance import targets
 
 
@@ -33,13 +34,15 @@ def orthohash(
     centres, where the paper compares several kinds.
 
     Raises:
-        ValueError: fewer codes of so many bits than classes.
+        ValueError: fewer codes of so many bits than classes, a negative margin, a scale that is not
+            above 0, or a label_smoothing outside [0, 1).
 
     Example:
         >>> loss, terms = orthohash(jnp.ones((2, 8)), jnp.array([0, 3]), 4)
         >>> sorted(terms)
         ['classification']
     """
+    number("label_smoothing", label_smoothing, at_least=0, below=1)
     n, bits = latent.shape
     kernel = jnp.asarray(centres(classes, bits).T)
     scale = math.sqrt(bits) if scale is None else scale

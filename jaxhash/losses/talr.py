@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxhash.losses import Loss, total
+from jaxhash.losses.options import number
 from jaxhash.losses.relevance import check, similar
 
 
@@ -27,17 +28,20 @@ def talr(
     Source: He et al., Hashing as tie-aware learning to rank, CVPR 2018; the simplified form, the
     tanh and the number of bins of its released code.
 
+    Raises:
+        ValueError: a gamma that is not above 0, or bins that are no whole number of 1 or more.
+
     Example:
         >>> codes = 9 * jnp.array([[1.0, 1.0], [1.0, 1.0], [-1.0, -1.0]])
         >>> round(float(talr(codes, jnp.array([0, 0, 1]))[0]), 4)
         0.0
     """
+    number("gamma", gamma, above=0)
+    number("bins", bins, at_least=1, whole=True)
     n, bits = latent.shape
     labels = check(labels, n)
     if bins is None:
         bins = bits if bits < 32 else bits // 2
-    if bins < 1:
-        raise ValueError(f"bins is {bins}: give at least 1")
     z = jnp.tanh(gamma * latent.astype(jnp.float32))
     # In bins. In full precision: accelerators round the factors of a product by default.
     distances = (bits - jnp.matmul(z, z.T, precision="highest")) * (bins / (2 * bits))

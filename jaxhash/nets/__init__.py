@@ -50,7 +50,7 @@ class Network:
         """Make the module; it holds no parameters yet.
 
         `activation` is a row of `head.ACTIVATIONS`; `classifier` is "bias", "plain" (no bias)
-        or "none"; `init` starts the head ("fan-in", or a paper's "gaussian" or "xavier").
+        or "none"; `init` is a row of `head.INITS`, and says how the head starts.
         `dtype` is what the trunk computes in; parameters and outputs stay float32.
 
         Raises:

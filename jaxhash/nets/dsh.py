@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-MIN_SIZE = 8
+from jaxhash.nets.head import caffe_xavier
 
-_xavier = nn.initializers.xavier_uniform()
+MIN_SIZE = 8
 
 
 def ceil_pad(size: int, window: int, stride: int) -> tuple[int, int]:
@@ -120,7 +120,8 @@ class Trunk(nn.Module):
 
     Three 5 x 5 convolutions of 32, 32 and 64 channels, each followed by pooling 3 x 3 with stride
     2: max before the ReLU in the first block, average in the other two (before the ReLU in the
-    second, as the released code has it, after it in the third). Xavier initialisation.
+    second, as the released code has it, after it in the third). Caffe's xavier
+    initialisation.
     """
 
     dtype: Any = jnp.float32
@@ -138,7 +139,7 @@ class Trunk(nn.Module):
         x = nn.relu(self._conv(64, "conv3")(x))
         x = pool_average(x)
         x = x.reshape(x.shape[0], -1)
-        x = nn.relu(nn.Dense(500, kernel_init=_xavier, dtype=self.dtype, name="fc500")(x))
+        x = nn.relu(nn.Dense(500, kernel_init=caffe_xavier, dtype=self.dtype, name="fc500")(x))
         return x, x
 
     def _conv(self, channels: int, name: str) -> nn.Module:
@@ -146,7 +147,7 @@ class Trunk(nn.Module):
             channels,
             (5, 5),
             padding=2,
-            kernel_init=_xavier,
+            kernel_init=caffe_xavier,
             dtype=self.dtype,
             conv_general_dilated=convolve_in_fours,
             name=name,

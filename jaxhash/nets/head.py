@@ -1,6 +1,7 @@
 """The latent layer that becomes the code, the classifier above it, and the trunk below it."""
 
 from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -18,18 +19,66 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 CLASSIFIERS = ("bias", "plain", "none")
 
-_normal = nn.initializers.normal
-_zeros = nn.initializers.zeros_init()
+Initializer = Callable[..., Any]
 
-# name -> (latent kernel, latent bias, classifier kernel)
+
+class Start(NamedTuple):
+    """How the two layers of a head begin; the classifier's bias is 0 in all of them.
+
+    latent, classifier: initialisers of the kernels. bias: of the latent layer's bias, given the
+    number of its inputs.
+    """
+
+    latent: Initializer
+    bias: Callable[[int], Initializer]
+    classifier: Initializer
+
+
+_normal = nn.initializers.normal
+_scaled = nn.initializers.variance_scaling
+_fan_in = nn.initializers.lecun_normal()
+_he = _scaled(2.0, "fan_in", "normal")
+_third = _scaled(1 / 3, "fan_in", "uniform")
+he_average = _scaled(2.0, "fan_avg", "uniform")
+"""Uniform, with variance 4 / (inputs + outputs): MHCLN's."""
+caffe_xavier = _scaled(1.0, "fan_in", "uniform")
+"""Caffe's "xavier" filler, DSH's: uniform, with variance 1 / inputs. Elsewhere the initialiser of
+this name, after Glorot and Bengio, has the mean of inputs and outputs there."""
+
+
+def _zero(inputs: int) -> Initializer:
+    return nn.initializers.zeros_init()
+
+
+def _one(inputs: int) -> Initializer:
+    return nn.initializers.constant(1.0)
+
+
+def _uniform(inputs: int) -> Initializer:
+    """Between -1 and 1 over the root of the inputs."""
+    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(
+        key, shape, dtype, -(inputs**-0.5), inputs**-0.5
+    )
+
+
 INITS = {
     # Keeps the latent's variance near the trunk's whatever the trunk's width, and its mean at the
     # activation's centre, so that no bit starts saturated: what training from scratch wants.
-    "fan-in": (nn.initializers.lecun_normal(), _zeros, nn.initializers.lecun_normal()),
+    "fan-in": Start(_fan_in, _zero, _fan_in),
     # DLBHC's released definition, meant for a pretrained fc7: every bit starts near sigmoid(1).
-    "gaussian": (_normal(0.005), nn.initializers.constant(1.0), _normal(0.01)),
-    # DSH's released definition.
-    "xavier": (nn.initializers.xavier_uniform(), _zeros, nn.initializers.xavier_uniform()),
+    "dlbhc": Start(_normal(0.005), _one, _normal(0.01)),
+    # SSDH's.
+    "ssdh": Start(_normal(0.01), _zero, _normal(0.2)),
+    # DSH's.
+    "xavier": Start(caffe_xavier, _zero, caffe_xavier),
+    # HashNet's, DPN's and OrthoHash's, which have no classifier.
+    "normal": Start(_normal(0.01), _zero, _normal(0.01)),
+    # TALR's: variance 2 / inputs.
+    "he": Start(_he, _zero, _he),
+    # MHCLN's: uniform, variance 4 / (inputs + outputs).
+    "he-average": Start(he_average, _zero, he_average),
+    # What a linear layer of PyTorch starts from unless told otherwise: GreedyHash, CSQ.
+    "uniform": Start(_third, _uniform, _third),
 }
 
 
@@ -83,9 +132,12 @@ class Head(nn.Module):
     @nn.compact
     def __call__(self, hidden: jax.Array, *, train: bool) -> tuple[jax.Array, jax.Array | None]:
         """Code layer first, classifier on top of its activations (DLBHC, section 3)."""
-        latent_kernel, latent_bias, classifier_kernel = INITS[self.start]
+        start = INITS[self.start]
         latent = nn.Dense(
-            self.bits, kernel_init=latent_kernel, bias_init=latent_bias, name="latent"
+            self.bits,
+            kernel_init=start.latent,
+            bias_init=start.bias(hidden.shape[-1]),
+            name="latent",
         )(hidden.astype(jnp.float32))
         latent = ACTIVATIONS[self.activation](latent)
         if self.activation == "normalised":
@@ -103,7 +155,7 @@ class Head(nn.Module):
         classifier = nn.Dense(
             self.classes,
             use_bias=self.classifier == "bias",
-            kernel_init=classifier_kernel,
+            kernel_init=start.classifier,
             name="classifier",
         )
         return latent, classifier(signs(latent) if self.activation == "signs" else latent)

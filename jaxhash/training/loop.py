@@ -12,15 +12,15 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from jaxhash import models, nets, runs, sharding
+from jaxhash.config import Config
 from jaxhash.data import Dataset
 from jaxhash.encoding import encode
 from jaxhash.models import Model
-from jaxhash.runs import Config
 from jaxhash.training import checkpoints, optimiser, pretrained, transfer
 from jaxhash.training.calls import calls, is_resident
 from jaxhash.training.checkpoints import SCORE
 from jaxhash.training.metrics_log import MetricsLog
-from jaxhash.training.planning import Plan, settle
+from jaxhash.training.planning import Plan, check_resumed, settle
 from jaxhash.training.steps import Metrics, TrainState, initial_state, make_train_step, variables_of
 from search.measures import ranking
 
@@ -102,7 +102,7 @@ def train(
     resume = resume and folder is not None and (folder / runs.CONFIG).is_file()
     if folder is not None and not resume:
         _first_process(functools.partial(runs.check_free, folder, overwrite=overwrite))
-    plan = settle(config, dataset)
+    plan = settle(config, dataset, resumed=resume)
     mesh = sharding.mesh_over(plan.recipe.batch_size, devices)
     say(str(plan))
     if devices is None and mesh.size < jax.device_count():
@@ -341,15 +341,10 @@ def _log(
 
 def _prepare(folder: Path, plan: Plan, *, resume: bool, overwrite: bool) -> None:
     if not resume:
-        runs.create(folder, plan.config, overwrite=overwrite)
+        runs.create(folder, plan.config, plan=plan.numbers(), overwrite=overwrite)
         runs.write_skipped(folder, plan.dataset.skipped)
         return
-    changed = runs.differences(plan.config, runs.load_config(folder))
-    if changed:
-        raise ValueError(
-            f"{folder} was started with another {', '.join(changed)}: resume it with the same "
-            f"options, or start a new run in another folder"
-        )
+    check_resumed(folder, plan)
 
 
 def _first_process(task: Callable[[], None]) -> None:

@@ -57,7 +57,7 @@ def schedule(recipe: Recipe, total_steps: int) -> optax.Schedule:
 
 
 def decayed(params: Any) -> Any:
-    """Which parameters weight decay acts on: a tree of bools like params.
+    """Which parameters weight decay acts on unless it acts on all: a tree of bools like params.
 
     Those with two or more axes: kernels do, biases and the scales of normalisations do not.
 
@@ -71,18 +71,21 @@ def decayed(params: Any) -> Any:
 def rates(recipe: Recipe, params: Any) -> Any:
     """Learning rate of each parameter in multiples of the trunk's: a tree of floats like params.
 
-    head_rate below params["head"], times bias_rate for every leaf named "bias".
+    latent_rate and classifier_rate below params["head"]["latent"] and params["head"]["classifier"],
+    times bias_rate for every leaf named "bias".
 
     Example:
-        >>> recipe = Recipe(head_rate=10, bias_rate=2, steps=1)
-        >>> rates(recipe, {"head": {"bias": 0.0, "kernel": 0.0}, "trunk": {"kernel": 0.0}})
-        {'head': {'bias': 20, 'kernel': 10}, 'trunk': {'kernel': 1.0}}
+        >>> recipe = Recipe(classifier_rate=10, bias_rate=2, steps=1)
+        >>> layer = {"bias": 0.0, "kernel": 0.0}
+        >>> rates(recipe, {"head": {"classifier": layer, "latent": layer}})["head"]
+        {'classifier': {'bias': 20, 'kernel': 10}, 'latent': {'bias': 2.0, 'kernel': 1.0}}
     """
+    layers = {"latent": recipe.latent_rate, "classifier": recipe.classifier_rate}
 
     def rate(path: tuple[Any, ...], _: Any) -> float:
         names = [str(getattr(entry, "key", entry)) for entry in path]
-        head = recipe.head_rate if names[0] == "head" else 1.0
-        return head * recipe.bias_rate if names[-1] == "bias" else head
+        layer = layers.get(names[1], 1.0) if names[0] == "head" else 1.0
+        return layer * recipe.bias_rate if names[-1] == "bias" else layer
 
     return jax.tree_util.tree_map_with_path(rate, params)
 
@@ -103,7 +106,8 @@ def build(recipe: Recipe, total_steps: int) -> optax.GradientTransformation:
     parts = []
     if recipe.clip_norm is not None:
         parts.append(optax.clip_by_global_norm(recipe.clip_norm))
-    decay = optax.add_decayed_weights(recipe.weight_decay, mask=decayed)
+    spared = None if recipe.decay_all else decayed
+    decay = optax.add_decayed_weights(recipe.weight_decay, mask=spared)
     if recipe.weight_decay and recipe.optimizer != "adamw":
         parts.append(decay)
     if recipe.optimizer == "sgd":
@@ -113,7 +117,7 @@ def build(recipe: Recipe, total_steps: int) -> optax.GradientTransformation:
         parts.append(optax.scale_by_adam(recipe.momentum, recipe.beta2, nesterov=recipe.nesterov))
     if recipe.weight_decay and recipe.optimizer == "adamw":
         parts.append(decay)
-    if recipe.head_rate != 1 or recipe.bias_rate != 1:
+    if (recipe.latent_rate, recipe.classifier_rate, recipe.bias_rate) != (1, 1, 1):
         parts.append(
             optax.stateless(
                 lambda updates, _: jax.tree.map(

@@ -8,19 +8,21 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxhash import data, nets
+from jaxhash import data, idle, nets, runs
+from jaxhash.config import Config, suggestion, to_json
 from jaxhash.data import Dataset, Split
 from jaxhash.method import METHODS, Method
 from jaxhash.models import Model
 from jaxhash.nets import NETWORKS
+from jaxhash.published import REVISED
 from jaxhash.recipes import Recipe, from_scratch
-from jaxhash.runs import Config, suggestion
 from jaxhash.spec import ModelSpec
 from jaxhash.training import augment, feeding, pretrained, transfer
 from jaxhash.training.feeding import Rows
 from jaxhash.training.metrics_log import tensorboard_writer
 
 DEFAULT_NETWORKS = {"images": "resnet", "features": "mhcln"}
+ALEXNETS = {"alexnet", "caffenet"}
 FALLBACK_SIZE = 64
 """Side in pixels of a folder's images where neither they nor the network have one size."""
 SAMPLE = 2000
@@ -32,6 +34,7 @@ class Plan(NamedTuple):
 
     labels: of the training items. rows: the rows of each step's batch among the training items.
     spec: of the network. source: the finished run whose trunk it starts from, if any.
+    published: whether the recipe goes out from the published one.
     log_steps, eval_steps: steps between lines of the log, and between validations, a multiple of
     it.
     """
@@ -46,6 +49,7 @@ class Plan(NamedTuple):
     options: dict[str, Any]
     spec: ModelSpec
     source: Model | None
+    published: bool
     steps: int
     epoch_steps: int
     log_steps: int
@@ -60,6 +64,47 @@ class Plan(NamedTuple):
             f"{self.dataset.name}{pixels}, {self.split.description}\n"
             f"{self.steps} steps of {self.recipe.batch_size}, "
             f"{self.steps / self.epoch_steps:.3g} epochs"
+        )
+
+    def numbers(self) -> dict[str, Any]:
+        """What the configuration came to, for plan.json: two that agree train alike."""
+        return {"recipe": to_json(self.recipe), "options": self.options, "steps": self.steps}
+
+
+def check_resumed(folder: Path, plan: Plan) -> None:
+    """Refuse to go on with a run under another plan than it was begun with.
+
+    Raises:
+        ValueError: the message names what has changed, and what to do.
+    """
+    changed = runs.differences(plan.config, runs.load_config(folder))
+    if changed:
+        raise ValueError(
+            f"{folder} was started with another {', '.join(changed)}: resume it with the same "
+            f"options, or start a new run in another folder"
+        )
+    way_out = "finish it with that version, or start a new run in another folder"
+    if not (folder / runs.PLAN).is_file():
+        if plan.published and plan.method.name in REVISED:
+            raise ValueError(
+                f"{folder} was started by version 0.1.0, whose published recipe of "
+                f"{plan.method.name} had other numbers: {way_out}"
+            )
+        return
+    begun = runs.read_json(folder / runs.PLAN)
+    ours = plan.numbers()
+    # Where the head starts from is of no account any more.
+    before = begun.get("recipe", {}) | begun.get("options", {}) | {"steps": begun.get("steps")}
+    now = ours["recipe"] | ours["options"] | {"steps": ours["steps"]}
+    other = [
+        f"{name} ({before[name]} then, {now.get(name)} now)"
+        for name in before
+        if name != "start" and before[name] != now.get(name)
+    ]
+    if other:
+        raise ValueError(
+            f"{folder} was started by another version or on other data, with another "
+            f"{', '.join(other)}: {way_out}"
         )
 
 
@@ -101,12 +146,14 @@ def split_data(config: Config, dataset: Dataset) -> Split:
     )
 
 
-def settle(config: Config, dataset: Dataset | None = None) -> Plan:
+def settle(config: Config, dataset: Dataset | None = None, *, resumed: bool = False) -> Plan:
     """Load the data, split it, and settle every number of the run.
 
+    resumed: the run is under way, and what would do nothing in its configuration is let pass.
+
     Raises:
-        ValueError: something in the configuration does not exist or does not fit the data; the
-            message names it and what there is.
+        ValueError: something in the configuration does not exist, does not fit the data, or would
+            do nothing; the message names it and what there is.
 
     Example:
         >>> plan = settle(Config(network="dsh", epochs=2))
@@ -134,13 +181,29 @@ def settle(config: Config, dataset: Dataset | None = None) -> Plan:
         )
     split = split_data(config, dataset)
     labels = dataset.labels[split.train]
-    recipe = _recipe(config, method, network, dataset, labels)
+    published = config.recipe == "published" or (
+        config.recipe == "auto" and is_own(network, method)
+    )
+    base = _base(config, method, published, dataset, labels)
+    recipe = config.recipe_over(base)
+    options = method.options(recipe, **config.options)
+    if not resumed:
+        idle.check_data(config, dataset)
+        idle.check_recipe(config, base, recipe, method)
+        idle.check_options(config, method, options, labels)
     source = None
     if config.weights is not None and Path(config.weights).is_dir():
         source = transfer.source(config.weights, network, dataset.items.shape[-1])
     spec = _spec(config, method, network, dataset, split, source)
     _check(config, recipe, spec, source)
     rows = _rows(config, method, labels, recipe.batch_size)
+    size = (recipe.batch_size, *labels.shape[1:])
+    method.check(
+        options,
+        labels=jax.ShapeDtypeStruct(size, labels.dtype),
+        bits=config.bits,
+        classes=len(dataset.classes),
+    )
     steps = recipe.total_steps(len(labels))
     epoch_steps = max(len(labels) // recipe.batch_size, 1)
     every = config.eval_every or max(steps / epoch_steps / 10, 1)
@@ -154,9 +217,10 @@ def settle(config: Config, dataset: Dataset | None = None) -> Plan:
         rows=rows,
         method=method,
         recipe=recipe,
-        options=method.options(recipe, **config.options),
+        options=options,
         spec=spec,
         source=source,
+        published=published,
         steps=steps,
         epoch_steps=epoch_steps,
         log_steps=log_steps,
@@ -164,12 +228,20 @@ def settle(config: Config, dataset: Dataset | None = None) -> Plan:
     )
 
 
-def _recipe(
-    config: Config, method: Method, network: str, dataset: Dataset, labels: np.ndarray
+def is_own(network: str, method: Method) -> bool:
+    """Whether a network is the one that a method was published on, in either form of AlexNet.
+
+    Example:
+        >>> is_own("caffenet", METHODS["dlbhc"])
+        True
+    """
+    return network == method.network or {network, method.network} <= ALEXNETS
+
+
+def _base(
+    config: Config, method: Method, published: bool, dataset: Dataset, labels: np.ndarray
 ) -> Recipe:
-    published = config.recipe == "published" or (
-        config.recipe == "auto" and network == method.network
-    )
+    """The recipe that the configuration's own numbers are put over."""
     recipe = method.recipe if published else from_scratch(len(labels))
     if method.batches != "shuffled":
         recipe = dataclasses.replace(recipe, batch_size=method.recipe.batch_size)
@@ -181,7 +253,7 @@ def _recipe(
             classes = len(np.unique(labels))
             size = max(size // classes, 1) * classes
         recipe = dataclasses.replace(recipe, batch_size=size)
-    return config.recipe_over(recipe)
+    return recipe
 
 
 def _rows(config: Config, method: Method, labels: np.ndarray, batch_size: int) -> Rows:

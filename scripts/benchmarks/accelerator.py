@@ -25,9 +25,9 @@ import numpy as np
 
 from jaxhash import nets, runs, sharding
 from jaxhash.cli.command import Command, run
+from jaxhash.config import Config
 from jaxhash.data import Dataset
 from jaxhash.environment import environment
-from jaxhash.runs import Config
 from jaxhash.training import optimiser
 from jaxhash.training.calls import calls
 from jaxhash.training.feeding import Batch

@@ -22,9 +22,9 @@ import numpy as np
 
 from jaxhash.cli.command import Command, run
 from jaxhash.comparison import baselines, runner
+from jaxhash.config import Config
 from jaxhash.data import Images
 from jaxhash.method import METHODS
-from jaxhash.runs import Config
 from jaxhash.training import planning
 
 

@@ -22,9 +22,9 @@ import tyro
 from jaxhash import runs
 from jaxhash.cli.command import Command, run
 from jaxhash.comparison import runner
+from jaxhash.config import Config, to_json
 from jaxhash.environment import environment
 from jaxhash.models import Model
-from jaxhash.runs import Config
 from jaxhash.training import loop, planning
 from jaxhash.training.loop import Progress
 
@@ -76,7 +76,7 @@ def curve(
     # Once read, the items are what the training finds in memory.
     dataset = planning.load_data(config)
     split = planning.split_data(config, dataset)
-    fields = runs.to_json(config)
+    fields = to_json(config)
     found: dict[str, Any] = {
         "config": {name: fields[name] for name in fields if name not in runner.ELSEWHERE},
         "split": split.description,

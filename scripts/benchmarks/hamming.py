@@ -316,7 +316,7 @@ def measure_size(options: Scale, folder: Path, kind: str, count: int) -> list[di
             # Some codes are far more frequent than others: the r-th in proportion to 1 / r.
             codes = centres[np.power(len(centres), rng.random(size)).astype(np.int64) - 1]
         part = planes[start // scan.BLOCK : -(-(start + size) // scan.BLOCK)]
-        arranging += timed(lambda: scan.arrange(codes, out=part, threads=options.threads))  # noqa: B023
+        arranging += timed(partial(scan.arrange, codes, out=part, threads=options.threads))
     arranging += timed(planes.flush)
     del planes
 
@@ -361,10 +361,7 @@ def measure_size(options: Scale, folder: Path, kind: str, count: int) -> list[di
         for asked in (queries[:1], queries):
             for k in (1, 10, 100):
                 search(asked, k)
-                seconds = sorted(
-                    timed(lambda: search(asked, k))  # noqa: B023
-                    for _ in range(options.runs)
-                )
+                seconds = sorted(timed(partial(search, asked, k)) for _ in range(options.runs))
                 row[f"{len(asked)} queries, k={k}"] = {
                     "median": float(np.median(seconds)) / len(asked),
                     "least": seconds[0] / len(asked),

@@ -41,10 +41,10 @@ def popcounts(typingctx: Any, rounds: Any, seed: Any) -> Any:
         zero, one = ir.Constant(ir.IntType(64), 0), ir.Constant(ir.IntType(64), 1)
         with cgutils.for_range_slice(builder, zero, rounds, one):
             for place in chains:
-                builder.store(builder.call(count, [builder.load(place)]), place)
-        total = builder.load(chains[0])
+                builder.store(builder.call(count, [builder.load(place, typ=byte)]), place)
+        total = builder.load(chains[0], typ=byte)
         for place in chains[1:]:
-            total = builder.xor(total, builder.load(place))
+            total = builder.xor(total, builder.load(place, typ=byte))
         return builder.extract_element(builder.bitcast(total, word), ir.Constant(ir.IntType(32), 0))
 
     return types.uint64(types.int64, types.uint64), generate

@@ -60,6 +60,7 @@ def _check(name: str, result: Result, first: NDArray) -> None:
         raise TypeError(f"{name} must be a pair (distances, ids)")
     distances, ids = result
     for part, array in (("distances", distances), ("ids", ids)):
+        _codes.refuse_subclass(array, f"{name}: {part}")
         if not isinstance(array, np.ndarray) or array.ndim != 2:
             raise TypeError(f"{name}: {part} must be a NumPy array of shape (q, k)")
     if distances.dtype not in (np.int32, np.float32) or ids.dtype != np.int64:

@@ -2,15 +2,18 @@
 
 import dataclasses
 import functools
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from search import threads as pool
 from search.collection.merge import merge_checked
+from search.collection.once import once
 from search.collection.rows import Rows
+from search.files.checksums import Guard
+from search.files.storage import Source
 from search.fine.rerank import asymmetric, rerank
 from search.hamming import buckets, scan
 from search.hamming.buckets import Buckets
@@ -32,7 +35,7 @@ class Engine:
         self._best: Blocks | Rows | Buckets = codes
         self._undecided: Blocks | None = codes if isinstance(codes, Blocks) else None
         self._automatic = not mapped
-        self._deciding = threading.Lock()
+        self._deciding = pool.Lock()
 
     def best(self, threads: int | None) -> Blocks | Rows | Buckets:
         """The codes in the form to search."""
@@ -42,7 +45,7 @@ class Engine:
 
     def prepare(self, threads: int | None, tables: bool = False) -> None:
         """Decide now, for mapped codes too; make multi-index tables as well when asked to."""
-        with self._deciding:
+        with self._deciding.held():
             if tables and isinstance(self._codes, Blocks):
                 made = buckets.build(self._codes, tables=True, threads=threads)
                 self._best = self._codes if made is None else made
@@ -69,7 +72,10 @@ class Segment:
         features: float16 or float32 (n, d), or None.
         dead: int64, ascending: the rows that were removed.
         mapped: whether the arrays live in a file; such a segment is not merged behind one's back.
+        guards: what compares mapped "codes", "ids" and "features" with their checksums; each is
+            asked before they are looked at. None for arrays that can be trusted.
         engine: how to search the codes; made from them when left out.
+        source: the index file that all of it is mapped from, None for any other segment.
     """
 
     codes: Blocks | Rows
@@ -77,7 +83,9 @@ class Segment:
     features: NDArray[np.floating] | None = None
     dead: NDArray[np.int64] = dataclasses.field(default_factory=lambda: np.empty(0, np.int64))
     mapped: bool = False
+    guards: Mapping[str, Guard] = dataclasses.field(default_factory=dict)
     engine: Engine | None = None
+    source: Source | None = None
 
     def __post_init__(self) -> None:
         if self.engine is None:
@@ -86,18 +94,41 @@ class Segment:
     def best(self, threads: int | None) -> Blocks | Rows | Buckets:
         """The codes in the form to search, see `Engine`."""
         assert self.engine is not None
+        self._check("codes", threads=threads)
         return self.engine.best(threads)
 
     def prepare(self, threads: int | None, tables: bool) -> None:
         """See `Engine.prepare`."""
         assert self.engine is not None
+        self._check("codes", threads=threads)
         self.engine.prepare(threads, tables)
+
+    def check(self) -> None:
+        """Compare all that is mapped with its checksums, before it is copied elsewhere.
+
+        Raises:
+            DamagedFile: naming the file.
+        """
+        for name in self.guards:
+            self._check(name)
+
+    def _check(
+        self, name: str, rows: NDArray[np.int64] | None = None, threads: int | None = None
+    ) -> None:
+        """Compare a section, or those parts of it that hold some rows, unless that was done."""
+        guard = self.guards.get(name)
+        if guard is None:
+            return
+        if rows is None:
+            guard.whole(threads)
+        else:
+            guard.rows(rows, threads)
 
     def __len__(self) -> int:
         """The number of codes that were not removed."""
         return len(self.codes) - len(self.dead)
 
-    @functools.cached_property
+    @once
     def alive(self) -> NDArray[np.bool_] | None:
         """Bool (n,), False where a row was removed; None when none was."""
         if not len(self.dead):
@@ -110,6 +141,7 @@ class Segment:
         """The ids of rows of any shape; row -1 has id -1."""
         if self.ids is None or not len(self.ids):
             return rows
+        self._check("ids")
         return np.where(rows < 0, -1, self.ids[rows])
 
     def find(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -117,6 +149,7 @@ class Segment:
         if self.ids is None:
             rows = np.where((ids >= 0) & (ids < len(self.codes)), ids, -1)
         elif len(self.ids):
+            self._check("ids")
             rows = np.searchsorted(self.ids, ids)
             rows[rows == len(self.ids)] = 0
             rows = np.where(self.ids[rows] == ids, rows, -1)
@@ -140,6 +173,7 @@ class Segment:
         """The packed codes of some rows, ascending; bits past the last may be set in `Rows`."""
         if isinstance(self.codes, Rows):
             return self.codes.codes[rows]
+        self._check("codes", rows // scan.BLOCK)
         if len(rows) and rows[-1] - rows[0] == len(rows) - 1:
             return scan.restore(self.codes, int(rows[0]), int(rows[-1]) + 1)
         return scan.take(self.codes, rows)
@@ -177,6 +211,7 @@ class Segment:
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """The `k` best of `rows` (q, p) by Euclidean distance: distances and ids."""
         assert self.features is not None
+        self._check("features", rows, threads)
         distances, found = rerank(queries, self.features, rows, k, threads=threads)
         return distances, self.ids_of(found)
 
@@ -197,6 +232,7 @@ class Segment:
         if isinstance(self.codes, Rows):
             codes = self.codes.codes[wanted]
         else:
+            self._check("codes", wanted // scan.BLOCK, threads)
             codes = scan.take(self.codes, wanted)
         distances, found = asymmetric(
             latents, codes, places, k, bits=self.codes.bits, threshold=threshold, threads=threads
@@ -268,7 +304,12 @@ def in_id_order(segments: Sequence[Segment], step: int) -> Iterator[Batch]:
 
     Each batch takes from every segment at most `step` rows: those up to the smallest of the
     segments' `step`-th next ids, so that all later ids are larger.
+
+    Raises:
+        DamagedFile: before the first batch, where a mapped segment is not what was written.
     """
+    for each in segments:
+        each.check()
     positions = [0] * len(segments)
     while any(at < len(each.codes) for at, each in zip(positions, segments, strict=True)):
         ends = []

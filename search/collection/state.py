@@ -1,7 +1,6 @@
 """An index at one moment, and what a search or a change asks of it."""
 
 import dataclasses
-import functools
 import os
 from collections.abc import Mapping, Sequence
 
@@ -9,11 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search import paging
-from search.codes import width
+from search.codes import as_int64, refuse_subclass, width
 from search.collection.merge import merge_checked
+from search.collection.once import once
 from search.collection.rows import join
 from search.collection.segments import Segment, View, implicit, in_id_order, live_ids, nearest
 from search.files import storage, writing
+from search.files.checksums import Guard
 from search.fine.rerank import check_features, check_queries
 from search.hamming import scan
 from search.hamming.scan import NO_DISTANCE, Blocks
@@ -26,16 +27,24 @@ Where = NDArray[np.bool_] | NDArray[np.integer] | Sequence[int]
 
 @dataclasses.dataclass(frozen=True)
 class State:
-    """All of an index at one moment; a search takes one and never sees another."""
+    """All of an index at one moment; a search takes one and never sees another.
+
+    Attributes:
+        bits: number of bits in a code.
+        segments: one or more.
+        attachments: by name; a `Guard` for one in a mapped file.
+        next_id: above every id that ever was in the index, from 0 to 2**63.
+    """
 
     bits: int
     segments: tuple[Segment, ...]
-    attachments: Mapping[str, bytes | NDArray[np.uint8]]
+    attachments: Mapping[str, bytes | Guard]
+    next_id: int
 
     def __len__(self) -> int:
         return sum(len(segment) for segment in self.segments)
 
-    @functools.cached_property
+    @once
     def ids(self) -> NDArray[np.int64]:
         """The ids of all items, ascending."""
         ids = live_ids(self.segments)
@@ -55,6 +64,7 @@ def views_of(state: State, where: Where | None, threads: int | None) -> list[Vie
     """What each segment has of the items to search."""
     if where is None:
         return [segment.view(threads) for segment in state.segments]
+    refuse_subclass(where, "where")
     if isinstance(where, np.ndarray) and where.dtype == np.bool_:
         if where.shape != (len(state),):
             raise ValueError(
@@ -212,9 +222,13 @@ def _check_finite(features: NDArray[np.floating]) -> None:
 
 
 def check_alike(state: State, new: Segment, count: int) -> None:
-    """New features must be what the index has: none, or the same type and dimensions."""
+    """New features must be what the index has: none, or the same type and dimensions.
+
+    An index without items and without features may get some with its first items. One that was
+    made with features, or had some, keeps their type and dimensions even when it is empty.
+    """
     has = state.features
-    if has is None and new.features is not None:
+    if has is None and new.features is not None and len(state):
         raise ValueError("features: the index has none, so new items cannot have them")
     if has is None:
         return
@@ -228,26 +242,33 @@ def check_alike(state: State, new: Segment, count: int) -> None:
 
 
 def next_ids(state: State, count: int) -> NDArray[np.int64]:
-    """Ids that continue after the largest that is in a segment, removed or not."""
-    last = -1
-    for segment in state.segments:
-        if len(segment.codes):
-            last = max(last, int(segment.ids_of(np.array([len(segment.codes) - 1]))[0]))
-    if last + count > np.iinfo(np.int64).max:
+    """The next `count` ids that no item of the index has or ever had."""
+    most = np.iinfo(np.int64).max
+    if state.next_id + count - 1 > most:
         raise ValueError("ids: none are left after the largest one; give them")
-    return np.arange(last + 1, last + 1 + count)
+    return np.arange(count) + min(state.next_id, most)
+
+
+def above(ids: NDArray[np.int64], next_id: int) -> int:
+    """The next id when some ids were given to items: above all of them, and never less."""
+    return max(next_id, int(ids.max(initial=-1)) + 1)
+
+
+def above_all(segment: Segment) -> int:
+    """The next id of an index that has one segment, if nobody knows of a larger one."""
+    last = len(segment.codes) - 1
+    return above(segment.ids_of(np.array([last])), 0)
 
 
 def id_list(ids: Where, name: str) -> NDArray[np.int64]:
     """A list or array of ids as int64 (m,)."""
+    refuse_subclass(ids, name)
     array = np.asarray(ids)
     if not array.size and array.ndim == 1:
         return np.empty(0, np.int64)
     if array.dtype.kind not in "iu" or array.ndim != 1:
         raise TypeError(f"{name} must be integers of shape (m,), not {array.dtype} {array.shape}")
-    if array.dtype == np.uint64 and array.max() > np.iinfo(np.int64).max:
-        raise ValueError(f"{name} must fit int64, but one is {array.max()}")
-    return array.astype(np.int64)
+    return as_int64(array, name)
 
 
 def some(ids: NDArray[np.int64]) -> str:
@@ -256,11 +277,20 @@ def some(ids: NDArray[np.int64]) -> str:
     return f"{len(ids)} ids ({head}{', ...' if len(ids) > 5 else ''})"
 
 
+def attached(state: State) -> dict[str, bytes]:
+    """What is stored beside the codes, by name, compared with its checksum where it is mapped."""
+    return {
+        name: data.bytes() if isinstance(data, Guard) else data
+        for name, data in state.attachments.items()
+    }
+
+
 def save(state: State, path: str | os.PathLike[str]) -> None:
     """Write all that was not removed as one file, see `HashIndex.save`."""
     first = state.segments[0]
-    attachments = {name: bytes(data) for name, data in state.attachments.items()}
+    attachments = attached(state)
     if len(state.segments) == 1 and not len(first.dead) and isinstance(first.codes, Blocks):
+        first.check()
         writing.write(
             path,
             bits=state.bits,
@@ -269,12 +299,18 @@ def save(state: State, path: str | os.PathLike[str]) -> None:
             ids=first.ids,
             features=first.features,
             attachments=attachments,
+            next_id=state.next_id,
         )
         return
-    row_bytes = width(state.bits) + 8
+    row_bytes, no_features = width(state.bits) + 8, None
     if state.features is not None:
-        row_bytes += state.features[0].itemsize * state.features[1]
-    with writing.Writer(path, bits=state.bits) as writer:
+        dtype, dimensions = state.features
+        row_bytes += dtype.itemsize * dimensions
+        no_features = np.empty((0, dimensions), dtype)
+    with writing.Writer(path, bits=state.bits, next_id=state.next_id) as writer:
+        # Says what the features are, should there be no items left to say it.
+        nothing = np.empty((0, width(state.bits)), np.uint8)
+        writer.append(nothing, no_features, np.empty(0, np.int64))
         for codes, features, ids in in_id_order(state.segments, max(1, BATCH_BYTES // row_bytes)):
             writer.append(codes, features, ids)
         for name, data in attachments.items():

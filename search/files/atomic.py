@@ -40,8 +40,9 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         with os.fdopen(descriptor, "w+b") as file:
             yield file
             file.flush()
-            with contextlib.suppress(FileNotFoundError):
-                os.fchmod(file.fileno(), stat.S_IMODE(target.stat().st_mode))
+            if hasattr(os, "fchmod"):  # Windows has no permissions of this kind
+                with contextlib.suppress(FileNotFoundError):
+                    os.fchmod(file.fileno(), stat.S_IMODE(target.stat().st_mode))
             os.fsync(file.fileno())
             if not named:
                 named = True
@@ -60,11 +61,17 @@ def scratch(folder: Path) -> Iterator[BinaryIO]:
     """A binary file in `folder` without a name where the system can; gone when the block ends."""
     temporary = folder / f".scratch.{secrets.token_hex(6)}.tmp"
     descriptor, named = _create(temporary)
-    if named:
-        # An open file lives on without its name, on the systems that have no O_TMPFILE as well.
-        temporary.unlink()
-    with os.fdopen(descriptor, "w+b") as file:
-        yield file
+    try:
+        if named:
+            # An open file lives on without its name, except on Windows, which refuses.
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+                named = False
+        with os.fdopen(descriptor, "w+b") as file:
+            yield file
+    finally:
+        if named:
+            temporary.unlink()
 
 
 def _create(temporary: Path) -> tuple[int, bool]:
@@ -73,7 +80,9 @@ def _create(temporary: Path) -> tuple[int, bool]:
         # A file system without support answers with one of several errors: all mean "by name".
         with contextlib.suppress(OSError):
             return os.open(temporary.parent, os.O_TMPFILE | os.O_RDWR, 0o666), False
-    flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | getattr(os, "O_CLOEXEC", 0)
+    flags = os.O_CREAT | os.O_EXCL | os.O_RDWR
+    for name in ("O_CLOEXEC", "O_BINARY"):  # the latter on Windows: bytes as they are
+        flags |= getattr(os, name, 0)
     return os.open(temporary, flags, 0o666), True
 
 
@@ -95,8 +104,11 @@ def _give_name(file: BinaryIO, temporary: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` survive a power cut, where folders can be synced."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    """Make a rename in `folder` survive a power cut, where folders can be opened and synced."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except PermissionError:  # Windows, or a folder that one may write to and not list
+        return
     try:
         with contextlib.suppress(OSError):
             os.fsync(descriptor)

@@ -1,6 +1,7 @@
 """Write index files: whole or not at all, in constant memory; see `search.files.storage`."""
 
 import contextlib
+import math
 import os
 import sys
 import zlib
@@ -12,15 +13,18 @@ from typing import BinaryIO, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from search.codes import check_bits, pad_mask, validate
+from search.codes import as_int64, check_bits, check_count, pad_mask, validate, width
 from search.files.atomic import replacing, scratch
+from search.files.checksums import group_rows
 from search.files.storage import (
     ALIGNMENT,
     ATTACHMENT,
     BLOCK,
     BYTE_ORDER,
     CHECKSUM,
+    CHECKSUMS,
     ENTRY,
+    GUARDED,
     HEADER,
     LONGEST_NAME,
     MAGIC,
@@ -41,21 +45,40 @@ class Sections:
         self.entries: list[bytes] = []
         self.start = self.end = ALIGNMENT
         self.checksum = 0
+        self.group = 0
+        self.groups: list[int] = []
+        self.checksums: dict[str, list[int]] = {}
         file.write(bytes(ALIGNMENT))
 
-    def begin(self) -> None:
-        """Start a section at the next aligned offset."""
+    def begin(self, row_bytes: int = 0) -> None:
+        """Start a section at the next aligned offset.
+
+        With the bytes of a row, its groups of rows get checksums of their own.
+        """
         self.start = aligned(self.end)
         self.file.write(bytes(self.start - self.end))
         self.end, self.checksum = self.start, 0
+        self.group, self.groups = group_rows(row_bytes) * row_bytes, []
 
     def write(self, data: np.ndarray | bytes | memoryview) -> None:
         """Append to the section that was begun."""
         if isinstance(data, np.ndarray):
             data = np.ascontiguousarray(data).reshape(-1).view(np.uint8).data
-        self.checksum = zlib.crc32(data, self.checksum)
         self.file.write(data)
+        self.checksum = zlib.crc32(data, self.checksum)
+        if self.group:
+            self._check_groups(memoryview(data))
         self.end += len(data)
+
+    def _check_groups(self, data: memoryview) -> None:
+        """The checksums of the groups that `data` continues, completes and begins."""
+        done = 0
+        while done < len(data):
+            within = (self.end - self.start + done) % self.group
+            part = data[done : done + self.group - within]
+            before = self.groups.pop() if within else 0
+            self.groups.append(zlib.crc32(part, before))
+            done += len(part)
 
     def finish(self, name: str, dtype: str, shape: tuple[int, ...]) -> None:
         """Enter the section that was begun into the table."""
@@ -64,9 +87,15 @@ class Sections:
         self.entries.append(
             ENTRY.pack(name.encode(), kind, len(shape), *sizes, self.start, self.checksum)
         )
+        if name in GUARDED:
+            self.checksums[name] = self.groups
 
-    def close(self, bits: int, count: int) -> None:
-        """Write table and header."""
+    def close(self, bits: int, count: int, next_id: int) -> None:
+        """Write the checksums of groups, the table and the header."""
+        for name, groups in self.checksums.items():
+            self.begin()
+            self.write(np.array(groups, "<u4"))
+            self.finish(CHECKSUMS + name, "<u4", (len(groups),))
         offset = aligned(self.end)
         table = b"".join(self.entries)
         self.file.write(bytes(offset - self.end) + table)
@@ -80,6 +109,7 @@ class Sections:
             offset,
             len(self.entries),
             zlib.crc32(table),
+            next_id,
         )
         self.file.seek(0)
         self.file.write(body + CHECKSUM.pack(zlib.crc32(body)))
@@ -94,16 +124,18 @@ def write(
     ids: np.ndarray | None = None,
     features: np.ndarray | None = None,
     attachments: Mapping[str, bytes] | None = None,
+    next_id: int,
 ) -> None:
     """Write arrays that are in the format's layout already; they may be larger than memory.
 
     The arrays may be mapped from `path` itself: the old file lives until they are released.
+    `next_id` is above every id, see `search.files.storage`.
 
     Raises:
         OSError: the disk is full or cannot be written; the old file is as it was.
 
     Example:
-        >>> write("e.index", bits=8, count=0, planes=np.empty((0, 1, 256), np.uint8))
+        >>> write("e.index", bits=8, count=0, planes=np.empty((0, 1, 256), np.uint8), next_id=0)
         ... # doctest: +SKIP
     """
     attachments = attachments or {}
@@ -117,11 +149,11 @@ def write(
         if features is not None:
             _write_array(sections, "features", f"<f{features.itemsize}", features)
         _write_attachments(sections, attachments)
-        sections.close(bits, count)
+        sections.close(bits, count, next_id)
 
 
 def _write_array(sections: Sections, name: str, dtype: str, array: np.ndarray) -> None:
-    sections.begin()
+    sections.begin(math.prod(array.shape[1:]) * array.itemsize)
     step = max(1, PIECE // max(1, array[:1].nbytes))
     for start in range(0, len(array), step):
         sections.write(array[start : start + step].astype(dtype, copy=False))
@@ -156,6 +188,12 @@ class Writer:
     Features go straight into the new file, codes and ids through unnamed files beside it. An
     exception inside the block leaves what was at `path` before.
 
+    Args:
+        path: the file.
+        bits: number of bits in a code, 1 to 4096.
+        next_id: the smallest id that an index opened from the file may give to a new item by
+            itself; by default, and at least, the one after the largest id in the file.
+
     Example:
         >>> with Writer("photos.index", bits=48) as writer:  # doctest: +SKIP
         ...     for codes, features in batches:
@@ -163,9 +201,10 @@ class Writer:
         ...     writer.attach("paths", "\\n".join(paths).encode())
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, bits: int) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, bits: int, next_id: int = 0) -> None:
         self.path = path
         self.bits = check_bits(bits)
+        self.next_id = check_count(next_id, "next_id")
         self.count = 0
         self._stack = contextlib.ExitStack()
         self._attachments: dict[str, bytes] = {}
@@ -215,7 +254,7 @@ class Writer:
         ids = self._check_ids(ids, len(codes), first)
         if features is not None:
             if first:
-                sections.begin()
+                sections.begin(features.shape[1] * features.itemsize)
                 self._features = (features.dtype, features.shape[1])
             sections.write(features.astype(f"<f{features.itemsize}", copy=False))
         self._ids = ids is not None
@@ -257,13 +296,14 @@ class Writer:
             sections.finish("features", f"<f{dtype.itemsize}", (self.count, dimensions))
         padding = np.zeros((-len(self._waiting) % BLOCK, self._waiting.shape[1]), np.uint8)
         self._code_file.write(_planes(np.concatenate([self._waiting, padding])).data)
-        _copy(self._code_file, sections)
+        _copy(self._code_file, sections, width(self.bits) * BLOCK)
         sections.finish("codes", "|u1", planes_shape(self.bits, self.count))
         if self._ids and not self._implicit:
-            _copy(self._id_file, sections)
+            _copy(self._id_file, sections, 8)
             sections.finish("ids", "<i8", (self.count,))
         _write_attachments(sections, self._attachments)
-        sections.close(self.bits, self.count)
+        last = self._last_id if self._ids else self.count - 1
+        sections.close(self.bits, self.count, max(self.next_id, last + 1))
 
     def _open(self) -> Sections:
         if self._sections is None:
@@ -303,7 +343,7 @@ class Writer:
 
 
 def check_ids(ids: NDArray[np.integer], count: int | None = None) -> NDArray[np.int64]:
-    """`ids` as contiguous int64 (n,), none of them -1.
+    """`ids` as contiguous int64 (n,) in native byte order, none of them -1.
 
     Raises:
         TypeError, ValueError: naming `ids`.
@@ -314,9 +354,7 @@ def check_ids(ids: NDArray[np.integer], count: int | None = None) -> NDArray[np.
     if ids.ndim != 1 or (count is not None and len(ids) != count):
         wanted = "(n,)" if count is None else f"({count},)"
         raise ValueError(f"ids must have the shape {wanted}, not {ids.shape}")
-    if ids.dtype == np.uint64 and ids.size and ids.max() > np.iinfo(np.int64).max:
-        raise ValueError(f"ids must fit int64, but one is {ids.max()}")
-    checked = np.ascontiguousarray(ids, np.int64)
+    checked = as_int64(ids, "ids")
     if np.any(checked == -1):
         raise ValueError("ids must not be -1: that stands for a missing result")
     return checked
@@ -328,9 +366,9 @@ def _planes(codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.ascontiguousarray(blocks.transpose(0, 2, 1))
 
 
-def _copy(source: BinaryIO, sections: Sections) -> None:
+def _copy(source: BinaryIO, sections: Sections, row_bytes: int) -> None:
     """A scratch file as the next section."""
-    sections.begin()
+    sections.begin(row_bytes)
     source.seek(0)
     while piece := source.read(PIECE):
         sections.write(piece)

@@ -21,6 +21,8 @@ LEAST_TASK = 1 << 21
 LOOK_UP = 32  # bytes that could be read while one number is looked up in a table
 # Candidates whose distances are held at a time: larger jobs go query by query group.
 MOST_CANDIDATES = 1 << 22
+# Dimensions of features: no network has more, and a file that claims them is damaged.
+MOST_DIMENSIONS = 1 << 24
 
 
 def rerank(
@@ -166,6 +168,7 @@ def asymmetric(
 
 def check_queries(array: NDArray[np.floating], name: str = "query_features") -> NDArray[np.float32]:
     """`array` as contiguous float32 (q, d), finite; errors speak of `name`."""
+    _codes.refuse_subclass(array, name)
     if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
         kind = getattr(array, "dtype", type(array).__name__)
         raise TypeError(f"{name} must be a NumPy array of floats, not {kind}")
@@ -183,6 +186,7 @@ def check_queries(array: NDArray[np.floating], name: str = "query_features") -> 
 
 def check_features(array: NDArray[np.floating]) -> NDArray[np.floating]:
     """`array` as a plain view of float16 or float32 (n, d); its values are not looked at."""
+    _codes.refuse_subclass(array, "features")
     if not isinstance(array, np.ndarray):
         raise TypeError(f"features must be a NumPy array, not {type(array).__name__}")
     if array.dtype not in (np.float16, np.float32) or not array.dtype.isnative:
@@ -192,6 +196,10 @@ def check_features(array: NDArray[np.floating]) -> NDArray[np.floating]:
         )
     if array.ndim != 2:
         raise ValueError(f"features must have the shape (n, d), not {array.shape}")
+    if array.shape[1] > MOST_DIMENSIONS:
+        raise ValueError(
+            f"features must have at most {MOST_DIMENSIONS} dimensions, not {array.shape[1]}"
+        )
     return array.view(np.ndarray)
 
 
@@ -216,6 +224,7 @@ def as_single(features: NDArray[np.floating], threads: int | None = None) -> NDA
 
 def _check_ids(ids: NDArray[np.int64], queries: int, rows: int) -> NDArray[np.int64]:
     """`ids` as a new int64 array (q, p), each row ascending, repetitions turned into -1."""
+    _codes.refuse_subclass(ids, "ids")
     if not isinstance(ids, np.ndarray) or ids.dtype.kind not in "iu":
         kind = getattr(ids, "dtype", type(ids).__name__)
         raise TypeError(f"ids must be a NumPy array of integers, not {kind}")

@@ -7,9 +7,8 @@ from numpy.typing import NDArray
 
 from search import threads as pool
 from search.codes import pad_mask, validate, width
-from search.kernels import hamming
+from search.kernels.shared import BLOCK as BLOCK
 
-BLOCK = hamming.BLOCK
 _LINE = 64  # bytes
 
 

@@ -20,13 +20,14 @@ from search.hamming.scan import BLOCK, NO_DISTANCE, NO_ROW, Blocks
 from search.hamming.tables import Tables
 from search.kernels import buckets as kernels
 from search.kernels import hamming
-from search.kernels.hamming import ROW_BITS, ROW_MASK
+from search.kernels.shared import ROW_BITS, ROW_MASK
 
 _ANY: NDArray[np.bool_] = np.empty(0, np.bool_)
 _SAMPLE = 1 << 16  # rows looked at to estimate how often codes repeat
 _WORTH = 0.5  # distinct codes per row, at most,
 _SAVED = 1 << 20  # and bytes of codes a query need not look at, at least, for the index to pay
 _TASK = 64  # queries whose codes one task turns into rows
+_TALLIES = 4  # threads that count, at most: each keeps some 20 bytes for every distinct code
 
 
 @dataclass(frozen=True)
@@ -120,8 +121,8 @@ def build(
 ) -> Buckets | None:
     """Group the rows of equal codes.
 
-    Needs, at its peak, the memory of the result and four (or, above 4,294,967,295 rows, eight)
-    bytes a row.
+    Needs, at its peak, the memory of the result, four (or, above 4,294,967,295 rows, eight) bytes
+    a row, and some 20 for every distinct code and each of up to four threads.
 
     Args:
         blocks: the database.
@@ -151,21 +152,26 @@ def build(
         return None
     words, names = merged
 
-    tallies = np.zeros((len(ranges), len(words)), kind)
-    pool.run(
-        lambda part, start, stop: kernels.tally(labels[start:stop], names[part], tallies[part]),
-        [(part, *each) for part, each in enumerate(ranges)],
-        workers,
-    )
+    shares = np.array_split(np.arange(len(ranges)), min(len(ranges), _TALLIES))
+    tallies = np.zeros((len(shares), len(words)), kind)
+
+    def tally(share: int) -> None:
+        for part in shares[share]:
+            start, stop = ranges[part]
+            kernels.tally(labels[start:stop], names[part], tallies[share])
+
+    pool.run(tally, [(share,) for share in range(len(shares))], workers)
     offsets = np.zeros(len(words) + 1, np.int64)
     np.cumsum(tallies.sum(axis=0, dtype=np.int64), out=offsets[1:])
     rows: NDArray[np.integer] = np.empty(count, kind)
     cursors = np.cumsum(tallies, axis=0, dtype=np.int64) - tallies + offsets[:-1]
-    pool.run(
-        lambda part, start, stop: kernels.place(labels[start:stop], start, cursors[part], rows),
-        [(part, *each) for part, each in enumerate(ranges)],
-        workers,
-    )
+
+    def place(share: int) -> None:
+        for part in shares[share]:
+            start, stop = ranges[part]
+            kernels.place(labels[start:stop], start, cursors[share], rows)
+
+    pool.run(place, [(share,) for share in range(len(shares))], workers)
     codes = words.astype(">u8").view(np.uint8).reshape(len(words), 8 * words.shape[1])
     distinct = scan.arrange(codes[:, : width(blocks.bits)], blocks.bits, threads=workers)
     index = multi_index.build(distinct, threads=workers) if tables else None

@@ -1,11 +1,14 @@
 """How a scan is dealt out: tiles of queries, ranges of blocks, and the threads they are worth."""
 
+import math
+
 from search.hamming.blocks import Blocks
 
 ABREAST = 4  # queries that a pass of the kernel compares with the codes it has loaded
 _STATE_BYTES = 1 << 19  # what a tile of queries may keep in the second-level cache
 TILE = 64
 _WORK = 1 << 21  # pairs of bytes to compare that make it worth while to wake a thread
+_MERGED = 64  # pairs of bytes that are compared in the time that merging one result takes
 
 
 def tile_size(k: int, bits: int) -> int:
@@ -22,6 +25,30 @@ def tile_size(k: int, bits: int) -> int:
 def workers_for(blocks: Blocks, queries: int, workers: int) -> int:
     """How many threads the work is worth."""
     return max(1, min(workers, queries * blocks.planes.size // _WORK))
+
+
+def most_sharing(blocks: Blocks, k: int) -> int:
+    """How many threads may share a query before more of them would make it slower.
+
+    With w threads the comparisons take 1 / w of their time, but w lists of `k` results have to be
+    kept and merged: the sum is least where both take as long.
+
+    Example:
+        >>> import numpy as np
+        >>> blocks = Blocks(np.empty((7813, 8, 256), np.uint8), 2_000_000, 64)
+        >>> [most_sharing(blocks, k) for k in (10, 1000, 10_000)]
+        [158, 15, 5]
+    """
+    return max(1, math.isqrt(blocks.planes.size // (_MERGED * max(1, k))))
+
+
+def workers_for_nearest(blocks: Blocks, queries: int, k: int, workers: int) -> int:
+    """How many threads the search for the `k` nearest of each query is worth."""
+    workers = workers_for(blocks, queries, workers)
+    if by_query(blocks, queries, workers):
+        return workers
+    # So few share each query, or each has queries of its own.
+    return min(workers, max(most_sharing(blocks, k), queries // (2 * ABREAST)))
 
 
 def by_query(blocks: Blocks, queries: int, workers: int) -> bool:

@@ -10,13 +10,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search import threads as pool
-from search.codes import check_count, pad_mask, validate, width
+from search.codes import check_count, pad_mask, refuse_subclass, validate, width
 from search.hamming.blocks import BLOCK as BLOCK
 from search.hamming.blocks import Blocks as Blocks
 from search.hamming.blocks import arrange as arrange
 from search.hamming.blocks import restore as restore
 from search.hamming.blocks import take as take
-from search.hamming.dealing import ABREAST, TILE, by_query, edges, query_edges, split, workers_for
+from search.hamming.dealing import (
+    ABREAST,
+    TILE,
+    by_query,
+    edges,
+    query_edges,
+    split,
+    workers_for_nearest,
+)
 from search.hamming.dealing import tile_size as tile_size
 from search.kernels import hamming
 
@@ -72,7 +80,7 @@ def knn(
         return distances, found
 
     tile = tile_size(reach, blocks.bits)
-    workers = workers_for(blocks, count, workers)
+    workers = workers_for_nearest(blocks, count, reach, workers)
     search = _nearest_by_query if by_query(blocks, count, workers) else _nearest_shared
     search(blocks, queries, mask, tile, reach, workers, distances, found)
     if rows is not None:
@@ -121,39 +129,55 @@ def _nearest_shared(
 
     A thread that wakes up late, or has but a part of a processor, delays nobody.
     """
-    planes = blocks.planes.reshape(-1)
     total = len(blocks.planes)
     chunk = min(max(1, _CHUNK // (width(blocks.bits) * BLOCK)), max(1, total - 1))
     spans = list(pairwise(edges(len(queries), tile)))
     prepared = [_prepare(queries[start:stop]) for start, stop in spans]
 
     for guess in (True, False):
-        parts = np.full((workers, len(queries), k), hamming.MISSING, np.int64)
-        progress = np.zeros((len(spans), hamming.PROGRESS), np.int64)
-
-        def search(out: NDArray[np.int64]) -> None:
-            for (start, stop), own, (shape, words, masks, sums) in zip(
-                spans,
-                progress,  # noqa: B023
-                prepared,
-                strict=True,
-            ):
-                hamming.nearest(
-                    planes, blocks.count, width(blocks.bits), blocks.bits, total, own, chunk,
-                    guess,  # noqa: B023
-                    words, stop - start, shape, mask, k, np.empty_like(masks), np.empty_like(sums),
-                    out[start:stop],
-                )  # fmt: skip
-
-        def finished() -> bool:
-            return all(hamming.await_others(own, total) for own in progress)  # noqa: B023
-
-        pool.share(search, [(part,) for part in parts], finished)
-        keys = np.empty((len(queries), k), np.int64)
-        hamming.merge(parts, keys)
-        if (keys[:, -1] != hamming.MISSING).all() or not progress[:, hamming.GUESSED].any():
+        keys, misled = _together(blocks, spans, prepared, mask, k, workers, chunk, guess)
+        if not misled or (keys[:, -1] != hamming.MISSING).all():
             break
     hamming.split(keys, distances, found)
+
+
+def _together(
+    blocks: Blocks,
+    spans: list[tuple[int, int]],
+    prepared: list[tuple[tuple, NDArray, NDArray, NDArray]],
+    mask: NDArray[np.uint64],
+    k: int,
+    workers: int,
+    chunk: int,
+    guess: bool,
+) -> tuple[NDArray[np.int64], bool]:
+    """The k least keys of each query, and whether a guess may have left some out.
+
+    One call is one round of the search. A thread may still come to `search` when the next round
+    has begun, and shall find its own, where there is nothing left to claim.
+    """
+    planes = blocks.planes.reshape(-1)
+    total, count = len(blocks.planes), spans[-1][1]
+    parts = np.full((workers, count, k), hamming.MISSING, np.int64)
+    progress = np.zeros((len(spans), hamming.PROGRESS), np.int64)
+
+    def search(out: NDArray[np.int64]) -> None:
+        for (start, stop), own, (shape, words, masks, sums) in zip(
+            spans, progress, prepared, strict=True
+        ):
+            hamming.nearest(
+                planes, blocks.count, width(blocks.bits), blocks.bits, total, own, chunk, guess,
+                words, stop - start, shape, mask, k, np.empty_like(masks), np.empty_like(sums),
+                out[start:stop],
+            )  # fmt: skip
+
+    def finished() -> bool:
+        return all(hamming.await_others(own, total) for own in progress)
+
+    pool.share(search, [(part,) for part in parts], finished)
+    keys = np.empty((count, k), np.int64)
+    hamming.merge(parts, keys)
+    return keys, bool(progress[:, hamming.GUESSED].any())
 
 
 def radius(
@@ -332,6 +356,7 @@ def check_radii(radius: int | NDArray[np.integer], queries: int, bits: int) -> N
     """A radius for every query, none above the number of bits."""
     if np.ndim(radius) == 0:
         return np.full(queries, min(check_count(radius, "radius"), bits), np.int64)  # type: ignore[arg-type]
+    refuse_subclass(radius, "radius")
     radii = np.asarray(radius)
     if radii.shape != (queries,) or not np.issubdtype(radii.dtype, np.integer):
         raise ValueError(
@@ -350,6 +375,7 @@ def check_allowed(allowed: NDArray[np.bool_], count: int) -> NDArray[np.bool_]:
         TypeError: not an array of bool.
         ValueError: of another length.
     """
+    refuse_subclass(allowed, "allowed")
     if not isinstance(allowed, np.ndarray) or allowed.dtype != np.bool_:
         kind = getattr(allowed, "dtype", type(allowed).__name__)
         raise TypeError(f"allowed must be a NumPy array of bool, not {kind}")

@@ -19,6 +19,7 @@ from search.hamming import scan
 from search.hamming.scan import NO_DISTANCE, NO_ROW, Blocks
 from search.kernels import hamming
 from search.kernels import tables as kernels
+from search.kernels.shared import ROW_BITS, ROW_MASK
 
 _TASK = 16  # queries of one task
 _TRIED = 16  # queries that show whether it is worth trying the others
@@ -257,7 +258,7 @@ def radius(
                 own.sort()
 
     pool.run(collect, _tasks(0, len(queries)), workers)
-    return offsets, (keys >> hamming.ROW_BITS).astype(np.int32), keys & hamming.ROW_MASK
+    return offsets, (keys >> ROW_BITS).astype(np.int32), keys & ROW_MASK
 
 
 def _tasks(start: int, stop: int) -> list[tuple[int, int]]:

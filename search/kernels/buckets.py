@@ -5,14 +5,10 @@ No kernel checks its arguments.
 
 from typing import Any
 
-import numba
 import numpy as np
 
 from search.kernels.compiling import compiled
-
-BLOCK = 256  # codes in a block, as in the scan's layout
-ROW_BITS = 48  # keys are those of the scan: distance << 48 | row
-MISSING = np.iinfo(np.int64).max
+from search.kernels.shared import BLOCK, MISSING, PLAIN, ROW_BITS, to_words
 
 
 @compiled
@@ -36,7 +32,6 @@ def _hash_python(words: Any, position: int) -> Any:
     return np.uint64(value ^ (value >> 29))
 
 
-PLAIN: bool = numba.config.DISABLE_JIT  # type: ignore[attr-defined]
 _hash: Any = _hash_python if PLAIN else _hash_compiled
 
 
@@ -60,18 +55,6 @@ def _find(codes, position, words, table, count):  # type: ignore[no-untyped-def]
             return label
         slot = (slot + np.uint64(1)) & last
     return -1 - np.int64(slot)
-
-
-@compiled
-def to_words(planes, width, block, out):  # type: ignore[no-untyped-def]
-    """The 256 codes of a block as rows of 64-bit words (256, ceil(width / 8))."""
-    out[:] = 0
-    base = block * width * BLOCK
-    for plane in range(width):
-        shift = np.uint64(56 - 8 * (plane % 8))
-        word = plane // 8
-        for lane in range(BLOCK):
-            out[lane, word] |= np.uint64(planes[base + plane * BLOCK + lane]) << shift
 
 
 @compiled

@@ -5,6 +5,8 @@ from typing import Any, TypeVar
 
 import numba
 
+from search.kernels.keeping import cache_for
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -16,9 +18,8 @@ def compiled_with(**more: Any) -> Callable[[Function], Function]:
 def compiled(function: Function, **more: Any) -> Function:
     """Compile a kernel at its first call, and keep the result on disk when a folder allows it.
 
-    numba refuses to define a cached function where neither the source's folder nor the user's
-    cache folder can be written; such a kernel is then compiled anew in every process. Under
-    `NUMBA_DISABLE_JIT=1` the function stays plain Python.
+    Where none does, or what lies there is damaged, it is compiled anew, see
+    `search.kernels.keeping`. Under `NUMBA_DISABLE_JIT=1` the function stays plain Python.
 
     Example:
         >>> @compiled
@@ -27,8 +28,7 @@ def compiled(function: Function, **more: Any) -> Function:
         >>> twice(21)
         42
     """
-    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", **more}
-    try:
-        return numba.njit(cache=True, **options)(function)
-    except RuntimeError:
-        return numba.njit(**options)(function)
+    kernel = numba.njit(nogil=True, error_model="numpy", **more)(function)
+    if kernel is not function:
+        kernel._cache = cache_for(function)
+    return kernel  # type: ignore[no-any-return]

@@ -1,7 +1,6 @@
 """Distances of listed candidates: features row by row, and real-valued latents against bits.
 
-Everything a kernel here calls is in this file, because numba's cache does not notice a change in
-another module. Arrays in, arrays out, no checks: `search.rerank` validates, sorts and selects.
+Arrays in, arrays out, no checks: `search.rerank` validates, sorts and selects.
 
 The speed is memory's: a feature row is read once, widened from float16 to float32 in registers,
 and the row a few candidates ahead is prefetched piece by piece, because a gather jumps to another
@@ -18,6 +17,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
 from search.kernels.compiling import compiled, compiled_with
+from search.kernels.shared import prefetch
 
 # Elements summed between two rounds of prefetches: long enough to fill the vector registers,
 # short enough that the prefetches never crowd out the loads of the row in hand.
@@ -71,15 +71,7 @@ def _prefetch_element(typingctx, array, row, column):  # type: ignore[no-untyped
         pointer = cgutils.get_item_pointer(
             context, builder, array_type, holder, arguments[1:], wraparound=False
         )
-        byte_pointer = ir.PointerType(ir.IntType(8))
-        word = ir.IntType(32)
-        prefetch = cgutils.get_or_insert_function(
-            builder.module,
-            ir.FunctionType(ir.VoidType(), [byte_pointer, word, word, word]),
-            "llvm.prefetch.p0",
-        )
-        read, keep_close, data = (ir.Constant(word, value) for value in (0, 3, 1))
-        builder.call(prefetch, [builder.bitcast(pointer, byte_pointer), read, keep_close, data])
+        prefetch(builder, pointer)
         return context.get_dummy_value()
 
     return types.void(array, types.intp, types.intp), generate

@@ -13,14 +13,11 @@ results. No kernel checks its arguments.
 import numpy as np
 
 from search.kernels.compiling import compiled
-from search.kernels.vectors import BLOCK, LANES, claim, count, lowest, mask_of, tile
+from search.kernels.shared import BLOCK, ROW_BITS, ROW_MASK, count
+from search.kernels.shared import MISSING as MISSING
+from search.kernels.vectors import LANES as LANES
+from search.kernels.vectors import claim, lowest, mask_of, tile
 
-# The checksum (zlib.crc32) of vectors.py: numba's cache follows changes of this file alone, so
-# that one has to make itself felt here.
-VECTORS = 0x5D09907E
-ROW_BITS = 48
-ROW_MASK = (1 << ROW_BITS) - 1
-MISSING = np.iinfo(np.int64).max  # the key that fills a row of too few results
 STRETCH = 24576  # bytes of codes that stay in the first-level cache while queries walk them
 SAMPLE = 32  # one vector in so many is looked at to guess how near the k nearest will be
 # Up to here a distance plus one fits a byte, but for 255 and 256, which come out as -1 and 0:

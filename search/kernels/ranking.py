@@ -4,22 +4,17 @@ A ranking by distance is a sequence of ties: all items at distance 0, all at 1, 
 items each tie holds, and how many of them are relevant, fixes the expected value of every measure
 over all orders within the ties; no order ever has to be drawn or averaged.
 
-Everything a kernel here calls is in this file, because numba's cache does not notice a change in
-another module. Arrays in, arrays out, no checks: `search.measures.ranking` validates.
+Arrays in, arrays out, no checks: `search.measures.ranking` validates.
 
 Layouts: codes and label masks word by word, uint64 (words, n); queries one by one, (q, words).
 Counts are int64 (q, 2 * (bits + 1)): entry 2 * d + 1 holds the relevant items at distance d, entry
 2 * d the others.
 """
 
-from typing import Any
-
 import numpy as np
-from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic, overload
 
 from search.kernels.compiling import compiled
+from search.kernels.shared import count
 
 # Items whose distances are computed at once, by vector instructions, before they are counted.
 PIECE = 1024
@@ -32,38 +27,18 @@ COPIES = 4
 LARGE = 256
 
 
-@intrinsic
-def _ctpop(typingctx, word):  # type: ignore[no-untyped-def]
-    """The processor's own bit count."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> ir.Value:
-        return builder.ctpop(arguments[0])
-
-    return types.uint64(types.uint64), generate
-
-
-def _popcount(word: Any) -> int:
-    """Number of ones in a uint64."""
-    return int(word).bit_count()
-
-
-@overload(_popcount, inline="always")
-def _compiled_popcount(word):  # type: ignore[no-untyped-def]
-    return lambda word: _ctpop(word)  # type: ignore[call-arg]
-
-
 @compiled
 def _keys(query, codes, start, stop, keys):  # type: ignore[no-untyped-def]
     """Twice the Hamming distance of `query` to codes `start` to `stop`, into uint16 `keys`."""
     word = query[0]
     piece = codes[0, start:stop]
     for item in range(piece.size):
-        keys[item] = 2 * _popcount(word ^ piece[item])
+        keys[item] = 2 * count(word ^ piece[item])
     for row in range(1, codes.shape[0]):
         word = query[row]
         piece = codes[row, start:stop]
         for item in range(piece.size):
-            keys[item] += 2 * _popcount(word ^ piece[item])
+            keys[item] += 2 * count(word ^ piece[item])
 
 
 @compiled

@@ -6,37 +6,12 @@ parts of a query are looked up with 0, 1, 2, ... bits flipped, in every table in
 codes found are certain to be the nearest. No kernel checks its arguments.
 """
 
-from typing import Any
-
-import numba
 import numpy as np
-from numba import types
-from numba.extending import intrinsic
 
 from search.kernels.compiling import compiled
+from search.kernels.shared import BLOCK, ROW_BITS, count, to_words
 
-BLOCK = 256  # codes in a block, as in the scan's layout
-ROW_BITS = 48  # keys are those of the scan: distance << 48 | row
 LOOKUP = 8  # what looking one part up costs, in comparisons of a code found there
-
-
-@intrinsic
-def _count_compiled(typingctx: Any, value: Any) -> Any:
-    """LLVM for `count`."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.ctpop(arguments[0])
-
-    return types.int64(types.uint64), generate
-
-
-def _count_python(value: int) -> int:
-    """The number of bits set in a 64-bit word."""
-    return int(value).bit_count()
-
-
-PLAIN: bool = numba.config.DISABLE_JIT  # type: ignore[attr-defined]
-count: Any = _count_python if PLAIN else _count_compiled
 
 
 @compiled
@@ -47,18 +22,6 @@ def part(words, start, width):  # type: ignore[no-untyped-def]
     if shift + width > 64:
         value |= words[word + 1] >> np.uint64(64 - shift)
     return np.int64(value >> np.uint64(64 - width))
-
-
-@compiled
-def to_words(planes, width, block, out):  # type: ignore[no-untyped-def]
-    """The 256 codes of a block as rows of 64-bit words (256, ceil(width / 8))."""
-    out[:] = 0
-    base = block * width * BLOCK
-    for plane in range(width):
-        shift = np.uint64(56 - 8 * (plane % 8))
-        word = plane // 8
-        for lane in range(BLOCK):
-            out[lane, word] |= np.uint64(planes[base + plane * BLOCK + lane]) << shift
 
 
 @compiled

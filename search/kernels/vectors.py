@@ -3,30 +3,21 @@
 The vectors are explicit LLVM types (`<64 x i8>`): LLVM lowers them to one AVX-512 register, two
 AVX2 or four NEON registers, whose native popcount is also of bytes. Every intrinsic has a twin in
 Python, for where numba is told not to compile.
-
-numba's cache does not notice a change in this file: `search.kernels.hamming`, whose kernels these
-become part of, holds a checksum of it, which a test compares.
 """
 
 import threading
 from typing import Any
 
-import numba
 import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from search.kernels.shared import BLOCK, PLAIN, data_of, prefetch
+
 LANES = 64  # codes in a vector
-BLOCK = 256  # codes in a block
 AHEAD = 8192  # bytes between what one query reads and what it asks for
-
-
-def _vectors(context: Any, builder: Any, kind: Any, array: Any) -> Any:
-    """The data pointer of an array argument, as a pointer to bytes."""
-    data = context.make_array(kind)(context, builder, array).data
-    return builder.bitcast(data, ir.IntType(8).as_pointer())
 
 
 def _call(builder: Any, name: str, kind: Any, *arguments: Any) -> Any:
@@ -38,27 +29,18 @@ def _call(builder: Any, name: str, kind: Any, *arguments: Any) -> Any:
     return builder.call(function, arguments)
 
 
-def _prefetch(builder: Any, address: Any) -> None:
-    """Ask for the cache line at an address; never faults, wherever it points."""
-    word = ir.IntType(32)
-    kinds = [address.type, word, word, word]
-    function = cgutils.get_or_insert_function(
-        builder.module, ir.FunctionType(ir.VoidType(), kinds), "llvm.prefetch.p0"
-    )
-    read, keep_close, data = (ir.Constant(word, value) for value in (0, 3, 1))
-    builder.call(function, [address, read, keep_close, data])
-
-
 def _splat(builder: Any, pointer: Any, index: Any, kind: Any) -> Any:
     """The 64-bit word at `index`, repeated to fill a vector of `kind`.
 
     Words that already repeat a byte (or two) are loaded by a plain broadcast, which is free.
     """
     word = ir.IntType(64)
-    address = builder.gep(builder.bitcast(pointer, word.as_pointer()), [index])
+    address = builder.gep(pointer, [index], source_etype=word)
     words = ir.VectorType(word, kind.count * kind.element.width // 64)
     one = builder.insert_element(
-        ir.Constant(words, ir.Undefined), builder.load(address), ir.Constant(ir.IntType(32), 0)
+        ir.Constant(words, ir.Undefined),
+        builder.load(address, typ=word),
+        ir.Constant(ir.IntType(32), 0),
     )
     zeros = ir.Constant(ir.VectorType(ir.IntType(32), words.count), [0] * words.count)
     return builder.bitcast(
@@ -88,18 +70,21 @@ def _tile_compiled(
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         kinds = signature.args
         planes, offset, width, words, word, limits, limit, _, masks, sums = arguments
-        planes = _vectors(context, builder, kinds[0], planes)
-        words = _vectors(context, builder, kinds[3], words)
-        limits = _vectors(context, builder, kinds[5], limits)
-        masks = _vectors(context, builder, kinds[8], masks)
-        sums = _vectors(context, builder, kinds[9], sums)
-        long = ir.IntType(64)
-        byte = ir.VectorType(ir.IntType(8), LANES)
+        planes = data_of(context, builder, kinds[0], planes)
+        words = data_of(context, builder, kinds[3], words)
+        limits = data_of(context, builder, kinds[5], limits)
+        masks = data_of(context, builder, kinds[8], masks)
+        sums = data_of(context, builder, kinds[9], sums)
+        long, octet = ir.IntType(64), ir.IntType(8)
+        byte = ir.VectorType(octet, LANES)
         total = ir.VectorType(ir.IntType(16), LANES) if wide else byte
         tile = [(q, g) for q in range(queries) for g in range(groups)]
 
         def number(value: int) -> Any:
             return ir.Constant(long, value)
+
+        def at(pointer: Any, offset: Any) -> Any:
+            return builder.gep(pointer, [offset], source_etype=octet)
 
         def scan(start: Any, stop: Any, places: list[Any]) -> None:
             """Add the distances of the bytes from `start` to `stop` to `places`."""
@@ -107,17 +92,18 @@ def _tile_compiled(
                 base = builder.add(offset, builder.mul(plane, number(BLOCK)))
                 codes = []
                 for g in range(groups):
-                    address = builder.gep(planes, [builder.add(base, number(g * LANES))])
-                    codes.append(builder.load(builder.bitcast(address, byte.as_pointer()), align=1))
+                    address = at(planes, builder.add(base, number(g * LANES)))
+                    codes.append(builder.load(address, align=1, typ=byte))
                     if queries == 1:
-                        _prefetch(builder, builder.gep(address, [number(AHEAD)]))
-                at = builder.add(word, builder.mul(plane, number(queries)))
+                        prefetch(builder, at(address, number(AHEAD)))
+                first = builder.add(word, builder.mul(plane, number(queries)))
                 for q in range(queries):
-                    query = _splat(builder, words, builder.add(at, number(q)), byte)
+                    query = _splat(builder, words, builder.add(first, number(q)), byte)
                     for g in range(groups):
                         place = places[q * groups + g]
                         bits = _call(builder, "llvm.ctpop", byte, builder.xor(codes[g], query))
-                        builder.store(builder.add(builder.load(place), bits), place)
+                        total_bits = builder.add(builder.load(place, typ=byte), bits)
+                        builder.store(total_bits, place)
 
         ones = ir.Constant(total, [1] * LANES)
         if wide:
@@ -131,8 +117,9 @@ def _tile_compiled(
                 end = builder.select(builder.icmp_signed("<", end, width), end, width)
                 scan(start, end, places)
                 for place, long_place in zip(places, long_places, strict=True):
-                    wider = builder.zext(builder.load(place), total)
-                    builder.store(builder.add(builder.load(long_place), wider), long_place)
+                    wider = builder.zext(builder.load(place, typ=byte), total)
+                    before = builder.load(long_place, typ=total)
+                    builder.store(builder.add(before, wider), long_place)
             places = long_places
         else:
             places = [cgutils.alloca_once(builder, byte) for _ in tile]
@@ -142,7 +129,7 @@ def _tile_compiled(
 
         # Whether any sum is within its limit, without leaving the vector registers: the
         # saturating difference sum - limit is zero exactly where the sum is within the limit.
-        found = [builder.load(place) for place in places]
+        found = [builder.load(place, typ=total) for place in places]
         bounds = [
             _splat(builder, limits, builder.add(limit, number(q)), total) for q in range(queries)
         ]
@@ -157,15 +144,13 @@ def _tile_compiled(
             # No branches here: with hits in every other vector none could be foretold.
             hits = number(0)
             for index, ((q, _), value) in enumerate(zip(tile, found, strict=True)):
-                address = builder.gep(sums, [number(index * LANES * (2 if wide else 1))])
-                builder.store(value, builder.bitcast(address, total.as_pointer()), align=1)
+                builder.store(value, at(sums, number(index * LANES * (2 if wide else 1))), align=1)
                 mask = builder.bitcast(builder.icmp_unsigned("<=", value, bounds[q]), long)
-                address = builder.gep(masks, [number(index * 8)])
-                builder.store(mask, builder.bitcast(address, long.as_pointer()), align=8)
+                builder.store(mask, at(masks, number(index * 8)), align=8)
                 some = builder.zext(builder.icmp_unsigned("!=", mask, number(0)), long)
                 hits = builder.or_(hits, builder.shl(some, number(index)))
             builder.store(hits, which)
-        return builder.bitcast(builder.load(which), long)
+        return builder.load(which, typ=long)
 
     return signature, generate
 
@@ -222,30 +207,13 @@ def _lowest_python(mask: int) -> int:
 
 
 @intrinsic
-def _count_compiled(typingctx: Any, value: Any) -> Any:
-    """LLVM for `count`."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.ctpop(arguments[0])
-
-    return types.int64(types.uint64), generate
-
-
-def _count_python(value: int) -> int:
-    """The number of bits set in a 64-bit word."""
-    return int(value).bit_count()
-
-
-@intrinsic
 def _claim_compiled(typingctx: Any, progress: Any, index: Any, amount: Any) -> Any:
     """LLVM for `claim`."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        data = _vectors(context, builder, signature.args[0], arguments[0])
-        words = builder.bitcast(data, ir.IntType(64).as_pointer())
-        return builder.atomic_rmw(
-            "add", builder.gep(words, [arguments[1]]), arguments[2], "seq_cst"
-        )
+        data = data_of(context, builder, signature.args[0], arguments[0])
+        place = builder.gep(data, [arguments[1]], source_etype=ir.IntType(64))
+        return builder.atomic_rmw("add", place, arguments[2], "seq_cst")
 
     return types.int64(progress, types.int64, types.int64), generate
 
@@ -267,14 +235,14 @@ def _mask_compiled(typingctx: Any, sums: Any, index: Any, limit: Any) -> Any:
     wide = sums.dtype == types.uint16
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        sums = _vectors(context, builder, signature.args[0], arguments[0])
+        sums = data_of(context, builder, signature.args[0], arguments[0])
         width = 2 if wide else 1
         total = ir.VectorType(ir.IntType(8 * width), LANES)
         offset = builder.mul(arguments[1], ir.Constant(ir.IntType(64), LANES * width))
-        address = builder.bitcast(builder.gep(sums, [offset]), total.as_pointer())
+        address = builder.gep(sums, [offset], source_etype=ir.IntType(8))
         place = cgutils.alloca_once_value(builder, arguments[2])
         bound = _splat(builder, place, ir.Constant(ir.IntType(64), 0), total)
-        near = builder.icmp_unsigned("<=", builder.load(address, align=1), bound)
+        near = builder.icmp_unsigned("<=", builder.load(address, align=1, typ=total), bound)
         return builder.bitcast(near, ir.IntType(64))
 
     return types.uint64(sums, types.int64, types.uint64), generate
@@ -295,9 +263,7 @@ def _mask_python(sums: Any, index: int, limit: Any) -> Any:
 #   `masks` (a bit for every code within the limit) and `sums` (distance + 1, which a byte wraps
 #   round) written, at that place.
 # All of them are plain Python when numba is told not to compile.
-PLAIN: bool = numba.config.DISABLE_JIT  # type: ignore[attr-defined]
 tile: Any = _tile_python if PLAIN else _tile_compiled
 lowest: Any = _lowest_python if PLAIN else _lowest_compiled
-count: Any = _count_python if PLAIN else _count_compiled
 claim: Any = _claim_python if PLAIN else _claim_compiled
 mask_of: Any = _mask_python if PLAIN else _mask_compiled

@@ -1,0 +1,65 @@
+"""Kernels of the Hamming search by themselves: what no search shows at will."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from search.kernels import hamming
+from search.kernels.shared import ROW_BITS
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.integers(0, 3), max_size=30), st.integers(0, 4), st.integers(0, 12))
+def test_keeping_keeps_the_nearer_and_as_many_at_the_bound_as_there_is_room_for(
+    distances, bound, spare
+):
+    keys = np.array([d << ROW_BITS | row for row, d in enumerate(distances)], np.int64)
+    at_bound = [key for key, d in zip(keys.tolist(), distances, strict=True) if d == bound]
+    expected = [
+        key
+        for key, d in zip(keys.tolist(), distances, strict=True)
+        if d < bound or key in at_bound[:spare]
+    ]
+    kept = hamming._keep(keys, len(keys), bound, spare)
+    assert keys[:kept].tolist() == expected
+
+
+@pytest.mark.parametrize(("done", "finished"), [(0, False), (6, False), (7, True)])
+def test_waiting_for_others_ends_and_tells_whether_they_are_done(done, finished):
+    progress = np.zeros(hamming.PROGRESS, np.int64)
+    progress[hamming.DONE] = done
+    assert hamming.await_others(progress, 7) == finished
+    assert progress[hamming.DONE] == done
+
+
+def test_blocks_are_done_when_their_results_are_written(monkeypatch):
+    """The others go on to read `out` as soon as all blocks are done."""
+    queries, k, blocks = 3, 5, 4
+    out = np.full((queries, k), -1, np.int64)
+    progress = np.zeros(hamming.PROGRESS, np.int64)
+    done = []
+
+    def claim(progress, place, count):
+        if place == hamming.DONE:
+            assert (out == np.arange(k)).all(), "not written yet"
+            done.append(count)
+        before = progress[place]
+        progress[place] += count
+        return before
+
+    def order(keys, filled, counts, bound, places, out):
+        out[:] = np.arange(k + 1)
+
+    monkeypatch.setattr(hamming, "claim", claim)
+    monkeypatch.setattr(hamming, "_sweep", lambda *_: None)
+    monkeypatch.setattr(hamming, "_limit", lambda bound, wide: np.uint64(0))
+    monkeypatch.setattr(hamming, "_order", order)
+    in_python = getattr(hamming.nearest, "py_func", hamming.nearest)
+    nothing = np.empty(0, np.uint64)
+    in_python(
+        np.empty(0, np.uint8), blocks * 256, 8, 64, blocks, progress, 3, True, nothing, queries,
+        (0,) * 12, nothing, k, nothing, np.empty(0, np.uint8), out,
+    )  # fmt: skip
+    assert done == [blocks]
+    assert (out == np.arange(k)).all()

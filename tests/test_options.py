@@ -1,0 +1,575 @@
+"""Every option acts, or is refused with the reason: a row for each, of runs and of scripts."""
+
+import dataclasses
+import importlib
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from test_steps import blobs
+
+from jaxhash import data, runs, sharding
+from jaxhash.config import Config, to_json
+from jaxhash.data import Dataset
+from jaxhash.method import METHODS
+from jaxhash.recipes import Recipe
+from jaxhash.training import calls, loop, planning
+from jaxhash.training.planning import Plan, check_resumed, settle
+
+SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
+SMALL: dict[str, Any] = {"recipe": "scratch", "bits": 8}
+
+
+def pictures(n: int = 60, channels: int = 3) -> Dataset:
+    """Random images of 16 pixels in three classes."""
+    items = np.random.default_rng(0).integers(0, 256, (n, 16, 16, channels), np.uint8)
+    labels = (np.arange(n) % 3).astype(np.int32)
+    parts = {"train": np.arange(n * 2 // 3), "test": np.arange(n * 2 // 3, n)}
+    return Dataset("pictures", "images", items, labels, parts, ("a", "b", "c"))
+
+
+def seen(plan: Plan) -> dict[str, Any]:
+    """All that a plan hands on to the training, but for the configuration itself."""
+    parts = ("train", "validation", "query", "database")
+    left = {
+        name: value
+        for name, value in plan._asdict().items()
+        if name not in ("config", "dataset", "split", "labels", "rows")
+    }
+    split = {name: getattr(plan.split, name).tolist() for name in parts}
+    return left | split | {"rows": [plan.rows(step).tolist() for step in (0, 1)]}
+
+
+# ---------------------------------------------------------------- what the plan shows
+
+# field -> (what else is asked for, a value that changes the plan, what of it changes)
+ACTS: dict[str, tuple[dict[str, Any], Any, str]] = {
+    "protocol": ({}, "fraction", "train"),
+    "protocol_options": ({"protocol": "fraction"}, {"train_share": 0.5}, "train"),
+    "validation": ({}, 0.4, "validation"),
+    "method": ({}, "dsh", "method"),
+    "network": ({"data": "pictures", "network": "dsh"}, "resnet-tiny", "model"),
+    "bits": ({}, 9, "model"),
+    "options": ({"method": "dsh"}, {"alpha": 0.5}, "options"),
+    "recipe": ({}, "published", "recipe"),
+    "epochs": ({}, 3.0, "steps"),
+    "steps": ({}, 3, "steps"),
+    "batch_size": ({}, 7, "rows"),
+    "optimizer": ({"learning_rate": 0.01}, "adamw", "recipe"),
+    "learning_rate": ({}, 0.02, "recipe"),
+    "schedule": ({}, "cosine", "recipe"),
+    "drops": ({"recipe": "published"}, (0.25, 0.75), "recipe"),
+    "drop_factor": ({"recipe": "published"}, 0.3, "recipe"),
+    "warmup": ({}, 0.3, "recipe"),
+    "final_rate": ({}, 0.3, "recipe"),
+    "momentum": ({}, 0.3, "recipe"),
+    "beta2": ({"optimizer": "adam", "learning_rate": 0.01}, 0.9, "recipe"),
+    "nesterov": ({}, False, "recipe"),
+    "weight_decay": ({}, 0.0, "recipe"),
+    "decay_all": ({}, True, "recipe"),
+    "head_rate": ({}, 3.0, "recipe"),
+    "latent_rate": ({}, 3.0, "recipe"),
+    "classifier_rate": ({}, 3.0, "recipe"),
+    "bias_rate": ({}, 3.0, "recipe"),
+    "clip_norm": ({}, 0.0, "recipe"),
+    "label_smoothing": ({}, 0.1, "options"),
+    "batches": ({"batch_size": 15}, "balanced", "rows"),
+    "start": ({}, "ssdh", "recipe"),
+    "augment": ({"data": "pictures", "network": "dsh"}, "zoom", "recipe"),
+    "mirror": ({"data": "pictures", "network": "dsh"}, True, "model"),
+    "shift": ({"data": "pictures", "network": "dsh"}, True, "model"),
+    "seed": ({}, 1, "rows"),
+    "precision": ({}, "bfloat16", "model"),
+    "eval_every": ({}, 3.0, "eval_steps"),
+    "log_every": ({}, 3, "log_steps"),
+}
+
+
+def planned(**fields: Any) -> Plan:
+    config = Config(**SMALL | fields)
+    return settle(config, pictures() if config.data == "pictures" else blobs())
+
+
+@pytest.mark.parametrize("field", ACTS)
+def test_what_is_asked_for_changes_the_plan(field: str) -> None:
+    beside, value, changes = ACTS[field]
+    before, after = seen(planned(**beside)), seen(planned(**beside | {field: value}))
+    assert before[changes] != after[changes]
+
+
+# What else a configuration can say, and the test below that shows what it does.
+ELSEWHERE = {
+    "data": "test_data_are_loaded_as_asked_for",
+    "data_dir": "test_data_are_loaded_as_asked_for",
+    "download": "test_data_are_loaded_as_asked_for",
+    "max_undecodable": "test_data_are_loaded_as_asked_for",
+    "image_size": "test_data_are_loaded_as_asked_for",
+    "resident": "test_where_the_images_live_is_as_asked_for",
+    "average": "test_a_running_average_is_kept_where_it_is_asked_for",
+    "tensorboard": "test_tensorboard_is_looked_for_before_anything_is_made",
+    "weights": "test_weights_are_read_from_where_they_are_said_to_be",
+}
+
+
+def test_every_option_of_a_run_has_its_row() -> None:
+    assert {*ACTS, *ELSEWHERE} == {field.name for field in dataclasses.fields(Config)}
+    assert all(callable(globals()[name]) for name in ELSEWHERE.values())
+
+
+def test_every_number_of_a_recipe_can_be_asked_for() -> None:
+    missing = {field.name for field in dataclasses.fields(Recipe)} - set(to_json(Config()))
+    assert missing == set()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("data", "cifar10"),
+        ("data_dir", "elsewhere"),
+        ("download", True),
+        ("max_undecodable", 0.5),
+        ("image_size", 24),
+    ],
+)
+def test_data_are_loaded_as_asked_for(
+    field: str, value: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(data, "load", lambda *words, **options: asked.append((words, options)))
+    planning.load_data(Config(data="mnist"))
+    planning.load_data(Config(**{"data": "mnist"} | {field: value}))
+    (before, after) = ({"data": words[0]} | options for words, options in asked)
+    assert before[field] != after[field] == value
+
+
+def test_where_the_images_live_is_as_asked_for() -> None:
+    mesh = sharding.mesh_over(8, jax.devices()[:1])
+    assert calls.is_resident(planned(resident="device"), mesh)
+    assert not calls.is_resident(planned(resident="stream"), mesh)
+
+
+def test_a_running_average_is_kept_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Enough(Exception):
+        pass
+
+    asked = []
+
+    def initial_state(*_: Any, average: bool) -> None:
+        asked.append(average)
+        raise Enough
+
+    monkeypatch.setattr(loop.networks, "init", lambda *_: {"params": {}})
+    monkeypatch.setattr(loop, "initial_state", initial_state)
+    for average in (0.0, 0.9):
+        with pytest.raises(Enough):
+            loop.train(Config(**SMALL, average=average), None, dataset=blobs())
+    assert asked == [False, True]
+
+
+def test_tensorboard_is_looked_for_before_anything_is_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = []
+    monkeypatch.setattr(planning, "tensorboard_writer", lambda: asked.append(True))
+    planned()
+    assert not asked
+    planned(tensorboard=True)
+    assert asked
+
+
+def test_weights_are_read_from_where_they_are_said_to_be(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no model\.json in"):
+        planned(weights=str(tmp_path))
+
+
+# ---------------------------------------------------------------- what is refused
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"schedule": "step"}, "schedule is 'step', and without drops .* give drops"),
+        ({"drops": (0.5,)}, "drops is given, and the schedule is 'one-cycle'.* schedule step too"),
+        ({"drop_factor": 0.5}, "drop_factor is given"),
+        ({"schedule": "constant", "warmup": 0.1}, "warmup .*'constant'.*cosine or one-cycle too"),
+        ({"schedule": "constant", "final_rate": 0.1}, "final_rate is given"),
+        ({"optimizer": "adam"}, r"optimizer is 'adam'.*0\.1 is meant for sgd: give learning_rate"),
+        ({"optimizer": "adamw"}, "give learning_rate too"),
+        (
+            {"optimizer": "sgd", "method": "mhcln", "recipe": "published"},
+            "0.0001 is meant for adam: give learning_rate too",
+        ),
+        ({"beta2": 0.9}, "beta2 is given, and the optimizer is sgd"),
+        ({"momentum": 0.0, "nesterov": True}, "nesterov is given, and momentum is 0"),
+        ({"weight_decay": 0.0, "decay_all": True}, "decay_all is given, and weight_decay is 0"),
+        ({"method": "dsh", "classifier_rate": 2.0}, "classifier_rate .*'dsh' has no classifier"),
+        ({"method": "dsh", "label_smoothing": 0.1}, "label_smoothing .*'dsh' has no target"),
+        ({"label_smoothing": 0.1, "options": {"label_smoothing": 0.2}}, "given twice"),
+        ({"image_size": 32}, "image_size is given, and blobs holds features"),
+        ({"max_undecodable": 0.5}, "max_undecodable is for folders of image files"),
+        ({"data": "digits", "data_dir": "x"}, "data_dir .*digits come with an installed package"),
+        ({"data": "digits", "download": True}, "download is for datasets that are known by a name"),
+        ({"data": str(SCRIPTS), "data_dir": "x"}, "scripts is a path: leave it out"),
+        ({"start": "gausian"}, "start is 'gausian': choose one of fan-in"),
+        ({"options": {"multilabel": "binary"}}, "'multilabel' would do nothing: each item has one"),
+        (
+            {"method": "dhih", "options": {"margin": 0.3}},
+            "'margin' would do nothing: it acts with reading 'cosine' alone",
+        ),
+        ({"method": "dhih-r3", "options": {"factor": 0.3}}, "'factor' would do nothing"),
+        ({"method": "mhcln", "options": {"triplets": "rows"}}, "choose method mhcln-paper"),
+        # What a loss refuses, it refuses before there is a folder.
+        ({"method": "dhih", "options": {"reading": "nope"}}, "reading is 'nope': choose one of"),
+        ({"method": "talr", "options": {"bins": 0}}, "bins is 0: give a whole number at least 1"),
+        ({"method": "talr", "options": {"bins": 2.5}}, "bins is 2.5: give a whole number"),
+        ({"method": "dsh", "options": {"margin": "x"}}, "margin is 'x': give a number above 0"),
+        ({"method": "dsh", "options": {"margin": True}}, "margin is True: give a number"),
+        ({"method": "dsh", "options": {"alpha": -1}}, "alpha is -1: give a number at least 0"),
+        ({"method": "csq", "options": {"quantisation_weight": "x"}}, "quantisation_weight is 'x'"),
+        ({"method": "dpn", "options": {"margin": 0}}, "margin is 0: give a number above 0"),
+        ({"method": "greedyhash", "options": {"alpha": "x"}}, "alpha is 'x'"),
+        ({"method": "hashnet", "options": {"growth": -1.0}}, "growth is -1"),
+        ({"method": "mhcln", "options": {"push_weight": "x"}}, "push_weight is 'x'"),
+        ({"method": "orthohash", "options": {"scale": 0}}, "scale is 0"),
+        ({"method": "ssdh", "options": {"balance_weight": float("nan")}}, "balance_weight is nan"),
+        ({"method": "talr", "options": {"gamma": float("inf")}}, "gamma is inf: give a number"),
+        (
+            {"options": {"label_smoothing": 1.0}},
+            "label_smoothing is 1.0: .* at least 0 and below 1",
+        ),
+        ({"options": {"label_smoothing": "x"}}, "label_smoothing is 'x'"),
+    ],
+)
+def test_what_would_do_nothing_or_harm_is_refused_before_a_folder_is_made(
+    fields: dict, message: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    with pytest.raises(ValueError, match=message):
+        loop.train(Config(**SMALL | fields), folder, dataset=blobs())
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_option_of_a_loss_has_its_type_checked(name: str) -> None:
+    method = METHODS[name]
+    for option in method.options():
+        config = Config(**SMALL | {"method": name, "options": {option: object()}})
+        with pytest.raises(ValueError, match=option):
+            settle(config, blobs())
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"head_rate": 2.0, "latent_rate": 1.0}, "head_rate and latent_rate both"),
+        ({"head_rate": 2.0, "classifier_rate": 1.0}, "head_rate and classifier_rate both"),
+        ({"max_undecodable": 2.0}, r"max_undecodable is 2\.0"),
+    ],
+)
+def test_a_configuration_that_contradicts_itself_is_refused(fields: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Config(**fields)
+
+
+def test_both_forms_of_alexnet_have_the_papers_recipe() -> None:
+    assert planning.is_own("caffenet", METHODS["dlbhc"])
+    assert planning.is_own("alexnet", METHODS["ssdh"])
+    assert not planning.is_own("resnet", METHODS["dlbhc"])
+    assert not planning.is_own("alexnet", METHODS["dsh"])
+
+
+# ---------------------------------------------------------------- runs that go on
+
+
+def begun(folder: Path, plan: Plan, **changes: Any) -> Path:
+    numbers = plan.numbers()
+    numbers["recipe"] |= changes
+    return runs.create(folder, plan.config, plan=numbers)
+
+
+def test_a_run_goes_on_under_the_plan_it_was_begun_with(tmp_path: Path) -> None:
+    plan = planned(schedule="step", drops=(0.5,), method="dhih")
+    check_resumed(begun(tmp_path / "same", plan), plan)
+    check_resumed(begun(tmp_path / "start", plan, start="dlbhc"), plan)
+    with pytest.raises(ValueError, match=r"another latent_rate \(10 then, 1\.0 now\): finish it"):
+        check_resumed(begun(tmp_path / "other", plan, latent_rate=10), plan)
+    other = plan._replace(config=dataclasses.replace(plan.config, bits=3))
+    with pytest.raises(ValueError, match="another bits: resume it with the same options"):
+        check_resumed(tmp_path / "same", other)
+    with pytest.raises(ValueError, match=r"another steps \("):
+        check_resumed(tmp_path / "same", plan._replace(steps=plan.steps + 1))
+
+
+def test_an_older_run_goes_on_as_before_or_is_refused(tmp_path: Path) -> None:
+    """Runs of version 0.1.0 have no plan.json, and a head_rate for both layers of the head."""
+    for name, fields, recipe in (
+        ("rate", {"head_rate": 5.0}, "scratch"),
+        ("adam", {"optimizer": "adam"}, "scratch"),
+        ("dsh", {"method": "dsh"}, "published"),
+    ):
+        folder = runs.create(tmp_path / name, Config(bits=8))
+        old = {key: value for key, value in to_json(Config()).items() if key != "drops"}
+        del old["latent_rate"], old["classifier_rate"], old["start"], old["decay_all"]
+        runs.write_json(folder / runs.CONFIG, old | fields | {"recipe": recipe, "bits": 8})
+        plan = settle(runs.load_config(folder), blobs(), resumed=True)
+        check_resumed(folder, plan)
+        head = 5 if name == "rate" else 1
+        assert (plan.recipe.latent_rate, plan.recipe.classifier_rate) == (head, head)
+    folder = runs.create(tmp_path / "dlbhc", Config(**SMALL | {"recipe": "published"}))
+    plan = settle(runs.load_config(folder), blobs(), resumed=True)
+    with pytest.raises(ValueError, match=r"version 0\.1\.0.*dlbhc had other numbers: finish"):
+        check_resumed(folder, plan)
+
+
+# ---------------------------------------------------------------- the scripts
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch):
+    """A function that imports a script, and one that runs it with words on its command line."""
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+
+    def call(name: str, *words: object) -> ModuleType:
+        module = importlib.import_module(name)
+        monkeypatch.setattr(sys, "argv", [f"scripts/{name}.py", *map(str, words)])
+        module.main()
+        return module
+
+    return call
+
+
+class Recorder:
+    """Notes what it is called with, and returns what it was told to."""
+
+    def __init__(self, value: Any = None) -> None:
+        self.calls: list[Any] = []
+        self.value = value
+
+    def __call__(self, *words: Any, **options: Any) -> Any:
+        plain = {key: one for key, one in options.items() if not callable(one)}
+        self.calls.append((words, plain))
+        return self.value
+
+
+def stub_train(module: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list:
+    train, join = Recorder(), Recorder()
+    monkeypatch.setattr(module.training, "train", train)
+    monkeypatch.setattr(module.jax.distributed, "initialize", join)
+    return [train.calls, join.calls]
+
+
+def stub_encode(module: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list:
+    parts = {"train": np.arange(2), "test": np.arange(2, 5)}
+    data = SimpleNamespace(
+        items=np.zeros((5, 1)), parts=parts, name="data", skipped=(), paths=None, labels=None
+    )
+    # What is asked of it is noted by `load`; its length is that of its items.
+    data = type("Data", (), {**vars(data), "__len__": lambda self: 5})()
+    load, model, write = Recorder(data), Recorder(SimpleNamespace(bits=8)), Recorder([])
+    monkeypatch.setattr(module.models, "load", model)
+    monkeypatch.setattr(module.retrieval, "load_items", load)
+    monkeypatch.setattr(module.retrieval, "attachments", Recorder({}))
+    monkeypatch.setattr(module, "write_features", write)
+
+    def encode(*words: Any, **options: Any) -> list:
+        Path(words[2]).write_bytes(b"index")
+        rows = options.pop("rows")
+        return write(*words[2:], rows=None if rows is None else rows.tolist(), **options)
+
+    monkeypatch.setattr(module.encoding, "encode_to_index", encode)
+    return [
+        model.calls,
+        [(words[:1], options) for words, options in load.calls],
+        load.calls,
+        write.calls,
+    ]
+
+
+def stub_evaluate(module: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list:
+    evaluate = Recorder({})
+    monkeypatch.setattr(module.results, "evaluate_run", evaluate)
+    monkeypatch.setattr(module.results, "write_results", Recorder([]))
+    monkeypatch.setattr(module.evaluation, "report", Recorder(""))
+    return [evaluate.calls]
+
+
+def stub_query(module: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list:
+    model = Recorder(SimpleNamespace(takes="images", item_shape=(8, 8, 3)))
+    opened, loaded, answer, drawn = (Recorder("index") for _ in range(4))
+
+    def load_images(paths: list, **options: Any) -> Any:
+        loaded(paths, **options)
+        return blobs(n=len(paths))
+
+    def ask(model: Any, index: Any, images: Any, k: int, **options: Any) -> Any:
+        answer(k, **options)
+        return np.zeros((len(images), 1), np.int32), np.full((len(images), 1), -1)
+
+    monkeypatch.setattr(module.models, "load", model)
+    monkeypatch.setattr(module.HashIndex, "open", opened)
+    monkeypatch.setattr(module.datasets, "load_images", load_images)
+    monkeypatch.setattr(module.retrieval, "ask", ask)
+    titles = SimpleNamespace(titles=lambda ids: [])
+    monkeypatch.setattr(module.retrieval, "Items", lambda index: titles)
+    monkeypatch.setattr(module.retrieval, "gallery", Recorder())
+    monkeypatch.setattr(module.plots, "save", drawn)
+    return [model.calls, opened.calls, loaded.calls, answer.calls, drawn.calls]
+
+
+HERE = Path(__file__)
+# script -> (what it is given at least, option -> words that change what it does)
+SCRIPT_OPTIONS: dict[str, tuple[str, list[Any], dict[str, list[Any]]]] = {
+    "train": (
+        "Train",
+        ["--run", "none"],
+        {
+            "config": ["--bits", 12],
+            "run": ["--run", "other"],
+            "resume": ["--resume", "--data", "digits"],
+            "overwrite": ["--overwrite"],
+            "profile_steps": ["--profile-steps", 3],
+            "devices": ["--devices", 1],
+            "coordinator": ["--coordinator", "auto"],
+            "processes": ["--coordinator", "a:1", "--processes", 3, "--process", 1],
+            "process": ["--coordinator", "a:1", "--processes", 3, "--process", 2],
+        },
+    ),
+    "encode": (
+        "Encode",
+        ["--run", "none", "--data", "mnist", "--out", "x.index"],
+        {
+            "run": ["--run", "other"],
+            "data": ["--data", "cifar10"],
+            "out": ["--out", "y.index"],
+            "data_dir": ["--data-dir", "elsewhere"],
+            "part": ["--part", "test"],
+            "features": ["--features", "none"],
+            "batch_size": ["--batch-size", 3],
+            "max_undecodable": ["--max-undecodable", 0.5],
+            "overwrite": ["--overwrite"],
+        },
+    ),
+    "evaluate": (
+        "Evaluate",
+        ["--run", "none"],
+        {
+            "run": ["--run", "other"],
+            "protocol": ["--protocol", "p-all"],
+            "protocol_options": ["--protocol-options", "train_share", 0.5],
+            "data_dir": ["--data-dir", "elsewhere"],
+            "top": ["--top", 5],
+            "pool": ["--pool", 5],
+            "batch_size": ["--batch-size", 5],
+        },
+    ),
+    "query": (
+        "Query",
+        ["--run", "none", "--index", "x.index", HERE],
+        {
+            "images": [HERE.parent / "conftest.py"],
+            "run": ["--run", "other"],
+            "index": ["--index", "y.index"],
+            "k": ["-k", 3],
+            "pool": ["--pool", 0],
+            "radius": ["--radius", 2],
+            "gallery": ["--gallery", "out.png"],
+            "verify": ["--verify"],
+        },
+    ),
+}
+CASES = [(name, option) for name, (_, _, table) in SCRIPT_OPTIONS.items() for option in table]
+STUBS = {"train": stub_train, "encode": stub_encode, "evaluate": stub_evaluate, "query": stub_query}
+
+
+@pytest.mark.parametrize("name", SCRIPT_OPTIONS)
+def test_every_option_of_a_script_has_its_row(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    options, _, table = SCRIPT_OPTIONS[name]
+    fields = dataclasses.fields(getattr(importlib.import_module(name), options))
+    assert set(table) == {field.name for field in fields}
+
+
+@pytest.mark.parametrize(("name", "option"), CASES)
+def test_an_option_of_a_script_changes_what_it_does(
+    name: str, option: str, script, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    _, words, table = SCRIPT_OPTIONS[name]
+    module = importlib.import_module(name)
+    if name == "encode" and option == "overwrite":
+        stub_encode(module, monkeypatch, tmp_path)
+        (tmp_path / "x.index").touch()
+        with pytest.raises(FileExistsError, match="--overwrite"):
+            script(name, *words)
+        script(name, *words, *table[option])
+        assert (tmp_path / "x.index").read_bytes() == b"index"
+        return
+    done = []
+    for given in ([], table[option]):
+        calls_made = STUBS[name](module, monkeypatch, tmp_path)
+        (tmp_path / "x.index").unlink(missing_ok=True)
+        script(name, *words, *given)
+        done.append(repr(calls_made))
+    assert done[0] != done[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "error", "message"),
+    [
+        ("train", ["--resume", "--overwrite"], ValueError, "keep one"),
+        ("train", ["--coordinator", "auto", "--processes", 2], ValueError, "leave them out"),
+        ("train", ["--coordinator", "auto", "--process", 0], ValueError, "leave them out"),
+        ("train", ["--process", 0], ValueError, "need --coordinator"),
+        ("encode", ["--out", "x.npz", "--features", "none"], ValueError, "--features is for"),
+        ("encode", ["--out", "x.npz", "--features", "float16"], ValueError, "--features is for"),
+        ("encode", ["--out", "x.npz", "--part", "test"], ValueError, "--part is for an index"),
+        ("encode", ["--batch-size", 0], ValueError, "--batch-size is 0"),
+        ("query", ["--pool", -1], ValueError, "--pool is -1"),
+        ("query", ["--radius", -1], ValueError, "--radius is -1"),
+        ("query", ["--gallery", "out.jpg"], ValueError, "give the name of a .png file"),
+        ("query", ["--gallery", "no/out.png"], FileNotFoundError, "no such folder"),
+    ],
+)
+def test_a_script_refuses_what_would_do_nothing(
+    name: str, words: list, error: type, message: str, script, monkeypatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    STUBS[name](importlib.import_module(name), monkeypatch, tmp_path)
+    with pytest.raises(error, match=message):
+        script(name, *SCRIPT_OPTIONS[name][1], *words)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_for_named_datasets_is_refused_where_none_is_named(tmp_path: Path) -> None:
+    from jaxhash import idle, retrieval
+
+    model = SimpleNamespace(takes="images", item_shape=(8, 8, 1))
+    with pytest.raises(ValueError, match="data_dir is for datasets that are known by a name"):
+        retrieval.load_items("digits", model, data_dir="x")
+    with pytest.raises(ValueError, match="max_undecodable is for folders of image files"):
+        retrieval.load_items("digits", model, max_undecodable=0.5)
+    idle.check_place("cifar10", data_dir="x", download=True)
+
+
+def test_the_corrected_command_works_at_once(
+    script, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A mistake leaves no folder that would have to be removed or overwritten."""
+    folder, data = tmp_path / "run", tmp_path / "blobs.npz"
+    np.savez(data, features=blobs().items, labels=blobs().labels)
+    for method, words in (
+        ("dhih", ["reading", "nope"]),
+        ("talr", ["bins", 0]),
+        ("dsh", ["margin", "x"]),
+    ):
+        given = ["--data", data, "--method", method, "--run", folder, "--options", *words]
+        with pytest.raises(ValueError, match=f"{words[0]} is "):
+            script("train", *given)
+        assert not folder.exists()
+    runs.check_free(folder)
