@@ -22,7 +22,8 @@ class Hit(NamedTuple):
     """One result of a query.
 
     id: of the item in the index. distance: Hamming (int) or Euclidean (float). path: of the image
-    file, None where the index was not made from files. label: name of its class, None if unknown.
+    file, None where the index was not made from files. label: the class that its data or the name of
+    its folder says, None if unknown.
     """
 
     id: int
@@ -151,7 +152,14 @@ class ImageIndex:
         known = ids[ids >= 0].tolist()
         paths = [None] * len(known) if self.items.paths is None else self.items.titles(known)
         labels = self.items.class_names(known)
+        if self.items.labels is None:
+            labels = [self._class_of(path) for path in paths]
         return tuple(map(Hit, known, distances[: len(known)].tolist(), paths, labels))
+
+    def _class_of(self, path: str | None) -> str | None:
+        """The folder that a file lies in, where it is called as a class of the model."""
+        folder = None if path is None else Path(path).parent.name
+        return folder if folder in self.model.spec.classes else None
 
 
 def build(

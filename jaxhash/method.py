@@ -36,31 +36,42 @@ _READS = ("latent", "logits", "features", "labels", "kernel", "classes", "progre
 
 @dataclass(frozen=True)
 class Method:
-    """One row of the table.
+    """One row of the table: a loss, and what the network needs above its trunk to be trained by it.
 
-    activation: of the latent layer: a row of `networks.head.ACTIVATIONS`.
-    threshold: a bit is 1 where the latent is above it.
-    classifier: on top of the latent layer: "bias", "plain" (without one) or "none".
-    objective: a loss of `jaxhash.losses`, see there for how it is called.
-    recipe: as published, for the published network.
-    network: the published one, a row of `NETWORKS`.
-    batches: "shuffled", or "class-pair", see `jaxhash.training.sampling.class_pair_batch`.
-    defaults: options of the objective that make this row differ from its neighbours.
-    reading: what the paper leaves open and how it is read here.
-    idle: given all options, those that do nothing beside the others, with the reason.
+    Args:
+        name: what a configuration calls it.
+        objective: a loss of `jaxhash.losses`, or one of your own: a function of some of `latent`,
+            `logits`, `features`, `labels`, `kernel`, `classes` and `progress` (by these names)
+            and of options with defaults, that returns the loss and its terms by name.
+        activation: of the latent layer: a row of `nets.head.ACTIVATIONS`.
+        threshold: a bit is 1 where the latent is above it.
+        classifier: above the latent layer: "bias", "plain" (without one) or "none".
+        recipe: as published, for the published network.
+        network: the published one, a row of `NETWORKS`; "" where there is none.
+        source: paper, year.
+        batches: "shuffled", or "class-pair", see `jaxhash.training.sampling.class_pair_batch`.
+        defaults: options of the objective that make this row differ from its neighbours.
+        interpretation: what the paper leaves open and how it is understood here.
+        idle: given all options, those that do nothing beside the others, with the reason.
+
+    Example:
+        >>> def spread(latent):
+        ...     return -jax.numpy.square(latent).mean(), {}
+        >>> Method("spread", spread).threshold
+        0.0
     """
 
     name: str
-    activation: str
-    threshold: float
-    classifier: str
     objective: Callable[..., Loss]
-    recipe: Recipe
-    network: str
-    source: str
+    activation: str = "linear"
+    threshold: float = 0.0
+    classifier: str = "none"
+    recipe: Recipe = field(default_factory=lambda: Recipe(epochs=10))
+    network: str = ""
+    source: str = "your own"
     batches: str = "shuffled"
     defaults: Mapping[str, Any] = field(default_factory=dict)
-    reading: str = ""
+    interpretation: str = ""
     idle: Callable[[Mapping[str, Any]], Mapping[str, str]] = lambda values: {}
 
     def loss(
@@ -183,7 +194,7 @@ _DHIH = Method(
     recipe=published.DLBHC,
     network="alexnet",
     source="He, Feng, Liu and Huang, DHIH, 2020: the abstract",
-    reading="R1: the right class's logit is scaled down. A reading of the abstract, see "
+    interpretation="R1: the right class's logit is scaled down. A reading of the abstract, see "
     "jaxhash.losses.dhih; the paper's own formula and numbers are not known here.",
 )
 
@@ -197,8 +208,8 @@ _MHCLN = Method(
     network="mhcln",
     source="Roy et al., Deep metric and hash-code learning for content-based retrieval of remote "
     "sensing images, IGARSS 2018",
-    reading="Triplets: every one of a shuffled batch, where the released code draws 30 from one "
-    "pair of classes (mhcln-paper).",
+    interpretation="Triplets: every one of a shuffled batch, where the released code draws 30 from "
+    "one pair of classes (mhcln-paper).",
 )
 
 METHODS: dict[str, Method] = {
@@ -229,33 +240,33 @@ METHODS: dict[str, Method] = {
             _DHIH,
             name="dhih-r2",
             defaults={"reading": "angular"},
-            reading="R2: the angle to the right class's weights is multiplied (L-Softmax).",
+            interpretation="R2: the angle to the right class's weights is multiplied (L-Softmax).",
         ),
         dataclasses.replace(
             _DHIH,
             name="dhih-r3",
             defaults={"reading": "cosine"},
-            reading="R3: a margin is taken off the cosine to the right class's weights.",
+            interpretation="R3: a margin is taken off the cosine to the right class's weights.",
         ),
         dataclasses.replace(
             _DHIH,
             name="dhih-r4",
             defaults={"reading": "temperature"},
-            reading="R4: only the softmax's temperature changes.",
+            interpretation="R4: only the softmax's temperature changes.",
         ),
         _MHCLN,
         dataclasses.replace(
             _MHCLN,
             name="mhcln-semihard",
             defaults={"triplets": "semi-hard"},
-            reading="Triplets: each positive pair with its nearest negative farther away.",
+            interpretation="Triplets: each positive pair with its nearest negative farther away.",
         ),
         dataclasses.replace(
             _MHCLN,
             name="mhcln-paper",
             defaults={"triplets": "rows"},
             batches="class-pair",
-            reading="Triplets: 30 from one pair of classes at each step, as released.",
+            interpretation="Triplets: 30 from one pair of classes at each step, as released.",
         ),
         Method(
             name="hashnet",
@@ -266,8 +277,8 @@ METHODS: dict[str, Method] = {
             recipe=published.HASHNET,
             network="alexnet",
             source="Cao et al., HashNet: deep learning to hash by continuation, ICCV 2017",
-            reading="The latent is normalised over the batch before its tanh, which is ours: "
-            "without, bits that are alike at the start stay saturated when trained from scratch.",
+            interpretation="The latent is normalised over the batch before its tanh, which is "
+            "ours: without, bits that are alike at the start stay saturated when trained from scratch.",
         ),
         Method(
             name="greedyhash",

@@ -32,10 +32,10 @@ class Network:
 
     name: str
     trunk: Callable[..., nn.Module]
-    takes: str
-    image_size: int | None
-    min_size: int
-    source: str
+    takes: str = "images"
+    image_size: int | None = None
+    min_size: int = 1
+    source: str = "your own"
 
     def build(
         self,
