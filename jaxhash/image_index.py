@@ -22,8 +22,8 @@ class Hit(NamedTuple):
     """One result of a query.
 
     id: of the item in the index. distance: Hamming (int) or Euclidean (float). path: of the image
-    file, None where the index was not made from files. label: the class that its data or the name of
-    its folder says, None if unknown.
+    file, None where the index was not made from files. label: the class that its data
+    or the name of its folder says, None if unknown.
     """
 
     id: int

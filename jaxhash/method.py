@@ -278,7 +278,8 @@ METHODS: dict[str, Method] = {
             network="alexnet",
             source="Cao et al., HashNet: deep learning to hash by continuation, ICCV 2017",
             interpretation="The latent is normalised over the batch before its tanh, which is "
-            "ours: without, bits that are alike at the start stay saturated when trained from scratch.",
+            "ours: without, bits that are alike at the start stay saturated when trained from "
+            "scratch.",
         ),
         Method(
             name="greedyhash",
