@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,13 +12,15 @@ from search.checksums import Guard
 from search.codes import as_int64, refuse_subclass, width
 from search.merge import merge_checked
 from search.once import once
-from search.rerank import check_features, check_queries
+from search.rerank import MOST_CANDIDATES, check_features, check_queries
 from search.rows import join
 from search.scan import NO_DISTANCE, Blocks
 from search.segments import Segment, View, implicit, in_id_order, live_ids, nearest
 
 # Bytes of codes and features that pass through memory at a time when segments are saved as one.
 BATCH_BYTES = 1 << 25
+# Ids of a range up to so many times their number are marked in it rather than sorted.
+DENSE = 16
 
 Where = NDArray[np.bool_] | NDArray[np.integer] | Sequence[int]
 
@@ -49,6 +51,23 @@ class State:
         ids.flags.writeable = False
         return ids
 
+    @once
+    def places(self) -> list[slice | NDArray[np.int64]]:
+        """Where the items of each segment are among `ids`."""
+        ends = [(*segment.ends, which) for which, segment in enumerate(self.segments)]
+        places: list[slice | NDArray[np.int64]] = [slice(0)] * len(ends)
+        start, last = 0, None
+        for first, end, which in sorted(each for each in ends if len(self.segments[each[2]])):
+            if last is not None and first < last:
+                # They lie among each other: look them up.
+                return [
+                    np.searchsorted(self.ids, segment.ids_of(segment.live_rows()))
+                    for segment in self.segments
+                ]
+            stop = start + len(self.segments[which])
+            places[which], start, last = slice(start, stop), stop, end
+        return places
+
     @property
     def features(self) -> tuple[np.dtype, int] | None:
         """Type and dimensions of the features, None where there are none."""
@@ -69,20 +88,52 @@ def views_of(state: State, where: Where | None, threads: int | None) -> list[Vie
                 f"where must have the shape ({len(state)},), one for each of the index's ids, "
                 f"not {where.shape}"
             )
-        if len(state.segments) == 1:
-            return [state.segments[0].view_under(where.view(np.bool_), threads)]
-        wanted = state.ids[where]
-    else:
-        wanted = np.unique(id_list(where, "where"))
+        mask = where.view(np.bool_)
+        return [
+            segment.view_under(mask[place], threads)
+            for segment, place in zip(state.segments, state.places, strict=True)
+        ]
+    located = rows_of(state, id_list(where, "where"), "where")
+    return [
+        segment.view_of(rows, threads)
+        for segment, rows in zip(state.segments, located, strict=True)
+    ]
+
+
+def rows_of(state: State, ids: NDArray[np.int64], name: str) -> list[NDArray[np.int64]]:
+    """The rows of some ids in each segment, ascending; repetitions count once.
+
+    Raises:
+        ValueError: naming the argument, where one is not in the index.
+    """
+    wanted = distinct(ids)
+    located = [segment.locate(wanted) for segment in state.segments]
+    if len(located) == 1 and located[0].min(initial=0) >= 0:
+        return located
     found = np.zeros(len(wanted), bool)
-    views = []
-    for segment in state.segments:
-        rows = segment.find(wanted)
+    for rows in located:
         found |= rows >= 0
-        views.append(segment.view_of(rows[rows >= 0], threads))
     if not found.all():
-        raise ValueError(f"where: {some(wanted[~found])} not in the index")
-    return views
+        raise ValueError(f"{name}: {some(wanted[~found])} not in the index")
+    return [rows[rows >= 0] for rows in located]
+
+
+def distinct(ids: NDArray[np.int64]) -> NDArray[np.int64]:
+    """What `np.unique` gives, in a small part of its time.
+
+    Example:
+        >>> distinct(np.array([3, 1, 3]))
+        array([1, 3])
+    """
+    if np.all(ids[1:] > ids[:-1]):
+        return ids
+    first, last = int(ids.min()), int(ids.max())
+    if last - first < DENSE * len(ids):
+        present = np.zeros(last - first + 1, bool)
+        present[ids - first] = True
+        return np.flatnonzero(present) + first
+    ids = np.sort(ids)
+    return ids[np.concatenate([[True], ids[1:] != ids[:-1]])]
 
 
 def only_within(
@@ -93,7 +144,8 @@ def only_within(
     if radius is None:
         return distances, ids
     far = distances > radius
-    return np.where(far, NO_DISTANCE, distances).astype(np.int32), np.where(far, -1, ids)
+    distances[far], ids[far] = NO_DISTANCE, -1  # in place: they may be large
+    return distances, ids
 
 
 def candidates(
@@ -119,6 +171,34 @@ def all_within(
     return join(parts)
 
 
+def as_tables(
+    offsets: NDArray[np.int64], ids: NDArray[np.int64]
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Lists of candidates as tables: queries (r,), and their ids (r, p), filled up with -1.
+
+    Each has lists of like length, and about `MOST_CANDIDATES` entries at most.
+
+    Example:
+        >>> for queries, near in as_tables(np.array([0, 2, 3]), np.array([7, 8, 9])):
+        ...     print(queries, near.tolist())
+        [1 0] [[9, -1], [7, 8]]
+    """
+    counts = np.diff(offsets)
+    order = np.argsort(counts, kind="stable")
+    ascending = counts[order]
+    start = 0
+    while start < len(order):
+        stop = int(np.searchsorted(ascending, 64 + 2 * ascending[start], side="right"))
+        stop = min(stop, start + max(1, MOST_CANDIDATES // max(1, int(ascending[stop - 1]))))
+        queries = order[start:stop]
+        columns = np.arange(ascending[stop - 1])
+        near = np.full((len(queries), len(columns)), -1)
+        inside = columns < counts[queries, None]
+        near[inside] = ids[(offsets[queries, None] + columns)[inside]]
+        yield queries, near
+        start = stop
+
+
 @dataclasses.dataclass(frozen=True)
 class Refinement:
     """What candidates are put in order by: float32 (q, d) features, or latents with a threshold."""
@@ -129,7 +209,7 @@ class Refinement:
     def best(
         self,
         state: State,
-        queries: slice,
+        queries: slice | NDArray[np.int64],
         candidates: NDArray[np.int64],
         k: int,
         threads: int | None,
@@ -202,7 +282,7 @@ def new_segment(
         ids, codes = ids[order], codes[order]
         same = ids[1:] == ids[:-1]
         if same.any():
-            raise ValueError(f"ids must be unique; repeated: {some(np.unique(ids[1:][same]))}")
+            raise ValueError(f"ids must be unique; repeated: {some(distinct(ids[1:][same]))}")
         features = None if features is None else features[order]
     else:
         ids = ids.copy()

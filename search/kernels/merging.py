@@ -1,4 +1,4 @@
-"""Merging ranked lists. Arrays in, arrays out, no checks."""
+"""Merging ranked lists, and lists of ids. Arrays in, arrays out, no checks."""
 
 from search.kernels.compiling import compiled
 
@@ -33,3 +33,14 @@ def merge_ranked(distances, ids, heads, out_distances, out_ids):  # type: ignore
             else:
                 # Only the last rank to be filled can use up a list of at least k entries.
                 break
+
+
+@compiled
+def locate(ids, wanted, rows):  # type: ignore[no-untyped-def]
+    """Where each of `wanted` is in `ids`, or -1, into `rows`; all int64, both ascend strictly."""
+    row = 0
+    for position in range(len(wanted)):
+        id_ = wanted[position]
+        while row < len(ids) and ids[row] < id_:
+            row += 1
+        rows[position] = row if row < len(ids) and ids[row] == id_ else -1
