@@ -197,6 +197,19 @@ class Segment:
             rows[~self.alive[rows]] = -1
         return rows
 
+    def mark(self, ids: NDArray[np.int64]) -> tuple[NDArray[np.bool_], int]:
+        """Which rows (n,) have one of many ids, and how many of the ids are alive here.
+
+        The ids ascend strictly, but where they are the numbers of the rows.
+        """
+        if self.ids is not None:
+            self._check("ids")
+        own = np.empty(0, np.int64) if self.ids is None else self.ids
+        alive = np.empty(0, bool) if self.alive is None else self.alive
+        allowed = np.zeros(len(self.codes), bool)
+        found = merging.mark(frozen(own), frozen(ids), frozen(alive), allowed)
+        return allowed, int(found)
+
     def without(self, rows: NDArray[np.int64]) -> "Segment":
         """The same segment with further rows, ascending and alive, removed."""
         # Two runs in order, which a stable sort merges.
@@ -229,6 +242,10 @@ class Segment:
             return View(self, few, rows, None)
         allowed = np.zeros(len(self.codes), bool)
         allowed[rows] = True
+        return View(self, self.best(threads), None, Filter(allowed))
+
+    def view_through(self, allowed: NDArray[np.bool_], threads: int | None) -> "View":
+        """The rows that a mask (n,) marks, all of them alive."""
         return View(self, self.best(threads), None, Filter(allowed))
 
     def view_under(self, mask: NDArray[np.bool_], threads: int | None) -> "View":

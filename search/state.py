@@ -15,7 +15,7 @@ from search.once import once
 from search.rerank import MOST_CANDIDATES, check_features, check_queries
 from search.rows import join
 from search.scan import NO_DISTANCE, Blocks
-from search.segments import Segment, View, implicit, in_id_order, live_ids, nearest
+from search.segments import SPARSE, Segment, View, implicit, in_id_order, live_ids, nearest
 
 # Bytes of codes and features that pass through memory at a time when segments are saved as one.
 BATCH_BYTES = 1 << 25
@@ -23,6 +23,18 @@ BATCH_BYTES = 1 << 25
 DENSE = 16
 
 Where = NDArray[np.bool_] | NDArray[np.integer] | Sequence[int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where some items are among others: at `positions`, or everywhere but there."""
+
+    positions: slice | NDArray[np.int64]
+    left_out: bool = False
+
+    def of(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """The part of a mask over all items that is about these."""
+        return np.delete(mask, self.positions) if self.left_out else mask[self.positions]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,20 +64,29 @@ class State:
         return ids
 
     @once
-    def places(self) -> list[slice | NDArray[np.int64]]:
+    def places(self) -> list["Place"]:
         """Where the items of each segment are among `ids`."""
         ends = [(*segment.ends, which) for which, segment in enumerate(self.segments)]
-        places: list[slice | NDArray[np.int64]] = [slice(0)] * len(ends)
+        places = [Place(slice(0))] * len(ends)
         start, last = 0, None
         for first, end, which in sorted(each for each in ends if len(self.segments[each[2]])):
             if last is not None and first < last:
-                # They lie among each other: look them up.
-                return [
-                    np.searchsorted(self.ids, segment.ids_of(segment.live_rows()))
-                    for segment in self.segments
-                ]
+                return self._looked_up()
             stop = start + len(self.segments[which])
-            places[which], start, last = slice(start, stop), stop, end
+            places[which], start, last = Place(slice(start, stop)), stop, end
+        return places
+
+    def _looked_up(self) -> list["Place"]:
+        """`places` where ids of several segments lie among each other."""
+        own = [
+            np.searchsorted(self.ids, segment.ids_of(segment.live_rows()))
+            for segment in self.segments
+        ]
+        largest = max(range(len(own)), key=lambda which: len(own[which]))
+        others = np.concatenate([each for which, each in enumerate(own) if which != largest])
+        places = [Place(each) for each in own]
+        if SPARSE * len(others) < len(own[largest]):
+            places[largest] = Place(others, left_out=True)
         return places
 
     @property
@@ -90,10 +111,20 @@ def views_of(state: State, where: Where | None, threads: int | None) -> list[Vie
             )
         mask = where.view(np.bool_)
         return [
-            segment.view_under(mask[place], threads)
+            segment.view_under(place.of(mask), threads)
             for segment, place in zip(state.segments, state.places, strict=True)
         ]
-    located = rows_of(state, id_list(where, "where"), "where")
+    ids = id_list(where, "where")
+    if SPARSE * len(ids) >= len(state):
+        if len(state.segments) > 1 or state.segments[0].ids is not None:
+            ids = distinct(ids)
+        marked = [segment.mark(ids) for segment in state.segments]
+        if sum(found for _, found in marked) == len(ids):
+            return [
+                segment.view_through(allowed, threads)
+                for segment, (allowed, _) in zip(state.segments, marked, strict=True)
+            ]
+    located = rows_of(state, ids, "where")
     return [
         segment.view_of(rows, threads)
         for segment, rows in zip(state.segments, located, strict=True)

@@ -54,4 +54,5 @@ def test_codes_cannot_be_chosen_to_collide(cliffs, monkeypatch):
     np.testing.assert_array_equal(index.rows, np.arange(3000))
     assert occupied
     for slots in occupied:
-        assert np.diff(np.flatnonzero(~slots)).max() < 200
+        empty = np.concatenate([[-1], np.flatnonzero(~slots), [len(slots)]])
+        assert np.diff(empty).max() < 200

@@ -44,3 +44,31 @@ def locate(ids, wanted, rows):  # type: ignore[no-untyped-def]
         while row < len(ids) and ids[row] < id_:
             row += 1
         rows[position] = row if row < len(ids) and ids[row] == id_ else -1
+
+
+@compiled
+def mark(ids, wanted, alive, allowed):  # type: ignore[no-untyped-def]
+    """Mark the rows of wanted ids, and return how many of them there are.
+
+    ids: int64 (n,), ascending strictly as `wanted` then must; or empty where the id of a row is
+    its number. alive: bool (n,), rows that count, or empty for all; allowed: bool (n,), False.
+    """
+    found = 0
+    if len(ids) == 0:
+        for position in range(len(wanted)):
+            row = wanted[position]
+            if row >= 0 and row < len(allowed) and (len(alive) == 0 or alive[row]):
+                allowed[row] = True
+                found += 1
+        return found
+    position = 0
+    for row in range(len(ids)):
+        while position < len(wanted) and wanted[position] < ids[row]:
+            position += 1
+        if position == len(wanted):
+            break
+        # No branch: which rows are wanted cannot be foretold.
+        here = wanted[position] == ids[row] and (len(alive) == 0 or alive[row])
+        allowed[row] = here
+        found += here
+    return found
