@@ -23,6 +23,8 @@ from search.storage import Source
 
 # Below one wanted code in so many, the wanted ones are gathered and searched by themselves.
 SPARSE = 16
+# Ids of a range up to so many times their number are marked in it rather than compared.
+DENSE = 16
 # Above one id in so many, it is quicker to walk all the ids than to look each up.
 LOOKED_UP = 16
 # Results, at least, that the search of a group of queries may hold beside those of the others.
@@ -207,7 +209,9 @@ class Segment:
         own = np.empty(0, np.int64) if self.ids is None else self.ids
         alive = np.empty(0, bool) if self.alive is None else self.alive
         allowed = np.zeros(len(self.codes), bool)
-        found = merging.mark(frozen(own), frozen(ids), frozen(alive), allowed)
+        spread = int(own[-1]) - int(own[0]) + 1 if len(own) else 0
+        present = np.zeros(spread if spread <= DENSE * len(own) else 0, bool)
+        found = merging.mark(frozen(own), frozen(ids), frozen(alive), present, allowed)
         return allowed, int(found)
 
     def without(self, rows: NDArray[np.int64]) -> "Segment":

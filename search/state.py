@@ -15,12 +15,10 @@ from search.once import once
 from search.rerank import MOST_CANDIDATES, check_features, check_queries
 from search.rows import join
 from search.scan import NO_DISTANCE, Blocks
-from search.segments import SPARSE, Segment, View, implicit, in_id_order, live_ids, nearest
+from search.segments import DENSE, SPARSE, Segment, View, implicit, in_id_order, live_ids, nearest
 
 # Bytes of codes and features that pass through memory at a time when segments are saved as one.
 BATCH_BYTES = 1 << 25
-# Ids of a range up to so many times their number are marked in it rather than sorted.
-DENSE = 16
 
 Where = NDArray[np.bool_] | NDArray[np.integer] | Sequence[int]
 

@@ -48,11 +48,16 @@ def test_a_filter_keeps_its_forms_apart_and_at_home():
 
 
 @settings(max_examples=60, deadline=None)
-@given(seed=seeds, parts=st.lists(st.integers(0, 20), min_size=1, max_size=4), mixed=st.booleans())
-def test_masks_and_lists_over_segments(seed, parts, mixed):
+@given(
+    seed=seeds,
+    parts=st.lists(st.integers(0, 20), min_size=1, max_size=4),
+    mixed=st.booleans(),
+    step=st.sampled_from([3, 3000]),
+)
+def test_masks_and_lists_over_segments(seed, parts, mixed, step):
     """Segments whose ids lie behind or among each other, some of them emptied."""
     rng = np.random.default_rng(seed)
-    ids = np.arange(sum(parts)) * 3 - 11
+    ids = np.arange(sum(parts)) * step - 11
     index = HashIndex(np.empty((0, 1), np.uint8))
     for own in np.split(rng.permutation(ids) if mixed else ids, np.cumsum(parts))[:-1]:
         # By hand, as `add` would join segments so small.
