@@ -1,6 +1,5 @@
 """Merging ranked lists, and lists of ids. Arrays in, arrays out, no checks."""
 
-
 from search.kernels.compiling import compiled
 
 
