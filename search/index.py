@@ -18,6 +18,7 @@ from search.collection.state import (
     above,
     above_all,
     all_within,
+    as_tables,
     attached,
     candidates,
     check_alike,
@@ -26,6 +27,7 @@ from search.collection.state import (
     next_ids,
     only_within,
     refinement,
+    rows_of,
     save,
     some,
     views_of,
@@ -238,9 +240,9 @@ class HashIndex:
         if pool is None:
             assert radius is not None
             offsets, _, ids = all_within(views, queries, radius, threads)
-            for i in range(len(queries)):
-                one, near = slice(i, i + 1), ids[None, offsets[i] : offsets[i + 1]]
-                distances[one], found[one] = fine.best(state, one, near, k, threads)
+            for some_queries, near in as_tables(offsets, ids):
+                best = fine.best(state, some_queries, near, k, threads)
+                distances[some_queries], found[some_queries] = best
             return distances, found
         group = max(1, MOST_CANDIDATES // max(1, min(pool, len(state))))
         for start in range(0, len(queries), group):
@@ -352,17 +354,11 @@ class HashIndex:
         """
         with self._changing.held():
             state = self._state
-            wanted = np.unique(id_list(ids, "ids"))
-            found = np.zeros(len(wanted), bool)
-            segments = []
-            for segment in state.segments:
-                rows = segment.find(wanted)
-                found |= rows >= 0
-                segments.append(
-                    segment.without(rows[rows >= 0]) if rows.max(initial=-1) >= 0 else segment
-                )
-            if not found.all():
-                raise ValueError(f"ids: {some(wanted[~found])} not in the index")
+            located = rows_of(state, id_list(ids, "ids"), "ids")
+            segments = [
+                segment.without(rows) if len(rows) else segment
+                for segment, rows in zip(state.segments, located, strict=True)
+            ]
             self._state = dataclasses.replace(state, segments=tuple(segments))
 
     def compact(self) -> None:

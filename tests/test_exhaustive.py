@@ -78,3 +78,14 @@ def test_wrong_arguments_are_named():
         euclidean_knn(np.zeros((1, 2)), features.astype(float), 1)
     with pytest.raises(ValueError, match="k must not be negative"):
         euclidean_knn(np.zeros((1, 2)), features, -1)
+
+
+def test_neighbours_that_float32_products_cannot_tell_apart():
+    """Scores near 500,000 are a 32nd apart; these neighbours, in the worst order, far less."""
+    towards = np.linspace(2, 1, 15)[:, None] / 256
+    features = np.concatenate([1000 + towards, -1000 - towards]).astype(np.float32)
+    distances, ids = euclidean_knn(np.array([[1000.0], [-1000.0]]), features, 3)
+    np.testing.assert_array_equal(ids, [[14, 13, 12], [29, 28, 27]])
+    np.testing.assert_array_equal(
+        distances, naive.euclidean_knn(np.array([[1000.0], [-1000.0]], np.float32), features, 3)[0]
+    )

@@ -321,7 +321,9 @@ def test_grouping_equal_codes_changes_no_result(mapped, tables, rng, tmp_path, m
         index.prepare(tables=tables)
     items = naive.Items(zip(ids.tolist(), zip(rows, features, strict=True), strict=True))
     agree(index, items, rng)
-    assert isinstance(index._state.segments[0].best(1), buckets.Buckets)
+    grouped = index._state.segments[0].best(1)
+    assert isinstance(grouped, buckets.Buckets)
+    assert (grouped.tables is not None) == tables
     index.remove(ids[100:300])
     for i in ids[100:300].tolist():
         del items[i]

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search.collection.merge import merge_checked
+from search.filters import Filter, as_filter
 from search.hamming import scan
 
 # Codes rearranged at a time: what a thread's share of the last cache level holds.
@@ -43,13 +44,14 @@ class Rows:
         queries: NDArray[np.uint8],
         k: int,
         *,
-        allowed: NDArray[np.bool_] | None = None,
+        allowed: NDArray[np.bool_] | Filter | None = None,
         threads: int | None = None,
     ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
         """As `scan.knn`."""
+        mask = None if allowed is None else as_filter(allowed, len(self)).allowed
         best: tuple[NDArray, NDArray] | None = None
         for start, stop, blocks in self._pieces(threads):
-            part = None if allowed is None else allowed[start:stop]
+            part = None if mask is None else mask[start:stop]
             distances, rows = scan.knn(blocks, queries, k, allowed=part, threads=threads)
             np.add(rows, start, out=rows, where=rows >= 0)
             found = distances, rows
@@ -62,13 +64,14 @@ class Rows:
         queries: NDArray[np.uint8],
         radius: int,
         *,
-        allowed: NDArray[np.bool_] | None = None,
+        allowed: NDArray[np.bool_] | Filter | None = None,
         threads: int | None = None,
     ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int64]]:
         """As `scan.radius`."""
+        mask = None if allowed is None else as_filter(allowed, len(self)).allowed
         parts = []
         for start, stop, blocks in self._pieces(threads):
-            part = None if allowed is None else allowed[start:stop]
+            part = None if mask is None else mask[start:stop]
             found = scan.radius(blocks, queries, radius, allowed=part, threads=threads)
             parts.append((found[0], found[1], found[2] + start))
         return join(parts)

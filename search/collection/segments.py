@@ -14,13 +14,21 @@ from search.collection.once import once
 from search.collection.rows import Rows
 from search.files.checksums import Guard
 from search.files.storage import Source
-from search.fine.rerank import asymmetric, rerank
+from search.filters import Filter
+from search.fine.rerank import asymmetric, frozen, rerank
 from search.hamming import buckets, scan
 from search.hamming.buckets import Buckets
 from search.hamming.scan import Blocks
+from search.kernels import merging
 
 # Below one wanted code in so many, the wanted ones are gathered and searched by themselves.
 SPARSE = 16
+# Ids of a range up to so many times their number are marked in it rather than compared.
+DENSE = 16
+# Above one id in so many, it is quicker to walk all the ids than to look each up.
+LOOKED_UP = 16
+# Results, at least, that the search of a group of queries may hold beside those of the others.
+RESULTS = 1 << 22
 
 
 class Engine:
@@ -137,6 +145,22 @@ class Segment:
         alive[self.dead] = False
         return alive
 
+    @property
+    def ends(self) -> tuple[int, int]:
+        """The smallest and the largest id that was not removed; -1 and -1 where there is none."""
+        if not len(self):
+            return -1, -1
+        first, last = 0, len(self.codes) - 1
+        if self.alive is not None:
+            first, last = int(self.alive.argmax()), last - int(self.alive[::-1].argmax())
+        ids = self.ids_of(np.array([first, last]))
+        return int(ids[0]), int(ids[1])
+
+    @once
+    def living(self) -> Filter | None:
+        """`alive` as a filter, which keeps what the searches make of it."""
+        return None if self.alive is None else Filter(self.alive)
+
     def ids_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """The ids of rows of any shape; row -1 has id -1."""
         if self.ids is None or not len(self.ids):
@@ -159,9 +183,42 @@ class Segment:
             rows[~self.alive[rows]] = -1
         return rows
 
+    def locate(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """`find` for ids (m,) that ascend strictly, quicker where they are many."""
+        if self.ids is None:
+            inside = len(ids) and ids[0] >= 0 and ids[-1] < len(self.codes)
+            if not inside or self.alive is not None:
+                return self.find(ids)
+            return ids
+        if LOOKED_UP * len(ids) < len(self.ids):
+            return self.find(ids)
+        self._check("ids")
+        rows = np.empty(len(ids), np.int64)
+        merging.locate(frozen(self.ids), frozen(ids), rows)
+        if self.alive is not None:
+            rows[~self.alive[rows]] = -1
+        return rows
+
+    def mark(self, ids: NDArray[np.int64]) -> tuple[NDArray[np.bool_], int]:
+        """Which rows (n,) have one of many ids, and how many of the ids are alive here.
+
+        The ids ascend strictly, but where they are the numbers of the rows.
+        """
+        if self.ids is not None:
+            self._check("ids")
+        own = np.empty(0, np.int64) if self.ids is None else self.ids
+        alive = np.empty(0, bool) if self.alive is None else self.alive
+        allowed = np.zeros(len(self.codes), bool)
+        spread = int(own[-1]) - int(own[0]) + 1 if len(own) else 0
+        present = np.zeros(spread if spread <= DENSE * len(own) else 0, bool)
+        found = merging.mark(frozen(own), frozen(ids), frozen(alive), present, allowed)
+        return allowed, int(found)
+
     def without(self, rows: NDArray[np.int64]) -> "Segment":
-        """The same segment with further rows removed."""
-        return dataclasses.replace(self, dead=np.union1d(self.dead, rows))
+        """The same segment with further rows, ascending and alive, removed."""
+        # Two runs in order, which a stable sort merges.
+        dead = np.sort(np.concatenate([self.dead, rows]), kind="stable")
+        return dataclasses.replace(self, dead=dead)
 
     def live_rows(self, start: int = 0, stop: int | None = None) -> NDArray[np.int64]:
         """The rows from `start` to `stop` that were not removed."""
@@ -180,7 +237,7 @@ class Segment:
 
     def view(self, threads: int | None) -> "View":
         """What a search looks at: all that is alive."""
-        return View(self, self.best(threads), None, self.alive)
+        return View(self, self.best(threads), None, self.living)
 
     def view_of(self, rows: NDArray[np.int64], threads: int | None) -> "View":
         """Some rows alone, ascending and alive."""
@@ -189,7 +246,11 @@ class Segment:
             return View(self, few, rows, None)
         allowed = np.zeros(len(self.codes), bool)
         allowed[rows] = True
-        return View(self, self.best(threads), None, allowed)
+        return View(self, self.best(threads), None, Filter(allowed))
+
+    def view_through(self, allowed: NDArray[np.bool_], threads: int | None) -> "View":
+        """The rows that a mask (n,) marks, all of them alive."""
+        return View(self, self.best(threads), None, Filter(allowed))
 
     def view_under(self, mask: NDArray[np.bool_], threads: int | None) -> "View":
         """Those of the alive rows, in their order, that `mask` marks."""
@@ -200,7 +261,7 @@ class Segment:
             allowed = np.zeros(len(self.codes), bool)
             allowed[self.alive] = mask
             mask = allowed
-        return View(self, self.best(threads), None, np.ascontiguousarray(mask))
+        return View(self, self.best(threads), None, Filter(mask))
 
     def rerank(
         self,
@@ -249,7 +310,7 @@ class View:
     segment: Segment
     codes: Blocks | Rows | Buckets
     rows: NDArray[np.int64] | None
-    allowed: NDArray[np.bool_] | None
+    allowed: Filter | None
 
     def knn(
         self, queries: NDArray[np.uint8], k: int, threads: int | None
@@ -282,11 +343,20 @@ def nearest(
     views: Sequence[View], queries: NDArray[np.uint8], k: int, threads: int | None
 ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     """Distances and ids (q, k) of the nearest in all views."""
-    results = []
-    for view in views:
-        distances, rows = view.knn(queries, k, threads)
-        results.append((distances, view.segment.ids_of(rows)))
-    return merge_checked(results, k)
+    group = max(scan.TILE, RESULTS // max(1, k))
+    if len(queries) <= group:
+        results = []
+        for view in views:
+            distances, rows = view.knn(queries, k, threads)
+            results.append((distances, view.segment.ids_of(rows)))
+        return merge_checked(results, k)
+    # What lies between the rows of a view and the merged ids takes several times the memory of
+    # the results, so only some of them pass through it at a time.
+    best, found = np.empty((len(queries), k), np.int32), np.empty((len(queries), k), np.int64)
+    for start in range(0, len(queries), group):
+        part = slice(start, start + group)
+        best[part], found[part] = nearest(views, queries[part], k, threads)
+    return best, found
 
 
 def live_ids(segments: Sequence[Segment]) -> NDArray[np.int64]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +12,19 @@ from search.codes import as_int64, refuse_subclass, width
 from search.collection.merge import merge_checked
 from search.collection.once import once
 from search.collection.rows import join
-from search.collection.segments import Segment, View, implicit, in_id_order, live_ids, nearest
+from search.collection.segments import (
+    DENSE,
+    SPARSE,
+    Segment,
+    View,
+    implicit,
+    in_id_order,
+    live_ids,
+    nearest,
+)
 from search.files import storage, writing
 from search.files.checksums import Guard
-from search.fine.rerank import check_features, check_queries
+from search.fine.rerank import MOST_CANDIDATES, check_features, check_queries
 from search.hamming import scan
 from search.hamming.scan import NO_DISTANCE, Blocks
 
@@ -23,6 +32,18 @@ from search.hamming.scan import NO_DISTANCE, Blocks
 BATCH_BYTES = 1 << 25
 
 Where = NDArray[np.bool_] | NDArray[np.integer] | Sequence[int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where some items are among others: at `positions`, or everywhere but there."""
+
+    positions: slice | NDArray[np.int64]
+    left_out: bool = False
+
+    def of(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """The part of a mask over all items that is about these."""
+        return np.delete(mask, self.positions) if self.left_out else mask[self.positions]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +72,32 @@ class State:
         ids.flags.writeable = False
         return ids
 
+    @once
+    def places(self) -> list["Place"]:
+        """Where the items of each segment are among `ids`."""
+        ends = [(*segment.ends, which) for which, segment in enumerate(self.segments)]
+        places = [Place(slice(0))] * len(ends)
+        start, last = 0, None
+        for first, end, which in sorted(each for each in ends if len(self.segments[each[2]])):
+            if last is not None and first < last:
+                return self._looked_up()
+            stop = start + len(self.segments[which])
+            places[which], start, last = Place(slice(start, stop)), stop, end
+        return places
+
+    def _looked_up(self) -> list["Place"]:
+        """`places` where ids of several segments lie among each other."""
+        own = [
+            np.searchsorted(self.ids, segment.ids_of(segment.live_rows()))
+            for segment in self.segments
+        ]
+        largest = max(range(len(own)), key=lambda which: len(own[which]))
+        others = np.concatenate([each for which, each in enumerate(own) if which != largest])
+        places = [Place(each) for each in own]
+        if SPARSE * len(others) < len(own[largest]):
+            places[largest] = Place(others, left_out=True)
+        return places
+
     @property
     def features(self) -> tuple[np.dtype, int] | None:
         """Type and dimensions of the features, None where there are none."""
@@ -71,20 +118,62 @@ def views_of(state: State, where: Where | None, threads: int | None) -> list[Vie
                 f"where must have the shape ({len(state)},), one for each of the index's ids, "
                 f"not {where.shape}"
             )
-        if len(state.segments) == 1:
-            return [state.segments[0].view_under(where.view(np.bool_), threads)]
-        wanted = state.ids[where]
-    else:
-        wanted = np.unique(id_list(where, "where"))
+        mask = where.view(np.bool_)
+        return [
+            segment.view_under(place.of(mask), threads)
+            for segment, place in zip(state.segments, state.places, strict=True)
+        ]
+    ids = id_list(where, "where")
+    if SPARSE * len(ids) >= len(state):
+        if len(state.segments) > 1 or state.segments[0].ids is not None:
+            ids = distinct(ids)
+        marked = [segment.mark(ids) for segment in state.segments]
+        if sum(found for _, found in marked) == len(ids):
+            return [
+                segment.view_through(allowed, threads)
+                for segment, (allowed, _) in zip(state.segments, marked, strict=True)
+            ]
+    located = rows_of(state, ids, "where")
+    return [
+        segment.view_of(rows, threads)
+        for segment, rows in zip(state.segments, located, strict=True)
+    ]
+
+
+def rows_of(state: State, ids: NDArray[np.int64], name: str) -> list[NDArray[np.int64]]:
+    """The rows of some ids in each segment, ascending; repetitions count once.
+
+    Raises:
+        ValueError: naming the argument, where one is not in the index.
+    """
+    wanted = distinct(ids)
+    located = [segment.locate(wanted) for segment in state.segments]
+    if len(located) == 1 and located[0].min(initial=0) >= 0:
+        return located
     found = np.zeros(len(wanted), bool)
-    views = []
-    for segment in state.segments:
-        rows = segment.find(wanted)
+    for rows in located:
         found |= rows >= 0
-        views.append(segment.view_of(rows[rows >= 0], threads))
     if not found.all():
-        raise ValueError(f"where: {some(wanted[~found])} not in the index")
-    return views
+        raise ValueError(f"{name}: {some(wanted[~found])} not in the index")
+    return [rows[rows >= 0] for rows in located]
+
+
+def distinct(ids: NDArray[np.int64]) -> NDArray[np.int64]:
+    """What `np.unique` gives, in a small part of its time.
+
+    Example:
+        >>> distinct(np.array([3, 1, 3]))
+        array([1, 3])
+    """
+    if np.all(ids[1:] > ids[:-1]):
+        return ids
+    first, last = int(ids.min()), int(ids.max())
+    if last - first < DENSE * len(ids):
+        present = np.zeros(last - first + 1, bool)
+        present[ids - first] = True
+        return np.flatnonzero(present) + first
+    ids = np.sort(ids)
+    return ids[np.concatenate([[True], ids[1:] != ids[:-1]])]
 
 
 def only_within(
@@ -95,7 +184,8 @@ def only_within(
     if radius is None:
         return distances, ids
     far = distances > radius
-    return np.where(far, NO_DISTANCE, distances).astype(np.int32), np.where(far, -1, ids)
+    distances[far], ids[far] = NO_DISTANCE, -1  # in place: they may be large
+    return distances, ids
 
 
 def candidates(
@@ -121,6 +211,34 @@ def all_within(
     return join(parts)
 
 
+def as_tables(
+    offsets: NDArray[np.int64], ids: NDArray[np.int64]
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Lists of candidates as tables: queries (r,), and their ids (r, p), filled up with -1.
+
+    Each has lists of like length, and about `MOST_CANDIDATES` entries at most.
+
+    Example:
+        >>> for queries, near in as_tables(np.array([0, 2, 3]), np.array([7, 8, 9])):
+        ...     print(queries, near.tolist())
+        [1 0] [[9, -1], [7, 8]]
+    """
+    counts = np.diff(offsets)
+    order = np.argsort(counts, kind="stable")
+    ascending = counts[order]
+    start = 0
+    while start < len(order):
+        stop = int(np.searchsorted(ascending, 64 + 2 * ascending[start], side="right"))
+        stop = min(stop, start + max(1, MOST_CANDIDATES // max(1, int(ascending[stop - 1]))))
+        queries = order[start:stop]
+        columns = np.arange(ascending[stop - 1])
+        near = np.full((len(queries), len(columns)), -1)
+        inside = columns < counts[queries, None]
+        near[inside] = ids[(offsets[queries, None] + columns)[inside]]
+        yield queries, near
+        start = stop
+
+
 @dataclasses.dataclass(frozen=True)
 class Refinement:
     """What candidates are put in order by: float32 (q, d) features, or latents with a threshold."""
@@ -131,7 +249,7 @@ class Refinement:
     def best(
         self,
         state: State,
-        queries: slice,
+        queries: slice | NDArray[np.int64],
         candidates: NDArray[np.int64],
         k: int,
         threads: int | None,
@@ -204,7 +322,7 @@ def new_segment(
         ids, codes = ids[order], codes[order]
         same = ids[1:] == ids[:-1]
         if same.any():
-            raise ValueError(f"ids must be unique; repeated: {some(np.unique(ids[1:][same]))}")
+            raise ValueError(f"ids must be unique; repeated: {some(distinct(ids[1:][same]))}")
         features = None if features is None else features[order]
     else:
         ids = ids.copy()

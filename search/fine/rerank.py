@@ -67,7 +67,7 @@ def rerank(
     ids = _check_ids(ids, len(queries), len(features))
     k = _codes.check_count(k, "k")
     row_bytes = features.shape[1] * features.itemsize
-    raw = _frozen(features.view(np.uint16) if features.dtype == np.float16 else features)
+    raw = frozen(features.view(np.uint16) if features.dtype == np.float16 else features)
     contiguous = raw.flags.c_contiguous
     mapped = contiguous and paging.owner(features) is not None
 
@@ -79,9 +79,9 @@ def rerank(
             paging.fetch(features, wanted[np.searchsorted(wanted, 0) :])
         if not contiguous:
             # Only the candidates are copied, never the store.
-            source, rows = _frozen(np.ascontiguousarray(raw[rows.ravel()])), _in_order(rows)
+            source, rows = frozen(np.ascontiguousarray(raw[rows.ravel()])), _in_order(rows)
         squared = _in_parallel(
-            euclidean.squared_distances, _frozen(queries), source, rows, row_bytes, threads
+            euclidean.squared_distances, frozen(queries), source, rows, row_bytes, threads
         )
         return np.sqrt(squared, out=squared)
 
@@ -154,10 +154,10 @@ def asymmetric(
         raise ValueError(f"spread must be finite and above 0, not {spread}")
     ids = _check_ids(ids, len(latents), len(codes))
     k = _codes.check_count(k, "k")
-    codes = _frozen(np.ascontiguousarray(codes))
+    codes = frozen(np.ascontiguousarray(codes))
 
     def distances(latents, rows):  # type: ignore[no-untyped-def]
-        tables = _frozen(_byte_tables(latents, threshold, spread))
+        tables = frozen(_byte_tables(latents, threshold, spread))
         squared = _in_parallel(
             euclidean.table_sums, tables, codes, rows, LOOK_UP * codes.shape[1], threads
         )
@@ -215,7 +215,7 @@ def as_single(features: NDArray[np.floating], threads: int | None = None) -> NDA
     if features.dtype != np.float16 or not features.flags.c_contiguous:
         return features.astype(np.float32, order="C")
     out = np.empty(features.shape, np.float32)
-    half = _frozen(features.view(np.uint16))
+    half = frozen(features.view(np.uint16))
     pieces = min(2 * _threads.resolve(threads), 1 + features.nbytes // LEAST_TASK)
     tasks = [(half, start, stop, out) for start, stop in _parts(len(features), pieces)]
     _threads.run(euclidean.widen_rows, tasks, threads)
@@ -274,7 +274,7 @@ def smallest(distances: NDArray[np.float32], k: int) -> NDArray[np.int64]:
 def _in_parallel(kernel, queries, items, rows, row_bytes, threads):  # type: ignore[no-untyped-def]
     """Run a kernel over all candidates, split evenly whatever the number of queries."""
     out = np.empty(rows.shape, np.float32)
-    flat, results = _frozen(rows.reshape(-1)), out.reshape(-1)
+    flat, results = frozen(rows.reshape(-1)), out.reshape(-1)
     pieces = min(4 * _threads.resolve(threads), 1 + rows.size * row_bytes // LEAST_TASK)
     tasks = [
         (queries, items, flat, rows.shape[1], start, stop, results)
@@ -295,7 +295,7 @@ def _in_order(rows: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.where(rows < 0, -1, positions)
 
 
-def _frozen(array: NDArray) -> NDArray:
+def frozen(array: NDArray) -> NDArray:
     """A read-only view: numba compiles one kernel for it instead of two."""
     view = array.view()
     view.flags.writeable = False

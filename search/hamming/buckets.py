@@ -7,6 +7,7 @@ Codes are numbered by their first row. So among codes at one distance the order 
 order of their first rows, and the k nearest codes always suffice to find the k nearest rows.
 """
 
+import os
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from search import threads as pool
 from search.codes import check_count, width
+from search.filters import Filter, as_filter
 from search.hamming import scan
 from search.hamming import tables as multi_index
 from search.hamming.scan import BLOCK, NO_DISTANCE, NO_ROW, Blocks
@@ -138,16 +140,17 @@ def build(
     count = blocks.count
     most = count if most is None else check_count(most, "most")
     workers = pool.resolve(threads)
+    seeds = np.frombuffer(os.urandom(16), np.uint64) | np.uint64(1)
     kind: type[np.integer] = np.uint32 if count <= np.iinfo(np.uint32).max else np.int64
     labels = np.empty(count, kind)
     step = -(-max(1, -(-count // workers)) // BLOCK) * BLOCK
     # One range at least: an empty database has an empty group.
     ranges = [(start, min(start + step, count)) for start in range(0, max(count, 1), step)]
 
-    groups = pool.run(_group, [(blocks, *each, labels, most) for each in ranges], workers)
+    groups = pool.run(_group, [(blocks, *each, labels, most, seeds) for each in ranges], workers)
     if any(group is None for group in groups):
         return None
-    merged = _merge_groups([group for group in groups if group is not None], most)
+    merged = _merge_groups([group for group in groups if group is not None], most, seeds)
     if merged is None:
         return None
     words, names = merged
@@ -183,7 +186,7 @@ def knn(
     queries: NDArray[np.uint8],
     k: int,
     *,
-    allowed: NDArray[np.bool_] | None = None,
+    allowed: NDArray[np.bool_] | Filter | None = None,
     threads: int | None = None,
 ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     """The k nearest codes of every query: arguments and results are those of `scan.knn`.
@@ -196,7 +199,7 @@ def knn(
     k = check_count(k, "k")
     workers = pool.resolve(threads)
     queries, _ = scan.validate(queries, buckets.bits, "queries")
-    allowed, among = _filter(buckets, allowed)
+    chosen, among = _filter(buckets, allowed)
     distances = np.full((len(queries), k), NO_DISTANCE, np.int32)
     found = np.full((len(queries), k), NO_ROW, np.int64)
     most = min(k, buckets.blocks.count)
@@ -210,7 +213,7 @@ def knn(
     while len(left):
         near, codes = scan.knn(buckets.blocks, queries[left], reach, allowed=among, threads=workers)
         starts = np.arange(len(left) + 1, dtype=np.int64) * reach
-        whole = reach == buckets.blocks.count or (reach == most and allowed is None)
+        whole = reach == buckets.blocks.count or (reach == most and chosen is None)
         if reach == most and not whole:
             # With a filter the order of first rows means nothing: take all that tie.
             last = np.where(codes[:, -1] < 0, buckets.bits, near[:, -1]).astype(np.int64)
@@ -219,7 +222,7 @@ def knn(
             )
             whole = True
         certain = _expand(
-            buckets, near.ravel(), codes.ravel(), starts, whole, allowed, left, distances, found,
+            buckets, near.ravel(), codes.ravel(), starts, whole, chosen, left, distances, found,
             workers,
         )  # fmt: skip
         left = left[~certain]
@@ -232,7 +235,7 @@ def radius(
     queries: NDArray[np.uint8],
     radius: int | NDArray[np.integer],
     *,
-    allowed: NDArray[np.bool_] | None = None,
+    allowed: NDArray[np.bool_] | Filter | None = None,
     threads: int | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int64]]:
     """All codes within a Hamming distance: arguments and results are those of `scan.radius`.
@@ -243,14 +246,14 @@ def radius(
         (array([0, 3]), array([0, 0, 1], dtype=int32), array([0, 2, 1]))
     """
     workers = pool.resolve(threads)
-    allowed, among = _filter(buckets, allowed)
+    chosen, among = _filter(buckets, allowed)
     if buckets.tables is not None and among is None:
         starts, near, codes = multi_index.radius(buckets.tables, queries, radius, threads=workers)
     else:
         starts, near, codes = scan.radius(
             buckets.blocks, queries, radius, allowed=among, threads=workers
         )
-    mask = _ANY if allowed is None else allowed
+    mask = _ANY if chosen is None else chosen.allowed
     totals = np.empty(len(starts) - 1, np.int64)
     kernels.weigh(codes, starts, buckets.offsets, buckets.rows, mask, totals)
     offsets = np.zeros(len(starts), np.int64)
@@ -275,7 +278,7 @@ def _expand(
     codes: NDArray[np.int64],
     starts: NDArray[np.int64],
     whole: bool,
-    allowed: NDArray[np.bool_] | None,
+    chosen: Filter | None,
     left: NDArray[np.int64],
     distances: NDArray[np.int32],
     found: NDArray[np.int64],
@@ -283,7 +286,7 @@ def _expand(
 ) -> NDArray[np.bool_]:
     """Fill in the rows of the queries `left`; returns which of them are certain."""
     certain = np.empty(len(left), np.bool_)
-    mask = _ANY if allowed is None else allowed
+    mask = _ANY if chosen is None else chosen.allowed
     every = len(left) == len(found)
 
     k = found.shape[1]
@@ -314,19 +317,28 @@ def _tasks(queries: int) -> list[tuple[int, int]]:
 
 
 def _filter(
-    buckets: Buckets, allowed: NDArray[np.bool_] | None
-) -> tuple[NDArray[np.bool_] | None, NDArray[np.bool_] | None]:
+    buckets: Buckets, allowed: NDArray[np.bool_] | Filter | None
+) -> tuple[Filter | None, Filter | None]:
     """The rows that may be results, checked, and the codes that have any of them."""
     if allowed is None:
         return None, None
-    allowed = np.ascontiguousarray(scan.check_allowed(allowed, buckets.count))
-    among = np.empty(buckets.blocks.count, np.bool_)
-    kernels.reachable(buckets.offsets, buckets.rows, allowed, among)
-    return allowed, among
+    chosen = as_filter(allowed, buckets.count)
+
+    def reachable() -> Filter:
+        among = np.empty(buckets.blocks.count, np.bool_)
+        kernels.reachable(buckets.offsets, buckets.rows, chosen.allowed, among)
+        return Filter(among)
+
+    return chosen, chosen.form(buckets, reachable)
 
 
 def _group(
-    blocks: Blocks, start: int, stop: int, labels: NDArray[np.integer], most: int
+    blocks: Blocks,
+    start: int,
+    stop: int,
+    labels: NDArray[np.integer],
+    most: int,
+    seeds: NDArray[np.uint64],
 ) -> NDArray[np.uint64] | None:
     """Label rows [start, stop) among themselves; returns their distinct codes as words."""
     planes = blocks.planes.reshape(-1)
@@ -336,26 +348,28 @@ def _group(
     count = 0
     while True:
         start, count = kernels.group(
-            planes, bytes_each, start, stop, 0, labels, words, table, count
+            planes, bytes_each, start, stop, 0, labels, words, table, count, seeds
         )
         if count > most:
             return None
         if start == stop:
             return words[:count]
-        words, table = _grow(words, count)
+        words, table = _grow(words, count, seeds)
 
 
-def _grow(words: NDArray[np.uint64], count: int) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+def _grow(
+    words: NDArray[np.uint64], count: int, seeds: NDArray[np.uint64]
+) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
     """Four times the room for distinct codes, and their hash table made anew."""
     larger = np.empty((4 * len(words), words.shape[1]), np.uint64)
     larger[:count] = words[:count]
     table = np.full(1 << (2 * len(larger) - 1).bit_length(), -1, np.int64)
-    kernels.enter(larger, count, table)
+    kernels.enter(larger, count, table, seeds)
     return larger, table
 
 
 def _merge_groups(
-    groups: list[NDArray[np.uint64]], most: int
+    groups: list[NDArray[np.uint64]], most: int, seeds: NDArray[np.uint64]
 ) -> tuple[NDArray[np.uint64], list[NDArray[np.int64]]] | None:
     """The distinct codes of all groups, in the order they come, and each group's new labels."""
     words, count = groups[0], len(groups[0])
@@ -364,11 +378,11 @@ def _merge_groups(
     for others in groups[1:]:
         mine, done = np.empty(len(others), np.int64), 0
         if table is None:
-            words, table = _grow(np.resize(words, (max(256, count), words.shape[1])), count)
+            words, table = _grow(np.resize(words, (max(256, count), words.shape[1])), count, seeds)
         while True:
-            done, count = kernels.absorb(others, done, words, table, count, mine)
+            done, count = kernels.absorb(others, done, words, table, count, mine, seeds)
             if done == len(others):
                 break
-            words, table = _grow(words, count)
+            words, table = _grow(words, count, seeds)
         names.append(mine)
     return None if count > most else (words[:count], names)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from search import threads as pool
 from search.codes import check_count, pad_mask, refuse_subclass, validate, width
+from search.filters import Filter, as_filter
 from search.hamming.blocks import BLOCK as BLOCK
 from search.hamming.blocks import Blocks as Blocks
 from search.hamming.blocks import arrange as arrange
@@ -44,7 +45,7 @@ def knn(
     queries: NDArray[np.uint8],
     k: int,
     *,
-    allowed: NDArray[np.bool_] | None = None,
+    allowed: NDArray[np.bool_] | Filter | None = None,
     threads: int | None = None,
 ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     """The k nearest codes of every query by Hamming distance, ties by row.
@@ -185,7 +186,7 @@ def radius(
     queries: NDArray[np.uint8],
     radius: int | NDArray[np.integer],
     *,
-    allowed: NDArray[np.bool_] | None = None,
+    allowed: NDArray[np.bool_] | Filter | None = None,
     threads: int | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int64]]:
     """All codes within a Hamming distance of every query, ties by row.
@@ -368,29 +369,20 @@ def check_radii(radius: int | NDArray[np.integer], queries: int, bits: int) -> N
     return np.minimum(radii, bits).astype(np.int64)
 
 
-def check_allowed(allowed: NDArray[np.bool_], count: int) -> NDArray[np.bool_]:
-    """The filter itself, when it is a mask of `count` rows.
-
-    Raises:
-        TypeError: not an array of bool.
-        ValueError: of another length.
-    """
-    refuse_subclass(allowed, "allowed")
-    if not isinstance(allowed, np.ndarray) or allowed.dtype != np.bool_:
-        kind = getattr(allowed, "dtype", type(allowed).__name__)
-        raise TypeError(f"allowed must be a NumPy array of bool, not {kind}")
-    if allowed.shape != (count,):
-        raise ValueError(f"allowed must have the shape ({count},), not {allowed.shape}")
-    return allowed
-
-
 def _restrict(
-    blocks: Blocks, allowed: NDArray[np.bool_] | None
+    blocks: Blocks, allowed: NDArray[np.bool_] | Filter | None
 ) -> tuple[Blocks, NDArray[np.int64] | None, NDArray[np.uint64]]:
     """Blocks to scan, the rows they came from (None: their own), and the kernel's mask."""
     if allowed is None:
         return blocks, None, _ALL
-    allowed = check_allowed(allowed, blocks.count)
+    chosen = as_filter(allowed, blocks.count)
+    return chosen.form(blocks, lambda: _apply(blocks, chosen.allowed))
+
+
+def _apply(
+    blocks: Blocks, allowed: NDArray[np.bool_]
+) -> tuple[Blocks, NDArray[np.int64] | None, NDArray[np.uint64]]:
+    """`_restrict` for a mask."""
     if _SPARSE * np.count_nonzero(allowed) < blocks.count:
         rows = np.flatnonzero(allowed)
         return arrange(take(blocks, rows), blocks.bits), rows, _ALL

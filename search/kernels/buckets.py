@@ -12,23 +12,27 @@ from search.kernels.shared import BLOCK, MISSING, PLAIN, ROW_BITS, to_words
 
 
 @compiled
-def _hash_compiled(words, position):  # type: ignore[no-untyped-def]
-    """A 64-bit hash of one code: every word is folded in and mixed by multiplication."""
-    value = np.uint64(0x9E3779B97F4A7C15)
+def _hash_compiled(words, position, seeds):  # type: ignore[no-untyped-def]
+    """A 64-bit hash of one code: every word is folded in and mixed by multiplication.
+
+    seeds: uint64 (2,), where the sum begins and an odd factor. Whoever does not know them cannot
+    choose codes that have the same hash.
+    """
+    value, factor = seeds[0], seeds[1]
     for word in words[position]:
-        value = (value ^ word) * np.uint64(0xD6E8FEB86659FD93)
+        value = (value ^ word) * factor
         value ^= value >> np.uint64(32)
-    value *= np.uint64(0xD6E8FEB86659FD93)
+    value *= factor
     return value ^ (value >> np.uint64(29))
 
 
-def _hash_python(words: Any, position: int) -> Any:
+def _hash_python(words: Any, position: int, seeds: Any) -> Any:
     """What `_hash_compiled` computes: NumPy would warn of every product that wraps round."""
-    value, last = 0x9E3779B97F4A7C15, 2**64 - 1
+    value, factor, last = int(seeds[0]), int(seeds[1]), 2**64 - 1
     for word in words[position]:
-        value = (value ^ int(word)) * 0xD6E8FEB86659FD93 & last
+        value = (value ^ int(word)) * factor & last
         value ^= value >> 32
-    value = value * 0xD6E8FEB86659FD93 & last
+    value = value * factor & last
     return np.uint64(value ^ (value >> 29))
 
 
@@ -45,10 +49,10 @@ def _same(one, first, other, second):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _find(codes, position, words, table, count):  # type: ignore[no-untyped-def]
+def _find(codes, position, words, table, count, seeds):  # type: ignore[no-untyped-def]
     """The label of codes[position] in the hash table; -1 - slot where it is not there."""
     last = np.uint64(len(table) - 1)
-    slot = _hash(codes, position) & last
+    slot = _hash(codes, position, seeds) & last
     while table[slot] >= 0:
         label = np.int64(table[slot])
         if _same(codes, position, words, label):
@@ -59,13 +63,14 @@ def _find(codes, position, words, table, count):  # type: ignore[no-untyped-def]
 
 @compiled
 def group(  # type: ignore[no-untyped-def]
-    planes, width, start, stop, first, labels, words, table, count
+    planes, width, start, stop, first, labels, words, table, count, seeds
 ):
     """Label the codes of rows [start, stop) by the order in which they first appear.
 
     labels: one for every row from `first` on; words: uint64 (room, ceil(width / 8)), the
     distinct codes so far, of which there are `count`; table: int64, a power of two long, -1 where
-    empty. Returns (row to go on from, count): before `stop` only when `words` is full.
+    empty; seeds: those of the table, see `_hash_compiled`. Returns (row to go on from, count):
+    before `stop` only when `words` is full.
     """
     codes = np.empty((BLOCK, words.shape[1]), np.uint64)
     row = start
@@ -73,7 +78,7 @@ def group(  # type: ignore[no-untyped-def]
         to_words(planes, width, row // BLOCK, codes)
         end = min(stop, (row // BLOCK + 1) * BLOCK)
         while row < end:
-            label = _find(codes, row % BLOCK, words, table, count)
+            label = _find(codes, row % BLOCK, words, table, count, seeds)
             if label < 0:
                 if count == len(words):
                     return row, count
@@ -87,20 +92,20 @@ def group(  # type: ignore[no-untyped-def]
 
 
 @compiled
-def enter(words, count, table):  # type: ignore[no-untyped-def]
+def enter(words, count, table, seeds):  # type: ignore[no-untyped-def]
     """Enter distinct codes into an empty hash table."""
     for position in range(count):
-        table[-1 - _find(words, position, words, table, count)] = position
+        table[-1 - _find(words, position, words, table, count, seeds)] = position
 
 
 @compiled
-def absorb(others, start, words, table, count, names):  # type: ignore[no-untyped-def]
+def absorb(others, start, words, table, count, names, seeds):  # type: ignore[no-untyped-def]
     """Add another group's codes from `start` on; names[i] becomes the label of others[i] here.
 
     Returns (position to go on from, count): before the end only when `words` is full.
     """
     for position in range(start, len(others)):
-        label = _find(others, position, words, table, count)
+        label = _find(others, position, words, table, count, seeds)
         if label < 0:
             if count == len(words):
                 return position, count

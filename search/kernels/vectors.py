@@ -5,7 +5,6 @@ AVX2 or four NEON registers, whose native popcount is also of bytes. Every intri
 Python, for where numba is told not to compile.
 """
 
-import threading
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from search.kernels.shared import BLOCK, PLAIN, data_of, prefetch
+from search.threads import Lock
 
 LANES = 64  # codes in a vector
 AHEAD = 8192  # bytes between what one query reads and what it asks for
@@ -218,12 +218,12 @@ def _claim_compiled(typingctx: Any, progress: Any, index: Any, amount: Any) -> A
     return types.int64(progress, types.int64, types.int64), generate
 
 
-_claiming = threading.Lock()
+_claiming = Lock()
 
 
 def _claim_python(progress: Any, index: int, amount: int) -> int:
     """Add `amount` to a number that threads share; returns what it was before."""
-    with _claiming:
+    with _claiming.held():
         before = int(progress[index])
         progress[index] += amount
         return before
