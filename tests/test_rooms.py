@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # From the ground up; a unit (a sub-package, or a file beside them) may import those before it.
 ORDER = {
     "search": (
-        "codes processors threads paging kernels hamming measures fine files collection index "
+        "codes processors threads paging filters kernels hamming measures fine files collection index "
         "interchange"
     ),
     "jaxhash": (
