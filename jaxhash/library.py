@@ -157,8 +157,8 @@ def methods() -> dict[str, str]:
     """The names of the methods that `train` knows, each with its source.
 
     Example:
-        >>> methods()["dsh"]
-        'Liu et al., Deep supervised hashing for fast image retrieval, CVPR 2016'
+        >>> methods()["csq"][:11]
+        'Yuan et al.'
     """
     return {name: row.source for name, row in METHODS.items()}
 
@@ -198,7 +198,7 @@ def register(row: Method | Network) -> None:
         TypeError: neither a `Method` nor a `Network`.
 
     Example:
-        >>> register(Method("mine", objective=lambda latent, labels: (latent.mean(), {})))
+        >>> register(Method("mine", my_loss))  # doctest: +SKIP
     """
     if isinstance(row, Method):
         table: dict[str, Any] = METHODS

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from PIL import Image
 
 import jaxhash
 from jaxhash.data.pictures import as_items
+from jaxhash.method import METHODS
+from jaxhash.nets import NETWORKS
 
 SIDE = 16
 FAST: dict[str, Any] = {"steps": 12, "batch_size": 12, "learning_rate": 0.05, "validation": 0.2}
@@ -44,6 +47,16 @@ def pull_together(latent: jax.Array, labels: jax.Array, weight: float = 1.0) -> 
 NETWORK = jaxhash.Network("averages", Averages, image_size=SIDE)
 METHOD = jaxhash.Method("pull-together", pull_together)
 COLOURS = {"blue": (20, 40, 220), "green": (30, 200, 40), "red": (220, 30, 30)}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tables() -> Iterator[None]:
+    """The tables of methods and networks as they were, after all that is registered here."""
+    before = dict(METHODS), dict(NETWORKS)
+    yield
+    for table, rows in zip((METHODS, NETWORKS), before, strict=True):
+        table.clear()
+        table.update(rows)
 
 
 @pytest.fixture(scope="module")

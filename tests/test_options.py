@@ -2,9 +2,8 @@
 
 import dataclasses
 import importlib
-import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -12,13 +11,17 @@ import numpy as np
 import pytest
 from test_steps import blobs
 
-from jaxhash import data, runs, sharding
+from jaxhash import data, encoding, feature_files, idle, models, plots, retrieval, runs, sharding
+from jaxhash.cli.command import Command, parse
 from jaxhash.config import Config, to_json
 from jaxhash.data import Dataset
+from jaxhash.evaluation import measures
+from jaxhash.evaluation import run as evaluation_run
 from jaxhash.method import METHODS
 from jaxhash.recipes import Recipe
 from jaxhash.training import calls, loop, planning
 from jaxhash.training.planning import Plan, check_resumed, settle
+from search import HashIndex
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 SMALL: dict[str, Any] = {"recipe": "scratch", "bits": 8}
@@ -52,8 +55,8 @@ ACTS: dict[str, tuple[dict[str, Any], Any, str]] = {
     "protocol_options": ({"protocol": "fraction"}, {"train_share": 0.5}, "train"),
     "validation": ({}, 0.4, "validation"),
     "method": ({}, "dsh", "method"),
-    "network": ({"data": "pictures", "network": "dsh"}, "resnet-tiny", "model"),
-    "bits": ({}, 9, "model"),
+    "network": ({"data": "pictures", "network": "dsh"}, "resnet-tiny", "spec"),
+    "bits": ({}, 9, "spec"),
     "options": ({"method": "dsh"}, {"alpha": 0.5}, "options"),
     "recipe": ({}, "published", "recipe"),
     "epochs": ({}, 3.0, "steps"),
@@ -80,10 +83,10 @@ ACTS: dict[str, tuple[dict[str, Any], Any, str]] = {
     "batches": ({"batch_size": 15}, "balanced", "rows"),
     "start": ({}, "ssdh", "recipe"),
     "augment": ({"data": "pictures", "network": "dsh"}, "zoom", "recipe"),
-    "mirror": ({"data": "pictures", "network": "dsh"}, True, "model"),
-    "shift": ({"data": "pictures", "network": "dsh"}, True, "model"),
+    "mirror": ({"data": "pictures", "network": "dsh"}, True, "spec"),
+    "shift": ({"data": "pictures", "network": "dsh"}, True, "spec"),
     "seed": ({}, 1, "rows"),
-    "precision": ({}, "bfloat16", "model"),
+    "precision": ({}, "bfloat16", "spec"),
     "eval_every": ({}, 3.0, "eval_steps"),
     "log_every": ({}, 3, "log_steps"),
 }
@@ -162,7 +165,7 @@ def test_a_running_average_is_kept_where_it_is_asked_for(monkeypatch: pytest.Mon
         asked.append(average)
         raise Enough
 
-    monkeypatch.setattr(loop.networks, "init", lambda *_: {"params": {}})
+    monkeypatch.setattr(loop.nets, "init", lambda *_: {"params": {}})
     monkeypatch.setattr(loop, "initial_state", initial_state)
     for average in (0.0, 0.9):
         with pytest.raises(Enough):
@@ -325,21 +328,18 @@ def test_an_older_run_goes_on_as_before_or_is_refused(tmp_path: Path) -> None:
         check_resumed(folder, plan)
 
 
-# ---------------------------------------------------------------- the scripts
+# ---------------------------------------------------------------- the commands
 
 
-@pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch):
-    """A function that imports a script, and one that runs it with words on its command line."""
-    monkeypatch.syspath_prepend(str(SCRIPTS))
+def command_of(name: str) -> Command:
+    """The command of that name."""
+    return importlib.import_module(f"jaxhash.cli.{name}").COMMAND
 
-    def call(name: str, *words: object) -> ModuleType:
-        module = importlib.import_module(name)
-        monkeypatch.setattr(sys, "argv", [f"scripts/{name}.py", *map(str, words)])
-        module.main()
-        return module
 
-    return call
+def call(name: str, *words: object) -> None:
+    """Run a command with words on its command line; its errors are raised as they are."""
+    command = command_of(name)
+    command.act(parse(command, [str(word) for word in words]))
 
 
 class Recorder:
@@ -355,14 +355,14 @@ class Recorder:
         return self.value
 
 
-def stub_train(module: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list:
+def stub_train(monkeypatch: pytest.MonkeyPatch) -> list:
     train, join = Recorder(), Recorder()
-    monkeypatch.setattr(module.training, "train", train)
-    monkeypatch.setattr(module.jax.distributed, "initialize", join)
+    monkeypatch.setattr(loop, "train", train)
+    monkeypatch.setattr(jax.distributed, "initialize", join)
     return [train.calls, join.calls]
 
 
-def stub_encode(module: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list:
+def stub_encode(monkeypatch: pytest.MonkeyPatch) -> list:
     parts = {"train": np.arange(2), "test": np.arange(2, 5)}
     data = SimpleNamespace(
         items=np.zeros((5, 1)), parts=parts, name="data", skipped=(), paths=None, labels=None
@@ -370,17 +370,17 @@ def stub_encode(module: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: P
     # What is asked of it is noted by `load`; its length is that of its items.
     data = type("Data", (), {**vars(data), "__len__": lambda self: 5})()
     load, model, write = Recorder(data), Recorder(SimpleNamespace(bits=8)), Recorder([])
-    monkeypatch.setattr(module.models, "load", model)
-    monkeypatch.setattr(module.retrieval, "load_items", load)
-    monkeypatch.setattr(module.retrieval, "attachments", Recorder({}))
-    monkeypatch.setattr(module, "write_features", write)
+    monkeypatch.setattr(models, "load", model)
+    monkeypatch.setattr(retrieval, "load_items", load)
+    monkeypatch.setattr(retrieval, "attachments", Recorder({}))
+    monkeypatch.setattr(feature_files, "write_features", write)
 
     def encode(*words: Any, **options: Any) -> list:
         Path(words[2]).write_bytes(b"index")
         rows = options.pop("rows")
         return write(*words[2:], rows=None if rows is None else rows.tolist(), **options)
 
-    monkeypatch.setattr(module.encoding, "encode_to_index", encode)
+    monkeypatch.setattr(encoding, "encode_to_index", encode)
     return [
         model.calls,
         [(words[:1], options) for words, options in load.calls],
@@ -389,16 +389,16 @@ def stub_encode(module: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: P
     ]
 
 
-def stub_evaluate(module: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list:
+def stub_evaluate(monkeypatch: pytest.MonkeyPatch) -> list:
     evaluate = Recorder({})
-    monkeypatch.setattr(module.results, "evaluate_run", evaluate)
-    monkeypatch.setattr(module.results, "write_results", Recorder([]))
-    monkeypatch.setattr(module.evaluation, "report", Recorder(""))
+    monkeypatch.setattr(evaluation_run, "evaluate_run", evaluate)
+    monkeypatch.setattr(evaluation_run, "write_results", Recorder([]))
+    monkeypatch.setattr(measures, "report", Recorder(""))
     return [evaluate.calls]
 
 
-def stub_query(module: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list:
-    model = Recorder(SimpleNamespace(takes="images", item_shape=(8, 8, 3)))
+def stub_query(monkeypatch: pytest.MonkeyPatch) -> list:
+    model = Recorder(SimpleNamespace(spec=SimpleNamespace(takes="images", item_shape=(8, 8, 3))))
     opened, loaded, answer, drawn = (Recorder("index") for _ in range(4))
 
     def load_images(paths: list, **options: Any) -> Any:
@@ -409,22 +409,21 @@ def stub_query(module: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         answer(k, **options)
         return np.zeros((len(images), 1), np.int32), np.full((len(images), 1), -1)
 
-    monkeypatch.setattr(module.models, "load", model)
-    monkeypatch.setattr(module.HashIndex, "open", opened)
-    monkeypatch.setattr(module.datasets, "load_images", load_images)
-    monkeypatch.setattr(module.retrieval, "ask", ask)
+    monkeypatch.setattr(models, "load", model)
+    monkeypatch.setattr(HashIndex, "open", opened)
+    monkeypatch.setattr(data, "load_images", load_images)
+    monkeypatch.setattr(retrieval, "ask", ask)
     titles = SimpleNamespace(titles=lambda ids: [])
-    monkeypatch.setattr(module.retrieval, "Items", lambda index: titles)
-    monkeypatch.setattr(module.retrieval, "gallery", Recorder())
-    monkeypatch.setattr(module.plots, "save", drawn)
+    monkeypatch.setattr(retrieval, "Items", lambda index: titles)
+    monkeypatch.setattr(retrieval, "gallery", Recorder())
+    monkeypatch.setattr(plots, "save", drawn)
     return [model.calls, opened.calls, loaded.calls, answer.calls, drawn.calls]
 
 
 HERE = Path(__file__)
-# script -> (what it is given at least, option -> words that change what it does)
-SCRIPT_OPTIONS: dict[str, tuple[str, list[Any], dict[str, list[Any]]]] = {
+# command -> (what it is given at least, option -> words that change what it does)
+COMMAND_OPTIONS: dict[str, tuple[list[Any], dict[str, list[Any]]]] = {
     "train": (
-        "Train",
         ["--run", "none"],
         {
             "config": ["--bits", 12],
@@ -439,7 +438,6 @@ SCRIPT_OPTIONS: dict[str, tuple[str, list[Any], dict[str, list[Any]]]] = {
         },
     ),
     "encode": (
-        "Encode",
         ["--run", "none", "--data", "mnist", "--out", "x.index"],
         {
             "run": ["--run", "other"],
@@ -454,7 +452,6 @@ SCRIPT_OPTIONS: dict[str, tuple[str, list[Any], dict[str, list[Any]]]] = {
         },
     ),
     "evaluate": (
-        "Evaluate",
         ["--run", "none"],
         {
             "run": ["--run", "other"],
@@ -467,7 +464,6 @@ SCRIPT_OPTIONS: dict[str, tuple[str, list[Any], dict[str, list[Any]]]] = {
         },
     ),
     "query": (
-        "Query",
         ["--run", "none", "--index", "x.index", HERE],
         {
             "images": [HERE.parent / "conftest.py"],
@@ -481,39 +477,35 @@ SCRIPT_OPTIONS: dict[str, tuple[str, list[Any], dict[str, list[Any]]]] = {
         },
     ),
 }
-CASES = [(name, option) for name, (_, _, table) in SCRIPT_OPTIONS.items() for option in table]
+CASES = [(name, option) for name, (_, table) in COMMAND_OPTIONS.items() for option in table]
 STUBS = {"train": stub_train, "encode": stub_encode, "evaluate": stub_evaluate, "query": stub_query}
 
 
-@pytest.mark.parametrize("name", SCRIPT_OPTIONS)
-def test_every_option_of_a_script_has_its_row(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(SCRIPTS))
-    options, _, table = SCRIPT_OPTIONS[name]
-    fields = dataclasses.fields(getattr(importlib.import_module(name), options))
-    assert set(table) == {field.name for field in fields}
+@pytest.mark.parametrize("name", COMMAND_OPTIONS)
+def test_every_option_of_a_command_has_its_row(name: str) -> None:
+    fields = dataclasses.fields(command_of(name).options)
+    assert set(COMMAND_OPTIONS[name][1]) == {field.name for field in fields}
 
 
 @pytest.mark.parametrize(("name", "option"), CASES)
-def test_an_option_of_a_script_changes_what_it_does(
-    name: str, option: str, script, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_an_option_of_a_command_changes_what_it_does(
+    name: str, option: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(SCRIPTS))
-    _, words, table = SCRIPT_OPTIONS[name]
-    module = importlib.import_module(name)
+    words, table = COMMAND_OPTIONS[name]
     if name == "encode" and option == "overwrite":
-        stub_encode(module, monkeypatch, tmp_path)
+        stub_encode(monkeypatch)
         (tmp_path / "x.index").touch()
-        with pytest.raises(FileExistsError, match="--overwrite"):
-            script(name, *words)
-        script(name, *words, *table[option])
+        with pytest.raises(FileExistsError, match=r"x\.index exists"):
+            call(name, *words)
+        call(name, *words, *table[option])
         assert (tmp_path / "x.index").read_bytes() == b"index"
         return
     done = []
     for given in ([], table[option]):
-        calls_made = STUBS[name](module, monkeypatch, tmp_path)
+        calls_made = STUBS[name](monkeypatch)
         (tmp_path / "x.index").unlink(missing_ok=True)
-        script(name, *words, *given)
+        call(name, *words, *given)
         done.append(repr(calls_made))
     assert done[0] != done[1]
 
@@ -521,7 +513,7 @@ def test_an_option_of_a_script_changes_what_it_does(
 @pytest.mark.parametrize(
     ("name", "words", "error", "message"),
     [
-        ("train", ["--resume", "--overwrite"], ValueError, "keep one"),
+        ("train", ["--resume", "--overwrite", "--data", "x"], ValueError, "keep one"),
         ("train", ["--coordinator", "auto", "--processes", 2], ValueError, "leave them out"),
         ("train", ["--coordinator", "auto", "--process", 0], ValueError, "leave them out"),
         ("train", ["--process", 0], ValueError, "need --coordinator"),
@@ -535,21 +527,18 @@ def test_an_option_of_a_script_changes_what_it_does(
         ("query", ["--gallery", "no/out.png"], FileNotFoundError, "no such folder"),
     ],
 )
-def test_a_script_refuses_what_would_do_nothing(
-    name: str, words: list, error: type, message: str, script, monkeypatch, tmp_path: Path
+def test_a_command_refuses_what_would_do_nothing(
+    name: str, words: list, error: type, message: str, monkeypatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(SCRIPTS))
-    STUBS[name](importlib.import_module(name), monkeypatch, tmp_path)
+    STUBS[name](monkeypatch)
     with pytest.raises(error, match=message):
-        script(name, *SCRIPT_OPTIONS[name][1], *words)
+        call(name, *COMMAND_OPTIONS[name][0], *words)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_place_for_named_datasets_is_refused_where_none_is_named(tmp_path: Path) -> None:
-    from jaxhash import idle, retrieval
-
-    model = SimpleNamespace(takes="images", item_shape=(8, 8, 1))
+    model = SimpleNamespace(spec=SimpleNamespace(takes="images", item_shape=(8, 8, 1)))
     with pytest.raises(ValueError, match="data_dir is for datasets that are known by a name"):
         retrieval.load_items("digits", model, data_dir="x")
     with pytest.raises(ValueError, match="max_undecodable is for folders of image files"):
@@ -557,9 +546,7 @@ def test_a_place_for_named_datasets_is_refused_where_none_is_named(tmp_path: Pat
     idle.check_place("cifar10", data_dir="x", download=True)
 
 
-def test_the_corrected_command_works_at_once(
-    script, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_the_corrected_command_works_at_once(tmp_path: Path) -> None:
     """A mistake leaves no folder that would have to be removed or overwritten."""
     folder, data = tmp_path / "run", tmp_path / "blobs.npz"
     np.savez(data, features=blobs().items, labels=blobs().labels)
@@ -570,6 +557,6 @@ def test_the_corrected_command_works_at_once(
     ):
         given = ["--data", data, "--method", method, "--run", folder, "--options", *words]
         with pytest.raises(ValueError, match=f"{words[0]} is "):
-            script("train", *given)
+            call("train", *given)
         assert not folder.exists()
     runs.check_free(folder)

@@ -71,9 +71,11 @@ GROUPS = {
     "method": ("method", "bits", "options", "mirror", "shift"),
     "network": ("network", "weights", "precision"),
     "optimisation": (
-        *("recipe", "epochs", "steps", "batch_size", "batches", "augment", "optimizer"),
-        *("learning_rate", "schedule", "weight_decay", "head_rate", "clip_norm"),
-        *("label_smoothing", "average", "seed"),
+        *("recipe", "epochs", "steps", "batch_size", "batches", "augment", "average", "seed"),
+        *("optimizer", "learning_rate", "momentum", "nesterov", "beta2", "clip_norm"),
+        *("schedule", "drops", "drop_factor", "warmup", "final_rate"),
+        *("weight_decay", "decay_all", "label_smoothing"),
+        *("head_rate", "latent_rate", "classifier_rate", "bias_rate", "start"),
     ),
     "output and run": (
         *("run", "resume", "overwrite", "eval_every", "log_every", "tensorboard"),
