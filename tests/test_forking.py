@@ -15,7 +15,8 @@ COMMON = """
 import os, signal, sys, threading
 sys.path.insert(0, sys.argv[1])
 import numpy as np
-from search import HashIndex, index as indexes, scan, segments, state, threads
+from search import HashIndex, index as indexes, threads
+from search.collection import segments, state
 codes = np.repeat(np.arange(3000, dtype=np.uint32), 100).view(np.uint8).reshape(-1, 4)
 index = HashIndex(codes)
 HashIndex(codes).search(codes[:1], 1)  # compiles all that is needed

@@ -136,13 +136,13 @@ import os, signal, sys
 import jax
 sys.path.insert(0, "tests")
 from test_training import RESUMED
-from jaxhash import training
+from jaxhash.training import loop
 
 def on_step(progress):
     if progress.step == int(sys.argv[2]):
         os.kill(os.getpid(), signal.SIGKILL)
 
-training.train(RESUMED, sys.argv[1], resume=True, devices=jax.devices()[:1], on_step=on_step)
+loop.train(RESUMED, sys.argv[1], resume=True, devices=jax.devices()[:1], on_step=on_step)
 """
 RESUMED = Config(
     network="dsh",

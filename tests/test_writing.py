@@ -213,7 +213,7 @@ def test_a_write_that_fails_anywhere_leaves_the_old_file(tmp_path, monkeypatch):
 DESTROYER = textwrap.dedent("""
     import errno, os, resource, signal, sys, time
     import numpy as np
-    from search import HashIndex, Writer, storage
+    from search import HashIndex, Writer
 
     folder = sys.argv[1]
     path = os.path.join(folder, "kept.index")
