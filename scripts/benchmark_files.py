@@ -58,8 +58,8 @@ def main() -> None:
         times: dict[tuple[str, str], list[tuple[float, float]]] = {}
         for run in range(config.runs):
             for way in ("compared", "trusted"):
-                for name, spent in measure(path, config, way == "trusted", run).items():
-                    times.setdefault((name, way), []).append(spent)
+                for name, one in measure(path, config, way == "trusted", run).items():
+                    times.setdefault((name, way), []).append(one)
     print("ms: least and median on the clock; least and median of the processor")
     for (name, way), spent in sorted(times.items()):
         columns = np.array([np.min(spent, axis=0), np.median(spent, axis=0)]).T.ravel() * 1e3

@@ -1,8 +1,8 @@
 """Checksums of a mapped file's parts, compared the first time that a search looks at them.
 
 A section is cut into groups of whole rows, of `GROUPS` bytes or one row, and the file holds the
-CRC-32 of each group. What was compared once is not compared again, so a search pays for what it is the
-first to read, and no later one pays anything.
+CRC-32 of each group. What was compared once is not compared again, so a search pays for what it is
+the first to read, and no later one pays anything.
 """
 
 import zlib
