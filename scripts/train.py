@@ -10,7 +10,12 @@ scripts/evaluate.py for the figures, scripts/encode.py and scripts/query.py to s
     python scripts/train.py --resume --run runs/photos
 
 trains on a folder of class-name/image.jpg, and goes on where a run broke off. On several machines,
-start the same command on each with --coordinator host:port --processes N --process I.
+start the same command on each with --coordinator host:port --processes N --process I, and a --run
+that all of them share.
+
+Exit codes: 0 done; 1 a mistake or a failure, as the message says; 2 wrong options; 75 another of
+several processes was lost; 143 stopped by SIGTERM, after a checkpoint. After 75 and 143, --resume
+goes on.
 """
 
 import sys
@@ -23,7 +28,7 @@ import tyro
 from command_line import parse, run
 from tqdm import tqdm
 
-from jaxhash import runs, training
+from jaxhash import processes, runs, sharding, training
 from jaxhash.runs import Config
 from jaxhash.training import Progress
 
@@ -79,7 +84,7 @@ def main() -> None:
     chosen = options()
     if chosen.resume and chosen.overwrite:
         raise ValueError("--resume goes on with a run and --overwrite replaces it: keep one")
-    join(chosen.coordinator, chosen.processes, chosen.process)
+    processes.join(chosen.coordinator, chosen.processes, chosen.process)
     config = chosen.config
     folder = chosen.run
     if folder is None:
@@ -89,9 +94,7 @@ def main() -> None:
         raise FileNotFoundError(f"no run to resume in {folder}: check --run, or begin with --data")
     devices = None
     if chosen.devices is not None:
-        if not 1 <= chosen.devices <= jax.device_count():
-            raise ValueError(f"--devices is {chosen.devices}: there are {jax.device_count()}")
-        devices = jax.devices()[: chosen.devices]
+        devices = sharding.take(chosen.devices)
     first = jax.process_index() == 0
     with Bar(disable=not first) as bar:
         training.train(
@@ -107,33 +110,6 @@ def main() -> None:
     if first:
         print(f"model, log and checkpoints: {folder}")
         print(f"next: python scripts/evaluate.py --run {folder}")
-
-
-def join(coordinator: str | None, processes: int | None, process: int | None) -> None:
-    """Find the other processes that train, where there are any."""
-    if coordinator is None:
-        if processes is not None or process is not None:
-            raise ValueError("--processes and --process need --coordinator host:port too")
-    elif coordinator == "auto":
-        if processes is not None or process is not None:
-            raise ValueError(
-                "--coordinator auto finds --processes and --process by itself: leave them out"
-            )
-        try:
-            jax.distributed.initialize()
-        except ValueError:
-            raise ValueError(
-                "--coordinator auto: this is no cluster that jax knows; give host:port, with "
-                "--processes and --process"
-            ) from None
-    else:
-        if not coordinator.rpartition(":")[2].isdecimal() or ":" not in coordinator:
-            raise ValueError(f"--coordinator is {coordinator!r}: give host:port, or auto")
-        if processes is None or process is None:
-            raise ValueError("--coordinator needs --processes and --process too")
-        if not 0 <= process < processes:
-            raise ValueError(f"--process is {process}: give 0 to {processes - 1}")
-        jax.distributed.initialize(coordinator, processes, process)
 
 
 class Bar:
