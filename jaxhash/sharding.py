@@ -4,6 +4,7 @@ Everything compiled sees global arrays, so that a batch, a learning rate and a m
 on one device and on eight, in one process and in several (`jax.distributed`).
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,7 +22,7 @@ def mesh_over(batch_size: int, devices: Sequence[jax.Device] | None = None) -> M
 
     Raises:
         ValueError: devices were named, or there are several processes, and they do not divide the
-            batch.
+            batch; or not every process has as many of them.
 
     Example:
         >>> mesh_over(256).axis_names
@@ -31,6 +32,12 @@ def mesh_over(batch_size: int, devices: Sequence[jax.Device] | None = None) -> M
     if devices is None and jax.process_count() == 1:
         while batch_size % len(chosen):
             chosen.pop()
+    shares = Counter(one.process_index for one in chosen)
+    if len(shares) != jax.process_count() or len(set(shares.values())) > 1:
+        raise ValueError(
+            f"{len(chosen)} devices are not as many in each of {jax.process_count()} processes: "
+            f"choose them with sharding.take, or leave them out, to use all"
+        )
     if batch_size % len(chosen):
         nearest = max(round(batch_size / len(chosen)), 1) * len(chosen)
         raise ValueError(
@@ -38,6 +45,31 @@ def mesh_over(batch_size: int, devices: Sequence[jax.Device] | None = None) -> M
             f"choose a multiple of {len(chosen)}, for example {nearest}"
         )
     return Mesh(np.asarray(chosen), (AXIS,))
+
+
+def take(count: int) -> list[jax.Device]:
+    """So many of all devices, as many in each process.
+
+    Raises:
+        ValueError: there are not so many, or the processes do not divide them.
+
+    Example:
+        >>> len(take(2))
+        2
+    """
+    processes = jax.process_count()
+    if not 1 <= count <= jax.device_count():
+        raise ValueError(f"--devices is {count}: there are {jax.device_count()}")
+    if count % processes:
+        raise ValueError(
+            f"--devices is {count}: {processes} processes take as many each, so give a multiple "
+            f"of {processes}, or leave it out, to use all"
+        )
+    own = [
+        [one for one in jax.devices() if one.process_index == process]
+        for process in range(processes)
+    ]
+    return [one for devices in own for one in devices[: count // processes]]
 
 
 def local_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:

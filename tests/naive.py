@@ -541,11 +541,12 @@ def read_index_file(data):
         assert start % 64 == 0
         assert number(at + 120, 4) == zlib.crc32(raw)
         found[name] = np.frombuffer(raw, dtype).reshape(shape)
-    for name in ("codes", "ids", "features"):
+    for name, most in (("codes", 65536), ("ids", 65536), ("features", 4096)):
         if version == 1 or name not in found:
             continue
-        size, raw = max(1, 16384 // max(1, found[name][:1].nbytes)), found[name]
-        groups = [zlib.crc32(raw[row : row + size].tobytes()) for row in range(0, len(raw), size)]
+        size, raw = max(1, most // max(1, found[name][:1].nbytes)), found[name]
+        starts = range(0, len(raw) if raw.size else 0, size)
+        groups = [zlib.crc32(raw[start : start + size].tobytes()) for start in starts]
         assert found.pop("checksums/" + name).tolist() == groups
     planes = found.pop("codes")
     codes = np.array([planes[i // 256, :, i % 256] for i in range(count)], np.uint8).reshape(

@@ -19,7 +19,7 @@ from jaxhash.evaluation import measures
 from jaxhash.evaluation import run as evaluation_run
 from jaxhash.method import METHODS
 from jaxhash.recipes import Recipe
-from jaxhash.training import calls, loop, planning
+from jaxhash.training import calls, loop, planning, processes
 from jaxhash.training.planning import Plan, check_resumed, settle
 from search import HashIndex
 
@@ -359,6 +359,7 @@ def stub_train(monkeypatch: pytest.MonkeyPatch) -> list:
     train, join = Recorder(), Recorder()
     monkeypatch.setattr(loop, "train", train)
     monkeypatch.setattr(jax.distributed, "initialize", join)
+    monkeypatch.setattr(processes, "supervise", lambda: None)  # it forks
     return [train.calls, join.calls]
 
 

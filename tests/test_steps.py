@@ -1,11 +1,6 @@
-"""The training step: its calls, devices and precision, and the steps done in one process or two."""
+"""The training step: its calls, devices and precision."""
 
 import dataclasses
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -20,7 +15,6 @@ from jaxhash.training.feeding import Batch
 from jaxhash.training.planning import channel_statistics, settle
 from jaxhash.training.steps import initial_state, make_train_step, variables_of
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 FAST = {"method": "dlbhc", "network": "mhcln", "bits": 12, "batch_size": 16, "recipe": "scratch"}
 
 
@@ -126,22 +120,29 @@ def test_runs_of_other_seeds_share_the_compiled_step() -> None:
 
 
 def test_eight_devices_train_like_one() -> None:
-    # Batch normalisation and a loss over all pairs: both see the batch of all devices.
+    # Batch normalisation and a loss over all pairs: both see the batch of all devices. One step:
+    # rounding differs between processors, and every further step multiplies the difference.
     config = Config(
         method="dsh",
-        network="resnet-small",
+        network="resnet-tiny",
         bits=8,
         batch_size=16,
-        steps=2,
+        steps=1,
         augment="crop",
         validation=0.0,
     )
     one, eight = Loop(config, pictures(), 1), Loop(config, pictures(), 8)
+    start = leaves(one.state)
     losses = one.run()["loss"], eight.run()["loss"]
-    assert losses[0][0] != losses[0][1]
-    np.testing.assert_allclose(*losses, rtol=2e-4)
-    for a, b in zip(leaves(one.state), leaves(eight.state), strict=True):
-        np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-5)
+    np.testing.assert_allclose(*losses, rtol=1e-4)
+    changed = 0
+    for before, a, b in zip(start, leaves(one.state), leaves(eight.state), strict=True):
+        # Of the change, momentum included, and as a norm: where two of a pooling window's entries
+        # are nearly equal, rounding decides which of them a slope goes to.
+        change = np.linalg.norm(a.astype(float) - before)
+        assert np.linalg.norm(a.astype(float) - b) <= 0.01 * change
+        changed += change > 0
+    assert changed > len(leaves(one.state.params))
     placed = jax.tree.leaves(eight.state.params)[0].sharding
     assert placed.num_devices == 8
     assert placed.is_fully_replicated
@@ -221,52 +222,3 @@ def test_mean_and_spread_of_channels() -> None:
     np.testing.assert_allclose(mean, items[rows].mean((0, 1, 2)) / 255, atol=1e-6)
     np.testing.assert_allclose(std, items[rows].std((0, 1, 2)) / 255, atol=1e-6)
     assert channel_statistics(np.zeros((3, 2, 2, 1), np.uint8), np.arange(3))[1][0] > 0
-
-
-TWO_PROCESSES = """
-import sys
-import jax
-import numpy as np
-sys.path.insert(0, "tests")
-from test_steps import FAST, Config, Loop, blobs, leaves, recorded
-
-process = int(sys.argv[1])
-jax.distributed.initialize(f"localhost:{sys.argv[2]}", 2, process)
-read = []
-loop = Loop(Config(**FAST, steps=5, validation=0.0), recorded(blobs(), read), None)
-losses = loop.run()["loss"]
-assert len(read) == 5 * 8, read  # half of each batch, and nothing else
-np.savez(sys.argv[3], *leaves(loop.state), losses=losses, read=read)
-"""
-
-
-def test_two_processes_train_like_one(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "JAX_NUM_CPU_DEVICES": "2"}
-    outputs = [tmp_path / f"{process}.npz" for process in range(2)]
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", TWO_PROCESSES, str(process), str(port), str(output)],
-            cwd=REPOSITORY,
-            env=environment,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for process, output in enumerate(outputs)
-    ]
-    for one in started:
-        _, errors = one.communicate(timeout=300)
-        assert one.returncode == 0, errors
-    read = []
-    alone = Loop(Config(**FAST, steps=5, validation=0.0), blobs(), 1)
-    losses = alone.run()["loss"]
-    for output in outputs:
-        with np.load(output) as result:
-            np.testing.assert_allclose(result["losses"], losses, rtol=1e-4)
-            for at, leaf in enumerate(leaves(alone.state)):
-                np.testing.assert_allclose(result[f"arr_{at}"], leaf, rtol=1e-3, atol=1e-6)
-            read.extend(result["read"].tolist())
-    expected = np.concatenate([alone.plan.rows(step) for step in range(5)])
-    assert sorted(read) == sorted(alone.plan.split.train[expected].tolist())

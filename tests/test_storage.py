@@ -162,7 +162,7 @@ def many(path, rng, damaged=None):
         whole = bytearray(path.read_bytes())
         for row in storage.ENTRY.iter_unpack(whole[storage.HEADER.unpack(whole[:60])[6] :]):
             if row[0].rstrip(b"\0").decode() == damaged:
-                whole[row[6] + 20_000] ^= 1  # in the second of the groups
+                whole[row[6] + 20_000] ^= 1  # in one of several groups
         path.write_bytes(whole)
     return index, codes, features
 
@@ -223,7 +223,7 @@ def test_only_what_is_read_is_compared(rng, tmp_path, monkeypatch):
     index.search(codes[:3], 5)
     assert not sums
     with pytest.raises(DamagedFile, match="features"):
-        index.search(codes[:1], 1, query_features=features[:1], where=[2 * 320], pool=1)
+        index.search(codes[:1], 1, query_features=features[:1], where=[2 * 300], pool=1)
 
 
 def counting(function, calls):
@@ -443,3 +443,23 @@ def test_a_file_of_many_gigabytes_opens_without_being_read(tmp_path):
     assert len(index) == count
     found = index.search(np.zeros((1, 8), np.uint8), 2, where=[count - 1, 7, 1 << 29])
     np.testing.assert_array_equal(found[1], [[7, 1 << 29]])
+
+
+@pytest.mark.parametrize("dimensions", [0, 3, 700, 2000])
+@pytest.mark.parametrize("streamed", [False, True])
+def test_groups_are_those_of_the_description_at_any_size(dimensions, streamed, rng, tmp_path):
+    path, count = tmp_path / "i", 9000 if dimensions < 100 else 300
+    codes = rng.integers(0, 256, (count, 8), dtype=np.uint8)
+    features = rng.standard_normal((count, dimensions)).astype(np.float32)
+    index = HashIndex(codes, features=features, ids=np.arange(count) * 2)
+    if streamed:
+        index.remove([4])
+    index.save(path)
+    assert naive.read_index_file(path.read_bytes())[1] == len(index)
+    opened = HashIndex.open(path)
+    asked = {"query_features": features[:1], "pool": count}
+    for one, other in zip(
+        opened.search(codes[:1], 5, **asked), index.search(codes[:1], 5, **asked), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
+    assert same(HashIndex.open(path, verify=True), HashIndex.open(path, mmap=False))

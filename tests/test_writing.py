@@ -2,6 +2,7 @@
 
 import errno
 import os
+import stat
 import subprocess
 import sys
 import textwrap
@@ -181,6 +182,101 @@ def test_saving_without_the_help_of_linux(unnamed, linkable, tmp_path, monkeypat
                 index.save(path)
         assert len(HashIndex.open(path, verify=True)) == 300
         assert [each.name for each in tmp_path.iterdir()] == ["small.index"]
+
+
+@pytest.mark.parametrize("unnamed", [True, False])
+def test_the_file_is_on_the_disk_before_it_is_renamed_and_the_name_after(
+    unnamed, tmp_path, monkeypatch
+):
+    """The order that makes a file survive a power cut: content, name, folder."""
+    if not unnamed:
+        monkeypatch.delattr(os, "O_TMPFILE", raising=False)
+    events = []
+    fsync, replace = os.fsync, os.replace
+
+    def synced(descriptor):
+        kind = os.fstat(descriptor)
+        events.append(("synced", kind.st_ino, kind.st_size if stat.S_ISREG(kind.st_mode) else 0))
+        fsync(descriptor)
+
+    def replaced(source, target):
+        events.append("replaced")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", replaced)
+    path, _ = small(tmp_path)
+    file, folder = path.stat(), tmp_path.stat()
+    assert events == [
+        ("synced", file.st_ino, file.st_size),
+        "replaced",
+        ("synced", folder.st_ino, 0),
+    ]
+
+
+# Runs by itself, because modules are to be imported on a system like that.
+ELSEWHERE = textwrap.dedent("""
+    import importlib, os, pathlib, pkgutil, sys
+
+    # What Windows does not have, and what it refuses.
+    for name in ("fchmod", "O_TMPFILE", "O_CLOEXEC", "register_at_fork", "fork", "pwrite"):
+        if hasattr(os, name):
+            delattr(os, name)
+    os.O_BINARY = 0
+    real_open, real_unlink = os.open, pathlib.Path.unlink
+    opened = {}
+
+    def refuse_folders(path, flags, *arguments, **options):
+        if os.path.isdir(path):
+            raise PermissionError(13, "Permission denied", str(path))
+        descriptor = real_open(path, flags, *arguments, **options)
+        opened[str(path)] = descriptor
+        return descriptor
+
+    def refuse_open_files(self, *arguments, **options):
+        try:
+            in_use = os.path.sameopenfile(opened[str(self)], opened[str(self)])
+        except (KeyError, OSError):
+            in_use = False
+        if in_use:
+            raise PermissionError(32, "used by another process", str(self))
+        real_unlink(self, *arguments, **options)
+
+    os.open, pathlib.Path.unlink = refuse_folders, refuse_open_files
+
+    import numpy as np
+    import search
+    names = [name for _, name, _ in pkgutil.walk_packages(search.__path__, "search.")]
+    for name in names:
+        importlib.import_module(name)
+    folder = pathlib.Path(sys.argv[1])
+    index = search.HashIndex(np.arange(600, dtype=np.uint16).view(np.uint8).reshape(-1, 2))
+    for removed in ([], [7]):  # each of the two ways to save
+        index.remove(removed)
+        for _ in range(2):
+            index.save(folder / "i")
+            found = search.HashIndex.open(folder / "i", mmap=False, verify=True)
+            assert found.ids.tolist() == index.ids.tolist()
+            assert os.listdir(folder) == ["i"], os.listdir(folder)
+    try:
+        with search.Writer(folder / "i", bits=8) as writer:
+            raise KeyError
+    except KeyError:
+        assert os.listdir(folder) == ["i"], os.listdir(folder)
+    print(len(names))
+""")
+
+
+def test_every_module_is_imported_and_saves_on_a_system_without_fchmod(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", ELSEWHERE, tmp_path],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) == len(list((REPOSITORY / "search").rglob("*.py"))) - 1
 
 
 def test_a_write_that_fails_anywhere_leaves_the_old_file(tmp_path, monkeypatch):

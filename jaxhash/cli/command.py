@@ -3,10 +3,11 @@
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from jaxhash.cli import explain, options
 
@@ -47,7 +48,9 @@ class Command:
 def run(command: Command, words: Sequence[str] | None = None) -> None:
     """Run a command: a mistake of the user's ends it with one line instead of a traceback.
 
-    With JAXHASH_TRACEBACK=1 in the environment the traceback is shown.
+    The exit code is then 1; `stopping.STOPPED` after SIGTERM; `supervising.LOST` where one of
+    several processes that train together is gone. With JAXHASH_TRACEBACK=1 in the environment
+    the traceback is shown.
 
     Args:
         command: Which.
@@ -66,11 +69,62 @@ def run(command: Command, words: Sequence[str] | None = None) -> None:
             prepare()
             command.act(chosen)
     except KeyboardInterrupt:
-        sys.exit("stopped")
+        _end(1, "stopped")
     except (*MISTAKES, *STOPS) as error:
         if os.environ.get("JAXHASH_TRACEBACK"):
+            _end_group()
             raise
-        sys.exit(f"{command.name}: {in_words(error, options.names(command.options))}")
+        _end(1, f"{command.name}: {in_words(error, options.names(command.options))}")
+    except Exception as error:
+        known = _ending(error)
+        if known is None or os.environ.get("JAXHASH_TRACEBACK"):
+            _end_group()
+            raise
+        _end(known[0], f"{command.name}: {known[1]}")
+
+
+def _ending(error: Exception) -> tuple[int, str] | None:
+    """Exit code and message for what ends a training without a mistake; None for other errors."""
+    from jaxhash.training.stopping import STOPPED, Stopped
+    from jaxhash.training.supervising import GONE, LOST
+
+    if isinstance(error, Stopped):
+        return STOPPED, in_words(error, ["resume"])
+    jax = sys.modules.get("jax")
+    if jax is not None and isinstance(error, jax.errors.JaxRuntimeError):
+        from jaxhash.training import processes
+
+        if processes.is_loss(error):
+            return LOST, GONE
+    return None
+
+
+def _in_group() -> bool:
+    """Whether this is one of several processes that train together."""
+    jax = sys.modules.get("jax")
+    return jax is not None and jax.distributed.is_initialized()
+
+
+def _end(code: int, message: str) -> NoReturn:
+    """Exit; a process of several does not wait long for the others."""
+    if _in_group():
+        from jaxhash.training import processes
+
+        print(message, file=sys.stderr)
+        processes.leave(code)
+    if code == 1:
+        sys.exit(message)
+    print(message, file=sys.stderr)
+    sys.exit(code)
+
+
+def _end_group() -> None:
+    """Where one of several processes fails with a traceback, the others must not wait for it."""
+    if _in_group():
+        from jaxhash.training import processes
+
+        traceback.print_exc()
+        processes.leave(1)
 
 
 def parse(command: Command, words: Sequence[str]) -> Any:

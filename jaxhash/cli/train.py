@@ -100,11 +100,11 @@ def train(chosen: Train) -> None:
     """Train as the options say."""
     import jax
 
-    from jaxhash.training import loop
+    from jaxhash.training import loop, processes
 
     if chosen.resume and chosen.overwrite:
         raise ValueError("--resume goes on with a run and --overwrite replaces it: keep one")
-    join(chosen.coordinator, chosen.processes, chosen.process)
+    processes.join(chosen.coordinator, chosen.processes, chosen.process)
     config = chosen.config
     folder = chosen.run
     if folder is None:
@@ -130,35 +130,6 @@ def train(chosen: Train) -> None:
     if first:
         print(f"model, log and checkpoints: {folder}")
         print(f"next: jaxhash evaluate --run {folder}")
-
-
-def join(coordinator: str | None, processes: int | None, process: int | None) -> None:
-    """Find the other processes that train, where there are any."""
-    import jax
-
-    if coordinator is None:
-        if processes is not None or process is not None:
-            raise ValueError("--processes and --process need --coordinator host:port too")
-    elif coordinator == "auto":
-        if processes is not None or process is not None:
-            raise ValueError(
-                "--coordinator auto finds --processes and --process by itself: leave them out"
-            )
-        try:
-            jax.distributed.initialize()
-        except ValueError:
-            raise ValueError(
-                "--coordinator auto: this is no cluster that jax knows; give host:port, with "
-                "--processes and --process"
-            ) from None
-    else:
-        if not coordinator.rpartition(":")[2].isdecimal() or ":" not in coordinator:
-            raise ValueError(f"--coordinator is {coordinator!r}: give host:port, or auto")
-        if processes is None or process is None:
-            raise ValueError("--coordinator needs --processes and --process too")
-        if not 0 <= process < processes:
-            raise ValueError(f"--process is {process}: give 0 to {processes - 1}")
-        jax.distributed.initialize(coordinator, processes, process)
 
 
 class Bar:

@@ -9,19 +9,19 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
 from jaxhash import models, nets, runs, sharding
 from jaxhash.config import Config
 from jaxhash.data import Dataset
 from jaxhash.encoding import encode
 from jaxhash.models import Model
-from jaxhash.training import checkpoints, optimiser, pretrained, transfer
+from jaxhash.training import checkpoints, optimiser, pretrained, processes, transfer
 from jaxhash.training.calls import calls, is_resident
 from jaxhash.training.checkpoints import SCORE
 from jaxhash.training.metrics_log import MetricsLog
 from jaxhash.training.planning import Plan, check_resumed, settle
 from jaxhash.training.steps import Metrics, TrainState, initial_state, make_train_step, variables_of
+from jaxhash.training.stopping import Notice, Stopped
 from search.measures import ranking
 
 __all__ = ["Progress", "TrainState", "make_train_step", "train", "validation_map"]
@@ -82,13 +82,16 @@ def train(
     out. say: told what was decided, a line at a time. profile_steps: trace so many steps, once the
     first ones are done, into `folder`/profile.
 
-    With several processes (`jax.distributed`) all call this with the same arguments; each reads
-    its own part of every batch, and the first one writes.
+    With several processes (`jax.distributed`) all call this with the same arguments, and a folder
+    that they share; each reads its own part of every batch, and the first one writes.
 
     Raises:
-        ValueError: the configuration or the data cannot be used; the message says why.
+        ValueError: the configuration or the data cannot be used, or several processes differ in
+            them; the message says why.
         FileExistsError: the folder holds a run, and neither resume nor overwrite was given.
         FloatingPointError: a loss was not finite; the last good checkpoint is kept.
+        Stopped: SIGTERM came, and the state after the last step is kept, to be resumed; see
+            `stopping.Notice`.
 
     Example:
         >>> model = train(Config(network="dsh", epochs=2), "runs/short")  # doctest: +SKIP
@@ -100,10 +103,14 @@ def train(
         raise ValueError("resume, overwrite and profile_steps need a folder: give one")
     folder = None if folder is None else Path(folder)
     resume = resume and folder is not None and (folder / runs.CONFIG).is_file()
+    resume = processes.as_first(resume)
     if folder is not None and not resume:
-        _first_process(functools.partial(runs.check_free, folder, overwrite=overwrite))
-    plan = settle(config, dataset, resumed=resume)
+        processes.first(functools.partial(runs.check_free, folder, overwrite=overwrite))
+    plan = processes.every(functools.partial(settle, config, dataset, resumed=resume))
+    processes.check_same(_what_all_share(plan, resume=resume, overwrite=overwrite))
     mesh = sharding.mesh_over(plan.recipe.batch_size, devices)
+    if folder is not None:
+        processes.check_shared(folder)
     say(str(plan))
     if devices is None and mesh.size < jax.device_count():
         say(f"{jax.device_count() - mesh.size} devices stay idle: they do not divide a batch")
@@ -116,13 +123,14 @@ def train(
         variables = transfer.with_trunk(plan.source, variables)
         say(f"{config.weights}: its trunk is taken, under a new latent layer")
     elif config.weights is not None:
-        params, loaded = pretrained.load(config.weights, plan.spec.network, variables["params"])
+        load = functools.partial(pretrained.load, config.weights, plan.spec.network)
+        params, loaded = processes.every(functools.partial(load, variables["params"]))
         variables |= {"params": params}
         say(f"{config.weights}: {loaded}")
 
     # ------------------------------------------------------------ the run directory
     if folder is not None:
-        _first_process(
+        processes.first(
             functools.partial(_prepare, folder, plan, resume=resume, overwrite=overwrite)
         )
     if plan.dataset.skipped:
@@ -167,6 +175,9 @@ def train(
         log = stack.enter_context(_log(folder, config, step))
         trace = stack.enter_context(contextlib.closing(_Trace(folder, profile_steps)))
         steps_of_run = stack.enter_context(contextlib.closing(calls(plan, train_step, mesh, step)))
+        notice = stack.enter_context(Notice())
+        if notice.reached(step) and step < plan.steps:
+            raise _stopped(step, plan, folder)
         meter = _Meter(plan, step)
         progress = Progress(step, plan.steps, step / plan.epoch_steps)
         recent: list[Metrics] = []
@@ -185,13 +196,15 @@ def train(
             if len(recent) > 2:
                 jax.block_until_ready(recent[-3]["loss"])  # few batches wait for the device
             step += len(metrics["loss"])
-            if step % plan.eval_steps == 0 or step == plan.steps:
+            stop = notice.reached(step) and step < plan.steps
+            validate = step % plan.eval_steps == 0 or step == plan.steps
+            if validate or stop:
                 # Before anything is saved: a checkpoint is never of a loss that is not finite.
                 row = meter.summary(step, recent)
                 rated = Model(plan.spec, variables_of(state))
-                if len(plan.split.validation):
+                if validate and len(plan.split.validation):
                     row[SCORE] = validation_map(rated, plan.dataset, plan.split.validation)
-                if on_model is not None:
+                if validate and on_model is not None:
                     on_model(step, rated)
                 if keeper is not None:
                     checkpoints.save(keeper, step, state, score=row.get(SCORE))
@@ -203,6 +216,8 @@ def train(
             progress = progress._replace(step=step, epoch=step / plan.epoch_steps)
             if on_step is not None:
                 on_step(progress)
+            if stop:
+                raise _stopped(step, plan, folder)
 
         # -------------------------------------------------------- the best, for others
         if keeper is not None:
@@ -212,7 +227,7 @@ def train(
                 state = checkpoints.restore(keeper, best, state)
     model = Model(plan.spec, jax.device_get(variables_of(state)))
     if folder is not None:
-        _first_process(functools.partial(models.save, model, folder))
+        processes.first(functools.partial(models.save, model, folder))
     return model
 
 
@@ -347,17 +362,19 @@ def _prepare(folder: Path, plan: Plan, *, resume: bool, overwrite: bool) -> None
     check_resumed(folder, plan)
 
 
-def _first_process(task: Callable[[], None]) -> None:
-    """Do something in the first process alone, and fail in all of them where it fails."""
-    error: BaseException | None = None
-    if jax.process_index() == 0:
-        try:
-            task()
-        except Exception as failed:
-            error = failed
-    if jax.process_count() > 1:
-        ok = multihost_utils.broadcast_one_to_all(np.array(error is None))
-        if not ok and error is None:
-            error = RuntimeError("the first process failed: see its message")
-    if error is not None:
-        raise error
+def _what_all_share(plan: Plan, *, resume: bool, overwrite: bool) -> dict[str, object]:
+    """What has to be the same in every process, by the name that a person knows it by."""
+    shared = runs.to_json(plan.config)
+    del shared["data"], shared["data_dir"], shared["weights"]  # each machine may keep its own copy
+    rows = (plan.labels.tobytes(), plan.split.train.tobytes(), plan.split.validation.tobytes())
+    return shared | {
+        "resume": resume,
+        "overwrite": overwrite,
+        "number or size of the images": (len(plan.dataset), plan.dataset.items.shape[1:]),
+        "labels or order of the training images": rows,
+    }
+
+
+def _stopped(step: int, plan: Plan, folder: Path | None) -> Stopped:
+    kept = "nothing is kept" if folder is None else f"go on with resume=True, in {folder}"
+    return Stopped(f"stopped by SIGTERM after step {step} of {plan.steps}: {kept}")

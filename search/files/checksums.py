@@ -1,8 +1,8 @@
 """Checksums of a mapped file's parts, compared the first time that a search looks at them.
 
-A section is cut into groups of whole rows, about `GROUP` bytes each, and the file holds the CRC-32
-of each group. What was compared once is not compared again, so a search pays for what it is the
-first to read, and no later one pays anything.
+A section is cut into groups of whole rows, of `GROUPS` bytes or one row, and the file holds the
+CRC-32 of each group. What was compared once is not compared again, so a search pays for what it is
+the first to read, and no later one pays anything.
 """
 
 import zlib
@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from search import paging, threads
 
-# Small enough that one row among many costs little more to check than to read, large enough that
-# the interpreter's time for a group is small beside the checksum's.
-GROUP = 1 << 14
+# Features are read here and there: a group is what the system reads for one of them, a page. The
+# others are mostly read from end to end: large enough that the time between groups does not count.
+GROUPS = {"codes": 1 << 16, "ids": 1 << 16, "features": 1 << 12}
 # A section up to this size is compared as a whole at the first look: 5 ms, and never again.
 SMALL = 1 << 24
 _TASK = 1 << 21  # bytes of a section, at least, that a thread compares at a time
@@ -25,14 +25,14 @@ class DamagedFile(ValueError):
     """The file is no index, of another version, cut short, extended or altered."""
 
 
-def group_rows(row_bytes: int) -> int:
+def group_rows(name: str, row_bytes: int) -> int:
     """The number of rows in a group of a section whose rows are of `row_bytes` bytes.
 
     Example:
-        >>> group_rows(2048)
-        8
+        >>> group_rows("codes", 2048)
+        32
     """
-    return max(1, GROUP // max(1, row_bytes))
+    return max(1, GROUPS[name] // max(1, row_bytes))
 
 
 class Guard:
@@ -111,11 +111,13 @@ class Guard:
 
     def _compare_some(self, groups: NDArray[np.int64]) -> None:
         content, step = self._content.data, self._step
-        for group in groups.tolist():
-            if zlib.crc32(content[group * step : (group + 1) * step]) != self._checksums[group]:
-                raise DamagedFile(
-                    f"{self.path}: section {self.name!r} is damaged (the checksum of its part "
-                    f"{group + 1} of {len(self._checksums)} differs): restore the file from a "
-                    "copy or make it anew"
-                )
-            self._seen[group] = True
+        starts = (groups * step).tolist()
+        found = [zlib.crc32(content[start : start + step]) for start in starts]
+        wrong = np.flatnonzero(np.array(found, np.uint32) != self._checksums[groups])
+        if len(wrong):
+            raise DamagedFile(
+                f"{self.path}: section {self.name!r} is damaged (the checksum of its part "
+                f"{groups[wrong[0]] + 1} of {len(self._checksums)} differs): restore the file from "
+                "a copy or make it anew"
+            )
+        self._seen[groups] = True

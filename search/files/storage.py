@@ -46,8 +46,9 @@ Sections, in row-major order:
     attachment/<name> uint8 (length,): bytes that the owner of the index keeps with it. Any number.
                       The name has 1 to 69 bytes and no zero byte.
     checksums/<name>  uint32 (groups,), for each of the sections codes, ids and features: CRC-32 of
-                      its groups of max(1, floor(16384 / row bytes)) rows, of which the last may
-                      have fewer; a row of codes is a block. None for a section of no bytes.
+                      its groups of max(1, floor(g / row bytes)) rows, of which the last may have
+                      fewer; a row of codes is a block. g is 65536 for codes and ids, 4096 for
+                      features. A section of no bytes has no groups.
 
 So that a mapped file need not be read at opening and is not trusted either, each group is compared
 with its checksum when a search first looks at it, see `search.files.checksums`.
@@ -74,8 +75,8 @@ from typing import BinaryIO
 import numpy as np
 
 from search.codes import pad_mask
+from search.files.checksums import GROUPS, Guard, group_rows
 from search.files.checksums import DamagedFile as DamagedFile
-from search.files.checksums import Guard, group_rows
 from search.fine.rerank import MOST_DIMENSIONS
 
 MAGIC = b"\x89HIX\r\n\x1a\n"
@@ -87,7 +88,6 @@ HEADER = struct.Struct("<8sHHIQQQIIQ4x")
 CHECKSUM = struct.Struct("<I")
 ENTRY = struct.Struct("<80sII3QQI4x")
 TYPES = {1: "|u1", 2: "<i8", 3: "<f2", 4: "<f4", 5: "<u4"}
-GUARDED = ("codes", "ids", "features")
 ATTACHMENT = "attachment/"
 CHECKSUMS = "checksums/"
 LONGEST_NAME = 80
@@ -150,7 +150,7 @@ class Section:
     @property
     def groups(self) -> int:
         """Number of groups of rows that have a checksum of their own."""
-        return -(-self.size // max(1, group_rows(self.row_bytes) * self.row_bytes))
+        return -(-self.size // max(1, group_rows(self.name, self.row_bytes) * self.row_bytes))
 
 
 def read(path: str | os.PathLike[str], *, mmap: bool = True, verify: bool = False) -> Stored:
@@ -200,7 +200,7 @@ def read(path: str | os.PathLike[str], *, mmap: bool = True, verify: bool = Fals
             for key, array in arrays.items()
             if key.startswith(ATTACHMENT)
         },
-        {key: guards[key] for key in GUARDED if key in guards and stays and not verify},
+        {key: guards[key] for key in GROUPS if key in guards and stays and not verify},
         Source(os.path.abspath(name), raw_header),
     )
 
@@ -281,7 +281,7 @@ def _check_shapes(name: str, header: Header, sections: list[Section]) -> None:
         raise DamagedFile(f"{name}: a section appears twice")
     needed = {"codes"}
     if header.version > 1:
-        needed |= {CHECKSUMS + each for each in GUARDED if each in by_name}
+        needed |= {CHECKSUMS + each for each in GROUPS if each in by_name}
     for missing in sorted(needed - set(by_name)):
         raise DamagedFile(f"{name}: no section {missing!r}")
     for section in sections:
@@ -307,7 +307,7 @@ def _good_shape(header: Header, section: Section, by_name: dict[str, Section]) -
         return kind in ("<f2", "<f4") and fits
     if section.name.startswith(CHECKSUMS) and header.version > 1:
         of = by_name.get(section.name.removeprefix(CHECKSUMS))
-        if of is None or of.name not in GUARDED:
+        if of is None or of.name not in GROUPS:
             return False
         return kind == "<u4" and shape == (of.groups,)
     named = section.name.startswith(ATTACHMENT) and section.name != ATTACHMENT
@@ -344,8 +344,8 @@ def _guards(
             continue
         content = _bytes_of(mapping, section)
         rows, checksums = max(1, section.shape[0]), np.array([section.checksum], np.uint32)
-        if version > 1 and section.name in GUARDED:
-            rows = group_rows(section.row_bytes)
+        if version > 1 and section.name in GROUPS:
+            rows = group_rows(section.name, section.row_bytes)
             checksums = _mapped(mapping, by_name[CHECKSUMS + section.name])
         guards[section.name] = Guard(
             name, section.name, content, section.row_bytes, rows, checksums

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from search.codes import as_int64, check_bits, check_count, pad_mask, validate, width
 from search.files.atomic import replacing, scratch
-from search.files.checksums import group_rows
+from search.files.checksums import GROUPS, group_rows
 from search.files.storage import (
     ALIGNMENT,
     ATTACHMENT,
@@ -24,7 +24,6 @@ from search.files.storage import (
     CHECKSUM,
     CHECKSUMS,
     ENTRY,
-    GUARDED,
     HEADER,
     LONGEST_NAME,
     MAGIC,
@@ -50,15 +49,13 @@ class Sections:
         self.checksums: dict[str, list[int]] = {}
         file.write(bytes(ALIGNMENT))
 
-    def begin(self, row_bytes: int = 0) -> None:
-        """Start a section at the next aligned offset.
-
-        With the bytes of a row, its groups of rows get checksums of their own.
-        """
+    def begin(self, name: str = "", row_bytes: int = 0) -> None:
+        """Start a section at the next aligned offset; those of `GROUPS` need name and row bytes."""
         self.start = aligned(self.end)
         self.file.write(bytes(self.start - self.end))
         self.end, self.checksum = self.start, 0
-        self.group, self.groups = group_rows(row_bytes) * row_bytes, []
+        self.group = group_rows(name, row_bytes) * row_bytes if name else 0
+        self.groups = []
 
     def write(self, data: np.ndarray | bytes | memoryview) -> None:
         """Append to the section that was begun."""
@@ -87,7 +84,7 @@ class Sections:
         self.entries.append(
             ENTRY.pack(name.encode(), kind, len(shape), *sizes, self.start, self.checksum)
         )
-        if name in GUARDED:
+        if name in GROUPS:
             self.checksums[name] = self.groups
 
     def close(self, bits: int, count: int, next_id: int) -> None:
@@ -153,7 +150,7 @@ def write(
 
 
 def _write_array(sections: Sections, name: str, dtype: str, array: np.ndarray) -> None:
-    sections.begin(math.prod(array.shape[1:]) * array.itemsize)
+    sections.begin(name, math.prod(array.shape[1:]) * array.itemsize)
     step = max(1, PIECE // max(1, array[:1].nbytes))
     for start in range(0, len(array), step):
         sections.write(array[start : start + step].astype(dtype, copy=False))
@@ -254,7 +251,7 @@ class Writer:
         ids = self._check_ids(ids, len(codes), first)
         if features is not None:
             if first:
-                sections.begin(features.shape[1] * features.itemsize)
+                sections.begin("features", features.shape[1] * features.itemsize)
                 self._features = (features.dtype, features.shape[1])
             sections.write(features.astype(f"<f{features.itemsize}", copy=False))
         self._ids = ids is not None
@@ -296,10 +293,10 @@ class Writer:
             sections.finish("features", f"<f{dtype.itemsize}", (self.count, dimensions))
         padding = np.zeros((-len(self._waiting) % BLOCK, self._waiting.shape[1]), np.uint8)
         self._code_file.write(_planes(np.concatenate([self._waiting, padding])).data)
-        _copy(self._code_file, sections, width(self.bits) * BLOCK)
+        _copy(self._code_file, sections, "codes", width(self.bits) * BLOCK)
         sections.finish("codes", "|u1", planes_shape(self.bits, self.count))
         if self._ids and not self._implicit:
-            _copy(self._id_file, sections, 8)
+            _copy(self._id_file, sections, "ids", 8)
             sections.finish("ids", "<i8", (self.count,))
         _write_attachments(sections, self._attachments)
         last = self._last_id if self._ids else self.count - 1
@@ -366,9 +363,9 @@ def _planes(codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.ascontiguousarray(blocks.transpose(0, 2, 1))
 
 
-def _copy(source: BinaryIO, sections: Sections, row_bytes: int) -> None:
+def _copy(source: BinaryIO, sections: Sections, name: str, row_bytes: int) -> None:
     """A scratch file as the next section."""
-    sections.begin(row_bytes)
+    sections.begin(name, row_bytes)
     source.seek(0)
     while piece := source.read(PIECE):
         sections.write(piece)
