@@ -136,8 +136,12 @@ def _map(path: str | os.PathLike[str], name: str) -> NDArray[Any]:
     """The array of an `.npy` file, mapped, never unpickled."""
     try:
         array = np.load(Path(path), mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{name}: {os.fspath(path)!r} is no usable .npy file: {error}") from error
+    except OSError:
+        raise
+    # A damaged header makes NumPy raise nearly anything, from KeyError to TokenError.
+    except Exception as error:
+        reason = str(error) or type(error).__name__
+        raise ValueError(f"{name}: {os.fspath(path)!r} is no usable .npy file: {reason}") from error
     if not isinstance(array, np.ndarray):
         raise ValueError(f"{name}: {os.fspath(path)!r} is an archive, not one .npy array")
     return array.view(np.ndarray)
