@@ -311,14 +311,15 @@ def _members(path: Path, wanted: set[str]) -> Iterator[tuple[str, bytes]]:
 def _read_svhn(paths: list[Path], image_size: int | None) -> Contents:
     """X uint8 (32, 32, 3, n) and y (n, 1) from 1 to 10, where 10 means the digit 0."""
     from scipy.io import loadmat
-    from scipy.io.matlab import MatReadError
 
     images, labels = {}, {}
     for part, path in zip(("train", "test"), paths, strict=True):
         try:
             contents = loadmat(path)
-        except (MatReadError, ValueError, NotImplementedError, TypeError) as error:
-            raise BrokenArchive(f"svhn_cropped: {path} is damaged ({error}).") from error
+        # A damaged file can raise nearly anything, a MemoryError for a size in it as well.
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise BrokenArchive(f"svhn_cropped: {path} is damaged ({reason}).") from error
         if not {"X", "y"} <= contents.keys() or contents["X"].ndim != 4:
             raise BrokenArchive(f"svhn_cropped: {path} lacks the arrays X and y.")
         images[part] = np.ascontiguousarray(contents["X"].transpose(3, 0, 1, 2))

@@ -98,6 +98,8 @@ def load(
         features = tfds.features.FeaturesDict.from_config(os.fspath(folder))
         builder = tfds.builder_from_directory(os.fspath(folder))
         info = {"name": builder.info.name} | info
+        for split in builder.info.splits.values():
+            len(split.filepaths)  # a template that cannot be filled in fails only when it is asked
     # Damaged descriptions raise nearly anything: JSON's, protobuf's and tensorflow-datasets' own.
     except Exception as error:
         raise ValueError(
