@@ -1,5 +1,6 @@
 """The readers of foreign files that `fuzz_readers` tries, each with small sound files made here."""
 
+import functools
 import gzip
 import io
 import json
@@ -8,7 +9,7 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ class Seed:
 
     files: dict[str, bytes]
     read: Callable[[Path], Any]
-    layers: dict[str, list[tuple[bytes, Pack]]] = field(default_factory=dict)
+    layers: Mapping[str, Sequence[tuple[bytes, Pack]]] = field(default_factory=dict)
     only: tuple[str, ...] = ()
 
     def targets(self) -> list[tuple[str, bytes, Pack]]:
@@ -57,6 +58,11 @@ def digest(value: Any) -> int:
 
 
 _RNG = np.random.default_rng
+
+
+def _before(tail: bytes, head: bytes) -> bytes:
+    """A damaged beginning with the rest of its file."""
+    return head + tail
 
 
 # ---- weights ----------------------------------------------------------------------------------
@@ -274,9 +280,7 @@ def _field(number: int, data: bytes) -> bytes:
 
 def _example(image: bytes, label: int) -> bytes:
     features = {"image": _field(1, _field(1, image)), "label": _field(3, _field(1, bytes([label])))}
-    entries = [
-        _field(1, _field(1, key.encode()) + _field(2, one)) for key, one in features.items()
-    ]
+    entries = [_field(1, _field(1, key.encode()) + _field(2, one)) for key, one in features.items()]
     return _field(1, b"".join(entries))
 
 
@@ -424,7 +428,7 @@ def svhn() -> Iterator[Seed]:
         yield Seed(
             files,
             _dataset("svhn_cropped"),
-            {"test_32x32.mat": [(head, lambda one, tail=tail: one + tail)]},
+            {"test_32x32.mat": [(head, functools.partial(_before, tail))]},
         )
 
 
@@ -481,8 +485,8 @@ def _images(form: str, *others: dict[str, Any]) -> Callable[[], Iterator[Seed]]:
         for options in others or ({},):
             for pixels in (smooth, noise):
                 content = _image(pixels, form, **options)
-                layers = {name: [(content, _summed)]} if form == "PNG" else {}
-                yield Seed({name: content}, read, layers)
+                inner: list[tuple[bytes, Pack]] = [(content, _summed)] if form == "PNG" else []
+                yield Seed({name: content}, read, {name: inner})
 
     seeds.__doc__ = f"Single {form} images."
     return seeds
@@ -543,12 +547,16 @@ def index() -> Iterator[Seed]:
 
         for one in (content, empty):
             offset = int.from_bytes(one[32:40], "little")
-            yield Seed({"a.index": one}, read, {"a.index": [(one[:60] + one[offset:], _index(one))]})
+            yield Seed(
+                {"a.index": one}, read, {"a.index": [(one[:60] + one[offset:], _index(one))]}
+            )
 
 
 def _as_theirs(opened: Any) -> dict[str, Any]:
     features = opened._state.segments[0].features if opened._state.segments else None
-    return {} if features is None else {"features": np.zeros((1, features.shape[1]), features.dtype)}
+    return (
+        {} if features is None else {"features": np.zeros((1, features.shape[1]), features.dtype)}
+    )
 
 
 def _index(content: bytes) -> Pack:
@@ -558,18 +566,16 @@ def _index(content: bytes) -> Pack:
     def pack(damaged: bytes) -> bytes:
         header, table = bytearray(damaged[:60].ljust(60, b"\0")), damaged[60:]
         header[44:48] = struct.pack("<I", zlib.crc32(table))
-        return (
-            bytes(header) + struct.pack("<I", zlib.crc32(header)) + content[64:offset] + table
-        )
+        return bytes(header) + struct.pack("<I", zlib.crc32(header)) + content[64:offset] + table
 
     return pack
 
 
 def faiss() -> Iterator[Seed]:
     """FAISS's flat binary indexes, with and without ids, and its graphs."""
-    from search.interchange import read_faiss, write_faiss
-
     import faiss as library
+
+    from search.interchange import read_faiss, write_faiss
 
     def read(folder: Path) -> Any:
         found = read_faiss(folder / "a.faiss")
@@ -585,7 +591,7 @@ def faiss() -> Iterator[Seed]:
     for content in contents:
         head, tail = content[:80], content[80:]
         yield Seed(
-            {"a.faiss": content}, read, {"a.faiss": [(head, lambda one, tail=tail: one + tail)]}
+            {"a.faiss": content}, read, {"a.faiss": [(head, functools.partial(_before, tail))]}
         )
 
 
