@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search import codes as _codes
+from search import faiss_layout
 from search.collection.rows import Rows
 from search.collection.segments import Segment, implicit, in_id_order
 from search.files import writing
@@ -27,41 +28,24 @@ def read_faiss(path: str | os.PathLike[str], *, bits: int | None = None) -> Hash
     are taken as they are: Hamming distances do not depend on the order of the bits in them, but
     FAISS's own tools fill a byte from its lowest bit and ours from its highest.
 
-    FAISS trusts its files: read only those whose origin you trust.
+    FAISS itself is not needed to read.
 
     Args:
         path: a file written by `faiss.write_index_binary`.
         bits: the number of bits in use, where that is no multiple of 8; FAISS does not know it.
 
     Raises:
-        ImportError: faiss is not installed.
-        ValueError: FAISS cannot read the file, or the index is of another kind.
+        OSError: the file cannot be read.
+        ValueError: it is damaged, no such file, or holds an index of another kind.
 
     Example:
         >>> index = read_faiss("codes.faiss")  # doctest: +SKIP
     """
-    faiss = _faiss()
     try:
-        outer = faiss.read_index_binary(os.fspath(path))
-    except RuntimeError as error:
-        raise ValueError(f"path: FAISS cannot read {os.fspath(path)!r}: {error}") from error
-    ids, inner = None, outer
-    if isinstance(outer, (faiss.IndexBinaryIDMap, faiss.IndexBinaryIDMap2)):
-        ids = faiss.vector_to_array(outer.id_map).astype(np.int64)
-        inner = faiss.downcast_IndexBinary(outer.index)
-    if isinstance(inner, faiss.IndexBinaryHNSW):
-        inner = faiss.downcast_IndexBinary(inner.storage)
-    if not isinstance(inner, faiss.IndexBinaryFlat):
-        raise ValueError(
-            f"path: {os.fspath(path)!r} holds a {type(inner).__name__}, which does not keep its "
-            "codes in order; copy them into an IndexBinaryFlat with FAISS first"
-        )
-    width = inner.d // 8
-    if inner.ntotal:
-        codes = faiss.rev_swig_ptr(inner.xb.data(), inner.ntotal * width).reshape(-1, width)
-    else:
-        codes = np.empty((0, width), np.uint8)
-    return HashIndex(codes, bits=bits or inner.d, ids=ids)
+        found = faiss_layout.parse(Path(path).read_bytes())
+        return HashIndex(found.codes, bits=bits or found.bits, ids=found.ids)
+    except ValueError as error:
+        raise ValueError(f"path: {os.fspath(path)!r}: {error}") from error
 
 
 def write_faiss(index: HashIndex, path: str | os.PathLike[str]) -> None:
@@ -136,8 +120,12 @@ def _map(path: str | os.PathLike[str], name: str) -> NDArray[Any]:
     """The array of an `.npy` file, mapped, never unpickled."""
     try:
         array = np.load(Path(path), mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{name}: {os.fspath(path)!r} is no usable .npy file: {error}") from error
+    except OSError:
+        raise
+    # A damaged header makes NumPy raise nearly anything, from KeyError to TokenError.
+    except Exception as error:
+        reason = str(error) or type(error).__name__
+        raise ValueError(f"{name}: {os.fspath(path)!r} is no usable .npy file: {reason}") from error
     if not isinstance(array, np.ndarray):
         raise ValueError(f"{name}: {os.fspath(path)!r} is an archive, not one .npy array")
     return array.view(np.ndarray)

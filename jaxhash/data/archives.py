@@ -4,7 +4,6 @@ import codecs
 import gzip
 import io
 import math
-import pickle
 import struct
 import tarfile
 import zipfile
@@ -16,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxhash import pickles
 from jaxhash.data.dataset import Dataset, consecutive_parts
 from jaxhash.data.decoding import Undecodable, check_size, decode, read_header, resize
 
@@ -33,10 +33,10 @@ _MAX_MEMBER = (
 )  # bytes one member of an archive may unpack to; the largest real one has 31 MB
 
 
-# What gzip, tar, zip and pickle raise on damaged files.
+# What gzip, tar and zip raise on damaged files.
 _DAMAGE = (
     *(OSError, EOFError, zlib.error, tarfile.TarError, zipfile.BadZipFile),
-    *(pickle.UnpicklingError, NotImplementedError, RuntimeError),
+    *(NotImplementedError, RuntimeError),
 )
 
 
@@ -146,7 +146,10 @@ def read_idx(path: Path) -> np.ndarray:
     """
     data = path.read_bytes()
     if data[:2] == b"\x1f\x8b":
-        data = gzip.decompress(data)
+        with gzip.open(path) as file:
+            data = file.read(_MAX_MEMBER + 1)
+        if len(data) > _MAX_MEMBER:
+            raise BrokenArchive(f"{path}: unpacks to an absurd size; fetch it again.")
     if len(data) < 4 or data[:3] != b"\x00\x00\x08" or len(data) < 4 + 4 * data[3]:
         raise BrokenArchive(f"{path}: not an idx file of unsigned bytes; fetch it again.")
     shape = struct.unpack(f">{data[3]}I", data[4 : 4 + 4 * data[3]])
@@ -234,13 +237,17 @@ def _binary_batch(name: str, data: bytes) -> tuple[np.ndarray, np.ndarray]:
 def _python_batch(name: str, data: bytes) -> tuple[np.ndarray, np.ndarray]:
     """A pickled dict with b"data" uint8 (n, 3072) and b"labels", a list."""
     try:
-        batch = _ArrayUnpickler(io.BytesIO(data), encoding="bytes").load()
+        batch = pickles.load(io.BytesIO(data), _find_class, encoding="bytes")
         batch = {key.decode() if isinstance(key, bytes) else key: batch[key] for key in batch}
-        pixels, labels = np.asarray(batch["data"]), np.asarray(batch["labels"], np.int32)
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-        raise BrokenArchive(f"cifar10: {name} is damaged ({error}); fetch it again.") from error
-    if pixels.dtype != np.uint8 or pixels.shape != (labels.size, 3072):
-        raise BrokenArchive(f"cifar10: {name} holds {pixels.dtype} {pixels.shape}; fetch it again.")
+        pixels, labels = batch["data"].array(), np.array(batch["labels"], np.int32)
+    # A broken pickle can raise nearly anything on its way.
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise BrokenArchive(f"cifar10: {name} is damaged ({reason}); fetch it again.") from error
+    if pixels.shape != (labels.size, 3072) or labels.ndim != 1:
+        raise BrokenArchive(
+            f"cifar10: {name} has pixels {pixels.shape} and labels {labels.shape}; fetch it again."
+        )
     return _channels_last(pixels), labels
 
 
@@ -249,25 +256,35 @@ def _channels_last(pixels: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
 
 
-def _latin1(text: str, encoding: str = "latin1") -> bytes:
-    """How Python 3 spells bytes in an old pickle protocol."""
-    return codecs.encode(text, "latin1")
+class _Told:
+    """Keeps what a pickle says of a NumPy array or dtype; NumPy itself is asked nothing."""
+
+    def __init__(self, *arguments: Any) -> None:
+        self.arguments = arguments
+        self.state: Any = None
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+    def array(self) -> np.ndarray:
+        """The array of bytes that was pickled."""
+        _, shape, dtype, by_columns, content = self.state
+        if dtype.arguments[0] not in ("u1", b"u1"):
+            raise ValueError(f"numbers of type {dtype.arguments[0]!r}")
+        return np.frombuffer(content, np.uint8).reshape(shape, order="F" if by_columns else "C")
 
 
-class _ArrayUnpickler(pickle.Unpickler):
-    """Unpickles dicts, lists, numbers, text and NumPy arrays; anything else stops it."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        """Only what an array is rebuilt from; no code in the file can be called."""
-        if (name, module) == ("encode", "_codecs"):
-            return _latin1
-        if module in ("numpy", "numpy.core.multiarray", "numpy._core.multiarray"):
-            if name == "_reconstruct":
-                # The function itself has moved between versions of NumPy; an array knows it.
-                return np.empty(0).__reduce__()[0]  # type: ignore[index]
-            if name in ("ndarray", "dtype"):
-                return getattr(np, name)
-        raise pickle.UnpicklingError(f"{module}.{name} has no place in a file of arrays")
+def _find_class(module: str, name: str) -> Any:
+    """Only what an array is rebuilt from; no code in the file can be called."""
+    if (name, module) == ("encode", "_codecs"):
+        # How Python 3 spells bytes in an old pickle protocol.
+        return lambda text, encoding="latin1": codecs.encode(text, "latin1")
+    if module in ("numpy", "numpy.core.multiarray", "numpy._core.multiarray") and name in (
+        *("_reconstruct", "ndarray", "dtype"),
+    ):
+        # A new class each time, so that nothing a pickle does to it outlives the file.
+        return type(name, (_Told,), {})
+    raise ValueError(f"{module}.{name} has no place in a file of arrays")
 
 
 def _members(path: Path, wanted: set[str]) -> Iterator[tuple[str, bytes]]:
@@ -294,14 +311,15 @@ def _members(path: Path, wanted: set[str]) -> Iterator[tuple[str, bytes]]:
 def _read_svhn(paths: list[Path], image_size: int | None) -> Contents:
     """X uint8 (32, 32, 3, n) and y (n, 1) from 1 to 10, where 10 means the digit 0."""
     from scipy.io import loadmat
-    from scipy.io.matlab import MatReadError
 
     images, labels = {}, {}
     for part, path in zip(("train", "test"), paths, strict=True):
         try:
             contents = loadmat(path)
-        except (MatReadError, ValueError, NotImplementedError, TypeError) as error:
-            raise BrokenArchive(f"svhn_cropped: {path} is damaged ({error}).") from error
+        # A damaged file can raise nearly anything, a MemoryError for a size in it as well.
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise BrokenArchive(f"svhn_cropped: {path} is damaged ({reason}).") from error
         if not {"X", "y"} <= contents.keys() or contents["X"].ndim != 4:
             raise BrokenArchive(f"svhn_cropped: {path} lacks the arrays X and y.")
         images[part] = np.ascontiguousarray(contents["X"].transpose(3, 0, 1, 2))

@@ -1,8 +1,9 @@
 """Images or features somebody saved with NumPy: one `.npz`, or a folder of `.npy`."""
 
 import difflib
+import io
+import math
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -86,7 +87,7 @@ def load(
     )
 
 
-_UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
+_MOST_DEFLATED = 1032  # times that deflate can shrink anything
 
 
 @contextmanager
@@ -100,8 +101,9 @@ def _open(path: Path) -> Iterator[tuple[list[str], Reader]]:
         def reader(name: str) -> np.ndarray:
             try:
                 return read(name)
-            except _UNREADABLE as error:
-                reason = str(error)
+            # A damaged header makes NumPy raise nearly anything, from KeyError to TokenError.
+            except Exception as error:
+                reason = str(error) or type(error).__name__
                 if "allow_pickle" in reason or "object" in reason:
                     reason = "it holds Python objects, which are never unpickled; save numbers"
                 raise ValueError(f"{path}: cannot read {name}: {reason}.") from error
@@ -119,15 +121,42 @@ def _open(path: Path) -> Iterator[tuple[list[str], Reader]]:
     with open(path, "rb") as file:
         try:
             arrays = np.load(file, allow_pickle=False)
-        except _UNREADABLE as error:
+        except Exception as error:
             raise ValueError(f"{path}: not a readable .npz file ({error}).") from error
         if not isinstance(arrays, np.lib.npyio.NpzFile):
             raise ValueError(
                 f"{path}: holds a single array. Give an .npz with train_images, train_labels, ... "
                 "(np.savez), or a folder of .npy files with these names."
             )
+        size = file.seek(0, io.SEEK_END)
+
+        archive = arrays.zip
+        assert archive is not None  # it is only once closed
+
+        def read(name: str) -> np.ndarray:
+            _check_member(archive, f"{name}.npy", size)
+            return arrays[name]
+
         with arrays:
-            yield sorted(arrays.files), careful(arrays.__getitem__)
+            yield sorted(arrays.files), careful(read)
+
+
+def _check_member(archive: zipfile.ZipFile, name: str, file_size: int) -> None:
+    """Refuses an array whose header promises more than is there, before room is made for it."""
+    info = archive.getinfo(name)
+    if info.compress_size > file_size or info.file_size > _MOST_DEFLATED * info.compress_size:
+        raise ValueError("it claims to be larger than the file")
+    with archive.open(info) as member:
+        version = np.lib.format.read_magic(member)
+        header = np.lib.format.read_array_header_2_0
+        if version == (1, 0):
+            header = np.lib.format.read_array_header_1_0
+        shape, _, dtype = header(member)
+        if dtype.hasobject:
+            raise ValueError("it holds Python objects")
+        need, there = math.prod(shape) * dtype.itemsize, info.file_size - member.tell()
+    if need != there:
+        raise ValueError(f"its header promises {need} bytes, and {there} follow")
 
 
 def _layout(path: Path, names: list[str]) -> tuple[str, list[str]]:

@@ -79,8 +79,10 @@ def decode(file: str | bytes, *, size: int | None = None, channels: int = 3) -> 
         channels: 3 for RGB, 1 for greyscale.
 
     Raises:
-        Undecodable: where the file is empty, truncated, not an image of one of `FORMATS`, larger
-            than `MAX_PIXELS`, or has samples of unknown range (32-bit integers, floats).
+        Undecodable: where the file is empty, truncated, a PNG whose checksums do not match, not an
+            image of one of `FORMATS`, larger than `MAX_PIXELS`, or has samples of unknown range
+            (32-bit integers, floats). Of the formats only PNG has checksums: a byte that changed in
+            the middle of another file can decode to other pixels.
 
     Example:
         >>> import io
@@ -91,7 +93,7 @@ def decode(file: str | bytes, *, size: int | None = None, channels: int = 3) -> 
         (32, 32, 3)
     """
     try:
-        with _open(file) as image:
+        with _open_checked(file) as image:
             return _to_array(image, size, channels)
     except Undecodable:
         raise
@@ -232,6 +234,16 @@ def _open(file: str | bytes) -> Image.Image:
         image.close()
         raise Undecodable(f"{width}x{height} pixels, more than the {MAX_PIXELS:,} allowed")
     return image
+
+
+def _open_checked(file: str | bytes) -> Image.Image:
+    """Opens by content; of a PNG every chunk's checksum is compared, which decoding leaves out."""
+    image = _open(file)
+    if image.format != "PNG":
+        return image
+    with image:
+        image.verify()  # reads the file to its end: it must be opened anew
+    return _open(file)
 
 
 def _to_array(image: Image.Image, size: int | None, channels: int) -> np.ndarray:

@@ -90,17 +90,27 @@ def load(
             not fit in memory.
     """
     check_size(image_size)
-    info = json.loads((folder / "dataset_info.json").read_text(encoding="utf-8"))
     # A third of a second, and protobuf: only for those who read such a folder.
     import tensorflow_datasets as tfds
 
-    features = tfds.features.FeaturesDict.from_config(os.fspath(folder))
+    try:
+        info = json.loads((folder / "dataset_info.json").read_text(encoding="utf-8"))
+        features = tfds.features.FeaturesDict.from_config(os.fspath(folder))
+        builder = tfds.builder_from_directory(os.fspath(folder))
+        info = {"name": builder.info.name} | info
+        for split in builder.info.splits.values():
+            len(split.filepaths)  # a template that cannot be filled in fails only when it is asked
+    # Damaged descriptions raise nearly anything: JSON's, protobuf's and tensorflow-datasets' own.
+    except Exception as error:
+        raise ValueError(
+            f"{folder}: its descriptions, dataset_info.json and features.json, cannot be read "
+            f"({type(error).__name__}: {error}); prepare it again."
+        ) from error
     image_key = _image_key(info["name"], features, tfds)
     label_key = _label_key(info, features, tfds)
     # Only these two are parsed, whatever else a record holds, and the image is decoded here.
     pair = tfds.features.FeaturesDict({key: features[key] for key in (image_key, label_key)})
     encoded = {image_key: tfds.decode.SkipDecoding()}
-    builder = tfds.builder_from_directory(os.fspath(folder))
     splits = _choose_splits(builder, info["name"])
     sizes = {part: builder.info.splits[split].num_examples for part, split in splits.items()}
     total = sum(sizes.values())
@@ -285,9 +295,15 @@ def _array_records(paths: list[str]) -> Iterator[bytes]:
     """Records of array_record files, in order."""
     from array_record.python.array_record_data_source import ArrayRecordDataSource
 
-    with ArrayRecordDataSource(paths) as source:
-        for start in range(0, len(source), _CHUNK):
-            yield from source.__getitems__(range(start, min(start + _CHUNK, len(source))))
+    try:
+        with ArrayRecordDataSource(paths) as source:
+            for start in range(0, len(source), _CHUNK):
+                yield from source.__getitems__(range(start, min(start + _CHUNK, len(source))))
+    except (RuntimeError, IndexError) as error:
+        raise ValueError(
+            f"{Path(paths[0]).parent}: its array_record files are damaged ({error}); "
+            "prepare it again."
+        ) from error
 
 
 def _allocate(

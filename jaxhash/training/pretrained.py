@@ -3,20 +3,16 @@
 To take another network's weights: one row in `MAPS`.
 """
 
-import collections
-import io
-import math
-import pickle
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-import ml_dtypes
 import numpy as np
 import safetensors
 import safetensors.numpy
+
+from jaxhash.training import torch_files
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -130,6 +126,12 @@ def load(
     return _nest(ours), report
 
 
+_BROKEN_SAFETENSORS = (
+    *(safetensors.SafetensorError, KeyError, OSError, TypeError, ValueError),
+    *(AttributeError, OverflowError),
+)
+
+
 def read(path: str | Path) -> Weights:
     """Every tensor of a `.pth`, `.pt` (zip or legacy) or `.safetensors` file, by name.
 
@@ -151,12 +153,10 @@ def read(path: str | Path) -> Weights:
     if path.suffix == ".safetensors":
         try:
             return dict(safetensors.numpy.load_file(path))
-        except (safetensors.SafetensorError, KeyError, OSError, TypeError) as error:
+        except _BROKEN_SAFETENSORS as error:
             raise ValueError(f"{path} is not a readable safetensors file: {error}") from error
     try:
-        with path.open("rb") as file:
-            found = _read_zip(file) if zipfile.is_zipfile(file) else _read_legacy(file)
-            return _state_dict(found)
+        return _state_dict(torch_files.read(path))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     except Exception as error:
@@ -167,151 +167,30 @@ def read(path: str | Path) -> Weights:
         ) from error
 
 
-# ---- PyTorch files ----------------------------------------------------------------------------
-
-_DTYPES = {
-    "DoubleStorage": np.dtype(np.float64),
-    "FloatStorage": np.dtype(np.float32),
-    "HalfStorage": np.dtype(np.float16),
-    "BFloat16Storage": np.dtype(ml_dtypes.bfloat16),
-    "LongStorage": np.dtype(np.int64),
-    "IntStorage": np.dtype(np.int32),
-    "ShortStorage": np.dtype(np.int16),
-    "CharStorage": np.dtype(np.int8),
-    "ByteStorage": np.dtype(np.uint8),
-    "BoolStorage": np.dtype(np.bool_),
-}
-
-_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
-
-
-@dataclass(frozen=True)
-class _Tensor:
-    """What a pickle says about a tensor; the numbers lie elsewhere in the file."""
-
-    storage: tuple[str, np.dtype]
-    offset: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-
-    def array(self, data: np.ndarray) -> np.ndarray:
-        numbers = (self.offset, *self.shape, *self.strides)
-        steps = zip(self.shape, self.strides, strict=False)
-        last = self.offset + sum((size - 1) * stride for size, stride in steps)
-        # More numbers than are stored can be asked for by a stride of 0: no weight needs that.
-        beyond = last >= len(data) or math.prod(self.shape) > len(data)
-        if (
-            len(self.shape) != len(self.strides)
-            or min(numbers) < 0
-            or (beyond and 0 not in self.shape)
-        ):
-            raise ValueError("a tensor reaches beyond its storage: the file is damaged")
-        if 0 in self.shape:
-            return np.zeros(self.shape, data.dtype)
-        strides = tuple(stride * data.itemsize for stride in self.strides)
-        view = np.lib.stride_tricks.as_strided(data[self.offset :], self.shape, strides)
-        return view.copy()
-
-
-class _Unpickler(pickle.Unpickler):
-    """Rebuilds dicts, numbers, strings and tensor descriptions, and refuses every other name."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("collections", "OrderedDict"):
-            return collections.OrderedDict
-        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            # A new function each time, so that nothing a pickle does to it outlives the file.
-            return lambda storage, offset, shape, strides, *_: _Tensor(
-                storage, int(offset), tuple(map(int, shape)), tuple(map(int, strides))
-            )
-        if module == "torch" and name in _DTYPES:
-            return name
-        raise ValueError(
-            f"the file asks for {module}.{name}, and only tensors are read: nothing was run. "
-            "Save the plain state dict, torch.save(model.state_dict(), ...), or a .safetensors file"
-        )
-
-    def persistent_load(self, pid: Any) -> tuple[str, np.dtype]:
-        kind, name, key = pid[:3]
-        if kind != "storage" or name not in _DTYPES:
-            raise ValueError(f"the file refers to a {kind!r} of {name!r}, which is no storage")
-        return str(key), _DTYPES[name]
-
-
-def _read_zip(file: BinaryIO) -> Any:
-    with zipfile.ZipFile(file) as archive:
-        for entry in archive.infolist():
-            # torch.save never compresses; a file that does could unpack to any size.
-            if entry.compress_type != zipfile.ZIP_STORED:
-                raise ValueError(f"{entry.filename} is compressed, which torch.save never does")
-        names = [name for name in archive.namelist() if name.endswith("/data.pkl")]
-        if len(names) != 1:
-            raise ValueError("a zip file without one data.pkl: not written by torch.save")
-        root = names[0].removesuffix("data.pkl")
-        if root + "byteorder" in archive.namelist():
-            order = archive.read(root + "byteorder").decode()
-            if order != "little":
-                raise ValueError(f"numbers are stored {order}-endian, which is not supported")
-        found = _Unpickler(io.BytesIO(archive.read(names[0]))).load()
-
-        def fetch(storage: tuple[str, np.dtype]) -> np.ndarray:
-            key, dtype = storage
-            return np.frombuffer(archive.read(f"{root}data/{key}"), dtype)
-
-        return _fill(found, fetch)
-
-
-def _read_legacy(file: BinaryIO) -> Any:
-    file.seek(0)
-    if _Unpickler(file).load() != _LEGACY_MAGIC:
-        raise ValueError("not written by torch.save")
-    _Unpickler(file).load()  # protocol version
-    system = _Unpickler(file).load()
-    if not system.get("little_endian", True):
-        raise ValueError("numbers are stored big-endian, which is not supported")
-    dtypes: dict[str, np.dtype] = {}
-    found = _Unpickler(file).load()
-    _fill(found, lambda storage: dtypes.setdefault(*storage))
-    data: dict[str, np.ndarray] = {}
-    for key in _Unpickler(file).load():
-        count = int.from_bytes(file.read(8), "little", signed=True)
-        # A storage no tensor uses says nothing of its width, so what follows cannot be found.
-        if key not in dtypes:
-            raise ValueError(f"storage {key!r} is not used by any tensor")
-        size = max(count, 0) * dtypes[key].itemsize
-        content = file.read(size)
-        if count < 0 or len(content) != size:
-            raise ValueError("the file ends early: download it again")
-        data[key] = np.frombuffer(content, dtypes[key])
-    return _fill(found, lambda storage: data[storage[0]])
-
-
-def _fill(found: Any, fetch: Callable[[tuple[str, np.dtype]], Any]) -> Any:
-    """Replace tensor descriptions by arrays, at every depth of dicts."""
-    if isinstance(found, _Tensor):
-        data = fetch(found.storage)
-        return found.array(data) if isinstance(data, np.ndarray) else data
-    if isinstance(found, dict):
-        return {key: _fill(value, fetch) for key, value in found.items()}
-    return found
-
-
 def _state_dict(found: Any) -> Weights:
     if not isinstance(found, dict):
         raise ValueError(f"the file holds a {type(found).__name__}, not a state dict")
-    weights = {key: value for key, value in found.items() if isinstance(value, np.ndarray)}
+    weights = _arrays(found)
     if not weights:
-        inner = [value for value in found.values() if isinstance(value, dict)]
-        inner = [value for value in inner if any(isinstance(v, np.ndarray) for v in value.values())]
+        inner = [_arrays(value) for value in found.values() if isinstance(value, dict)]
+        inner = [arrays for arrays in inner if arrays]
         if len(inner) != 1:
             raise ValueError(
                 f"the file holds {len(inner)} dicts of tensors under {_some(found)}: save the one "
                 "state dict that is meant"
             )
-        weights = {key: value for key, value in inner[0].items() if isinstance(value, np.ndarray)}
+        weights = inner[0]
     if all(name.startswith("module.") for name in weights):
         weights = {name.removeprefix("module."): value for name, value in weights.items()}
     return weights
+
+
+def _arrays(found: Mapping[Any, Any]) -> Weights:
+    return {
+        name: value
+        for name, value in found.items()
+        if isinstance(name, str) and isinstance(value, np.ndarray)
+    }
 
 
 # ---- fitting ----------------------------------------------------------------------------------
