@@ -10,12 +10,16 @@ import numpy as np
 from jaxhash import data as sources
 from jaxhash import idle, models
 from jaxhash.data import Dataset, folders, prepared
+from jaxhash.data.pictures import as_items
+from jaxhash.encoding import encode
 from jaxhash.models import Model
 from search import HashIndex
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+BATCH = 256
+"""Queries that are encoded at once, at most."""
 CARD, PATHS, LABELS = "jaxhash", "paths", "labels"
 """Names of the attachments: JSON about data and model, JSON list of paths, int32 class numbers."""
 
@@ -142,7 +146,10 @@ def ask(
         >>> ask(model, HashIndex.open("photos.index"), images, 10, pool=100)  # doctest: +SKIP
     """
     check_made_by(index, model)
-    encoded = model.encode(items, features="float32", keep=("codes", "features"))
+    items = as_items(items, model.spec.item_shape)
+    # A few queries are not filled up to a full batch; powers of two keep the compiled programs few.
+    size = min(1 << max(len(items) - 1, 0).bit_length(), BATCH)
+    encoded = encode(model, items, batch_size=size, features="float32", keep=("codes", "features"))
     if pool is None:
         return Neighbours(*index.search(encoded.codes, k, radius=radius))
     return Neighbours(

@@ -9,13 +9,13 @@ import pytest
 
 from search.hamming import buckets, scan
 
-SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
+SCRIPTS = Path(__file__).resolve().parent.parent / "scripts" / "benchmarks"
 
 
 @pytest.fixture
 def cliffs(monkeypatch):
     monkeypatch.syspath_prepend(str(SCRIPTS))
-    return importlib.import_module("benchmark_cliffs")
+    return importlib.import_module("cliffs")
 
 
 def test_every_pair_is_measured(cliffs):
@@ -29,7 +29,7 @@ def test_every_pair_is_measured(cliffs):
 def test_the_exit_code_is_one_above_three_times(cliff, code, cliffs, monkeypatch, capsys):
     row = cliffs.Row("a pair", 1.0, cliff, 1.0, 99.0)
     monkeypatch.setattr(cliffs, "rows", lambda _: [row, cliffs.Row("memory", 1e6, 1e6)])
-    monkeypatch.setattr(sys, "argv", ["benchmark_cliffs.py"])
+    monkeypatch.setattr(sys, "argv", ["cliffs.py"])
     if code is None:
         cliffs.main()
     else:

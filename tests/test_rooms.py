@@ -12,10 +12,10 @@ ROOT = Path(__file__).resolve().parent.parent
 ORDER = {
     "search": (
         "codes processors threads paging filters kernels hamming measures fine files collection "
-        "index interchange"
+        "index faiss_layout interchange"
     ),
     "jaxhash": (
-        "environment recipes trees losses nets data published method config idle views "
+        "environment pickles recipes trees losses nets data published method config idle views "
         "preparation prefetch sharding "
         "plots runs spec encoding models feature_files retrieval image_index training evaluation "
         "comparison analysis library cli __main__"

@@ -1,8 +1,8 @@
 """Give every reader of foreign files thousands of damaged ones, and see that it only says so.
 
-    python scripts/fuzz_readers.py --files 10000
-    python scripts/fuzz_readers.py --readers pth npz --files 200 --seed 1
-    python scripts/fuzz_readers.py --readers pth --only 4711       # one file again, with traceback
+    python scripts/benchmarks/fuzz_readers.py --files 10000
+    python scripts/benchmarks/fuzz_readers.py --readers pth npz --files 200 --seed 1
+    python scripts/benchmarks/fuzz_readers.py --readers pth --only 4711  # one file, with traceback
 
 Small sound files are made here (fuzz_seeds.py) and damaged: bits flipped, bytes replaced, cut
 short, made longer, blocks swapped, extreme numbers put in, emptied. Each is read in a child process

@@ -1,6 +1,6 @@
 """Search from many threads at once for some minutes, and compare every answer with a plain sort.
 
-    python scripts/stress_search.py [--minutes 10] [--threads 16] [--seed 0]
+    python scripts/benchmarks/stress.py [--minutes 10] [--threads 16] [--seed 0]
 
 The databases are such that searches go wrong where threads get in each other's way: few queries,
 shared by all threads; more neighbours wanted than there are near codes, stored together, so that

@@ -162,8 +162,10 @@ def model() -> Iterator[Seed]:
     import jax
 
     from jaxhash import models, nets
+    from jaxhash.spec import ModelSpec
+    from jaxhash.trees import flatten
 
-    made = models.Model(
+    spec = ModelSpec(
         network="mhcln",
         method="mhcln",
         bits=8,
@@ -175,17 +177,16 @@ def model() -> Iterator[Seed]:
         classifier="none",
         threshold=0.5,
         precision="float32",
-        variables={},
     )
-    shapes = jax.eval_shape(lambda: nets.init(made.build(), jax.random.key(0), (1, 4)))
+    shapes = jax.eval_shape(lambda: nets.init(spec.build(), jax.random.key(0), (1, 4)))
     variables = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
     with tempfile.TemporaryDirectory() as folder:
-        models.save(made.with_variables(variables), folder)
+        models.save(models.Model(spec, variables), folder)
         files = {path.name: path.read_bytes() for path in Path(folder).iterdir()}
 
     def read(folder: Path) -> Any:
         loaded = models.load(folder)
-        return [repr(loaded), models.flatten(loaded.variables)]
+        return [repr(loaded), flatten(loaded.variables)]
 
     yield Seed(files, read)
 

@@ -1,7 +1,7 @@
 """What it costs to compare a mapped index file with its checksums as it is first searched.
 
-    python scripts/benchmark_files.py
-    python scripts/benchmark_files.py --items 10000000 --dimensions 0
+    python scripts/benchmarks/files.py
+    python scripts/benchmarks/files.py --items 10000000 --dimensions 0
 
 A file is opened and searched again and again, in turns with its checksums compared (as
 `HashIndex.open` has it) and without. Printed are the least and the median time, on the clock and of

@@ -1,7 +1,7 @@
 """What once fell off a cliff, each beside the good path that it must stay within three times of.
 
-    python scripts/benchmark_cliffs.py                     # some minutes, 4 GB of memory
-    python scripts/benchmark_cliffs.py --scale 0.01        # a quick look, whose ratios mean little
+    python scripts/benchmarks/cliffs.py                     # some minutes, 4 GB of memory
+    python scripts/benchmarks/cliffs.py --scale 0.01        # a quick look, whose ratios mean little
 
 Both of a pair are measured in turn. The exit code is 1 where the least time (or the peak of
 memory) of one is more than `LIMIT` times that of its good path.
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import tyro
-from benchmark_limits import Codes, in_turn, learned, uniform
+from limits import Codes, in_turn, learned, uniform
 from numpy.typing import NDArray
 
 from search import HashIndex

@@ -8,15 +8,15 @@ import pytest
 
 from search import HashIndex
 
-SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
+SCRIPTS = Path(__file__).resolve().parent.parent / "scripts" / "benchmarks"
 WORDS = ["--minutes", "0", "--threads", "3", "--codes", "20000"]
 
 
 @pytest.fixture
 def stress_search(monkeypatch):
     monkeypatch.syspath_prepend(str(SCRIPTS))
-    monkeypatch.setattr(sys, "argv", ["stress_search.py", *WORDS])
-    module = importlib.import_module("stress_search")
+    monkeypatch.setattr(sys, "argv", ["stress.py", *WORDS])
+    module = importlib.import_module("stress")
     monkeypatch.setattr(module, "SEARCHES_EACH", 40)
     return module
 
