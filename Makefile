@@ -35,9 +35,8 @@ OUT ?= gpu-results
 FAST := $(CIFAR10) --protocol p-all --validation 0 --method orthohash --bits 48 --recipe scratch \
 	--precision bfloat16 --batch-size 512 --learning-rate 0.4 --augment crop-flip-cutout --mirror --shift
 # DSH's longer codes are its 12 bits' network trained on, as published.
-DSH := $(CIFAR10) --protocol p-dsh --method dsh --network dsh --validation 0 --overwrite
-FEW := --method orthohash --bits 48 --network resnet --recipe scratch --epochs 160 --batch-size 128 \
-	--augment crop-flip-affine-colour-cutout --average 0.999 --mirror --shift --overwrite
+DSH := --config configs/cifar10-dsh.toml $(CIFAR10) --overwrite
+FEW := --config configs/cifar10-few-labels.toml $(CIFAR10) --epochs 160 --shift --overwrite
 ALL := --network resnet --precision bfloat16 --queries 1000 --out $(OUT)/cells
 gpu-results: .venv/ready
 	mkdir -p $(OUT)
@@ -59,7 +58,7 @@ gpu-results: .venv/ready
 	for bits in 12 24 36 48; do \
 		$(BIN)/jaxhash evaluate --run $(OUT)/dsh-$$bits || exit 1; \
 	done
-	$(BIN)/jaxhash train $(CIFAR10) --protocol p-5k $(FEW) --run $(OUT)/p-5k
+	$(BIN)/jaxhash train $(FEW) --run $(OUT)/p-5k
 	$(BIN)/jaxhash evaluate --run $(OUT)/p-5k
 	$(BIN)/python scripts/benchmarks/compare.py $(CIFAR10) $(ALL) --protocols p-all p-dsh unseen --epochs 20
 	$(BIN)/python scripts/benchmarks/compare.py $(CIFAR10) $(ALL) --protocols p-5k --epochs 100 --batch-size 128

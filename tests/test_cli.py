@@ -14,6 +14,7 @@ from PIL import Image
 
 from jaxhash import cli, runs
 from jaxhash.cli import options
+from jaxhash.cli.command import parse
 from jaxhash.config import Config
 from jaxhash.data import load as load_dataset
 from jaxhash.training import loop
@@ -309,3 +310,15 @@ def test_features_are_written_as_data(script, digits_run: Path, tmp_path: Path, 
     with pytest.raises(SystemExit) as stopped:
         script("encode", *words, "--overwrite", "--part", "test")
     assert "--part" in str(stopped.value.code)
+
+
+@pytest.mark.parametrize(
+    "file", sorted((ROOT / "configs").glob("*.toml")), ids=lambda file: file.stem
+)
+def test_every_recipe_can_be_read_and_says_what_to_expect(file: Path) -> None:
+    command = importlib.import_module("jaxhash.cli.train").COMMAND
+    chosen = parse(command, ["--config", str(file)])
+    assert chosen.config.data in ("cifar10", "mnist")
+    head = file.read_text().partition("\ndata")[0]
+    assert f"jaxhash train --config configs/{file.name}" in head
+    assert "mAP" in head or "no score is given" in head
