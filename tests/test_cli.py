@@ -312,9 +312,10 @@ def test_features_are_written_as_data(script, digits_run: Path, tmp_path: Path, 
     assert "--part" in str(stopped.value.code)
 
 
-@pytest.mark.parametrize(
-    "file", sorted((ROOT / "configs").glob("*.toml")), ids=lambda file: file.stem
-)
+RECIPES = sorted((ROOT / "configs").glob("*.toml"))
+
+
+@pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)
 def test_every_recipe_can_be_read_and_says_what_to_expect(file: Path) -> None:
     command = importlib.import_module("jaxhash.cli.train").COMMAND
     chosen = parse(command, ["--config", str(file)])
