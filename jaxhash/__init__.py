@@ -21,7 +21,7 @@ except metadata.PackageNotFoundError:  # a bare checkout on the import path
 if TYPE_CHECKING:
     from jaxhash.config import Config
     from jaxhash.data import Dataset
-    from jaxhash.evaluation.result import Result
+    from jaxhash.evaluation.result import Result, ResultWithoutLabels
     from jaxhash.image_index import Found, ImageIndex, open_index
     from jaxhash.image_index import build as index
     from jaxhash.library import (
@@ -47,6 +47,7 @@ __all__ = [
     "Model",
     "Network",
     "Result",
+    "ResultWithoutLabels",
     "datasets",
     "evaluate",
     "index",
@@ -69,6 +70,7 @@ _WHERE = {name: ("library", name) for name in _LIBRARY.split()} | {
     "Model": ("models", "Model"),
     "Network": ("nets", "Network"),
     "Result": ("evaluation.result", "Result"),
+    "ResultWithoutLabels": ("evaluation.result", "ResultWithoutLabels"),
     "index": ("image_index", "build"),
     "open_index": ("image_index", "open_index"),
 }

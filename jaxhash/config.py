@@ -35,10 +35,12 @@ class Config:
     """Share of a folder's images that may fail to decode before the run stops."""
 
     method: str = "dlbhc"
-    """What the network is trained to do: dlbhc, ssdh, dsh, dhih, mhcln and their variants; a wrong
-    name lists them all."""
+    """What the network is trained to do: dlbhc, ssdh, dsh, dhih, mhcln and their variants; or, from
+    images without labels on a frozen network, itq, lsh or pca-sign; a wrong name lists them
+    all. Default: itq for a folder of images without sub-folders."""
     network: str | None = None
-    """The network below the code. Default: resnet for images, mhcln for features."""
+    """The network below the code. Default: resnet for images, mhcln for features, and
+    efficientnet-lite0 for methods without labels."""
     bits: int = 48
     """Length of the code, 1 to 1024."""
     image_size: int | None = None
@@ -46,7 +48,8 @@ class Config:
     the images' own, or 64 for a folder with images of several sizes."""
     weights: str | None = None
     """What to start from: pretrained weights (.pth or .safetensors), for the layers they fit, or
-    the folder of a finished run, for all but its latent layer and classifier."""
+    the folder of a finished run, for all but its latent layer and classifier. Of a method without
+    labels: another such run, whose features are taken where its images are the same."""
     options: dict[str, bool | int | float | str] = field(default_factory=dict)
     """Options of the method's loss, by name: alpha 0.01 margin 96."""
 

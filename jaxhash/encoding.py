@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from jaxhash import nets, sharding
 from jaxhash.data import Images
-from jaxhash.nets import HashNetwork
+from jaxhash.nets import NETWORKS, HashNetwork
 from jaxhash.prefetch import ahead
 from jaxhash.spec import ModelSpec
 from jaxhash.views import views
@@ -69,7 +69,7 @@ def batches(
     items: Any,
     *,
     rows: np.ndarray | None = None,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     features: str = "float16",
     keep: Sequence[str] = Encoded._fields,
     devices: Sequence[jax.Device] | None = None,
@@ -78,8 +78,9 @@ def batches(
     """Encode items batch by batch, as (rows, encoded); decoding and computing overlap.
 
     items: uint8 (n, h, w, c) or features (n, d); an array, a memory map, or anything of a length
-    whose `items[rows]` is one. rows: which of them, all by default. batch_size: rounded up to a
-    multiple of the devices. keep: fields to bring back from the device; the others are None.
+    whose `items[rows]` is one. rows: which of them, all by default. batch_size: the network's own
+    by default; rounded up to a multiple of the devices. keep: fields to bring back from the device;
+    the others are None.
     on_undecodable: told row and reason of each image file that cannot be decoded, which is then
     left out; without it, the first one ends the encoding.
 
@@ -92,6 +93,8 @@ def batches(
     """
     if features not in FEATURE_TYPES:
         raise ValueError(f"features is {features!r}: choose one of {', '.join(FEATURE_TYPES)}")
+    if batch_size is None:
+        batch_size = NETWORKS[model.spec.network].batch
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}: give at least 1")
     chosen = np.arange(len(items)) if rows is None else np.asarray(rows)
@@ -181,7 +184,7 @@ def encode(
     items: Any,
     *,
     rows: np.ndarray | None = None,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     features: str = "float16",
     keep: Sequence[str] = Encoded._fields,
     devices: Sequence[jax.Device] | None = None,
@@ -220,7 +223,7 @@ def encode_to_index(
     path: str | PathLike[str],
     *,
     rows: np.ndarray | None = None,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     features: str | None = "float16",
     attachments: Mapping[str, bytes] | None = None,
     devices: Sequence[jax.Device] | None = None,

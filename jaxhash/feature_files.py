@@ -16,7 +16,7 @@ def write_features(
     dataset: Dataset,
     path: str | PathLike[str],
     *,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     on_batch: Callable[[int], None] | None = None,
 ) -> None:
     """Write the features of every item of a dataset, with its parts and labels; whole or not.

@@ -168,7 +168,7 @@ def build(
     path: str | os.PathLike[str],
     *,
     features: str | None = "float16",
-    batch_size: int = 256,
+    batch_size: int | None = None,
     overwrite: bool = False,
     on_batch: Callable[[int], None] | None = None,
     on_skipped: Callable[[str, str], None] | None = None,
@@ -180,7 +180,7 @@ def build(
         data: a folder of images, at any depth; whatever `jaxhash.data.load` takes; or a `Dataset`.
         path: of the index file; it appears when it is complete.
         features: "float16" or "float32" keeps features for re-ranking, None keeps codes alone.
-        batch_size: images per call of the network.
+        batch_size: images per call of the network; its own number by default.
         overwrite: replace a file that is there.
         on_batch: called with the number of images of each batch that is done.
         on_skipped: called with name and reason of each file that cannot be decoded.

@@ -15,14 +15,15 @@ import numpy as np
 from jaxhash import data as sources
 from jaxhash import models
 from jaxhash.config import Config
-from jaxhash.data import Dataset, archives
+from jaxhash.data import Dataset, archives, folders
 from jaxhash.evaluation import run as evaluation_run
-from jaxhash.evaluation.result import Result
+from jaxhash.evaluation.result import Result, ResultWithoutLabels
 from jaxhash.method import METHODS, Method
 from jaxhash.models import Model
 from jaxhash.nets import NETWORKS, Network
 from jaxhash.training import loop
 from jaxhash.training.loop import Progress
+from jaxhash.unlabelled import FITS
 
 Data = Dataset | str | os.PathLike[str] | tuple[Any, Any]
 """A dataset, the name or path of one, or arrays (items, labels)."""
@@ -32,7 +33,7 @@ def train(
     data: Data,
     run: str | os.PathLike[str] | None = None,
     *,
-    method: str | Method = "dlbhc",
+    method: str | Method | None = None,
     network: str | Network | None = None,
     bits: int = 48,
     resume: bool = False,
@@ -45,11 +46,12 @@ def train(
     """Train a network whose latent layer is a binary code.
 
     Args:
-        data: a folder with one sub-folder of images for each class, the name of a dataset (see
-            `datasets`), a `Dataset`, or arrays (items, labels): uint8 (n, height, width, channels)
-            or float (n, d), and int (n,) or bool (n, classes).
+        data: a folder with one sub-folder of images for each class, or of images alone, without
+            labels; the name of a dataset (see `datasets`), a `Dataset`, or arrays (items, labels):
+            uint8 (n, height, width, channels) or float (n, d), and int (n,) or bool (n, classes).
         run: folder for log, checkpoints and model; None keeps nothing.
-        method: a name of `methods`, or a `Method` of your own.
+        method: a name of `methods`, or a `Method` of your own; "dlbhc" by default, and "itq" where
+            there are no labels.
         network: a name of `networks`, or a `Network` of your own; the method's by default.
         bits: length of a code.
         resume: continue the run in that folder.
@@ -75,6 +77,9 @@ def train(
         if name not in known:
             raise TypeError(f"unknown option {name!r}: choose among {', '.join(sorted(known))}")
     dataset = _dataset(data)
+    if method is None:
+        loose = folders.is_loose(data) if dataset is None else dataset.labels is None  # type: ignore[arg-type]
+        method = "itq" if loose else "dlbhc"
     config = Config(
         data=os.fspath(data) if dataset is None else dataset.name,  # type: ignore[arg-type]
         method=_name(method),
@@ -117,8 +122,10 @@ def evaluate(
     pool: int = 1000,
     save: bool = False,
     say: Callable[[str], None] = lambda message: None,
-) -> Result:
+) -> Result | ResultWithoutLabels:
     """How good the codes of a finished run are.
+
+    Where its images have no labels: how well the codes keep the neighbours of the features.
 
     Args:
         run: folder of the run.
@@ -150,6 +157,8 @@ def evaluate(
     )
     if save:
         evaluation_run.write_results(Path(run), document)
+    if not document.get("labels", True):
+        return ResultWithoutLabels.from_dict(document)
     return Result.from_dict(document)
 
 
@@ -160,7 +169,7 @@ def methods() -> dict[str, str]:
         >>> methods()["csq"][:11]
         'Yuan et al.'
     """
-    return {name: row.source for name, row in METHODS.items()}
+    return {name: row.source for name, row in (METHODS | FITS).items()}
 
 
 def networks() -> dict[str, str]:
@@ -206,7 +215,7 @@ def register(row: Method | Network) -> None:
         table = NETWORKS
     else:
         raise TypeError(f"give a Method or a Network, not {type(row).__name__}")
-    if table.setdefault(row.name, row) != row:
+    if row.name in FITS or table.setdefault(row.name, row) != row:
         raise ValueError(f"the name {row.name!r} is taken: give yours another")
 
 

@@ -7,6 +7,7 @@ runs/mine/
   metrics.jsonl       one line per logged step, one per validation
   skipped.txt         images that could not be decoded, with the reason
   checkpoints/        the last state and the best one, to resume from
+  features.safetensors  of a method without labels: the backbone's features of all its images
   model.safetensors   the weights, for encoding and for others to load ...
   model.json          ... and what they are the weights of
   results.json        written by `evaluation.results`, with the figures beside it
@@ -31,8 +32,9 @@ CONFIG, PLAN, ENVIRONMENT, METRICS, SKIPPED = (
     "metrics.jsonl",
     "skipped.txt",
 )
-CHECKPOINTS, WEIGHTS, MODEL, RESULTS = (
+CHECKPOINTS, FEATURES, WEIGHTS, MODEL, RESULTS = (
     "checkpoints",
+    "features.safetensors",
     "model.safetensors",
     "model.json",
     "results.json",

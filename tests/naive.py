@@ -654,3 +654,61 @@ def feature_order(query, features, metric, own=None):
             distance = 1 - (one @ query / lengths if lengths else 0)
         distances.append((distance, row))
     return [row for _, row in sorted(distances) if row != own]
+
+
+# ---- networks: EfficientNet-Lite ------------------------------------------------------
+
+
+def depthwise(images, kernel, stride):
+    """Each channel with its own kernel (k, k, c), zeros around, TensorFlow's SAME padding."""
+    n, h, w, c = images.shape
+    k = len(kernel)
+    rows, columns = -(-h // stride), -(-w // stride)
+    top = max((rows - 1) * stride + k - h, 0) // 2
+    left = max((columns - 1) * stride + k - w, 0) // 2
+    out = np.zeros((n, rows, columns, c))
+    for y, x, i, j in itertools.product(range(rows), range(columns), range(k), range(k)):
+        at, across = y * stride + i - top, x * stride + j - left
+        if 0 <= at < h and 0 <= across < w:
+            out[:, y, x] += images[:, at, across] * kernel[i, j]
+    return out
+
+
+def lite_block(images, params, stride):
+    """A block of EfficientNet-Lite: widen, each channel alone, narrow, beside a shortcut."""
+    x = images
+    if "expand" in params:
+        x = np.clip(x @ params["expand"]["kernel"][0, 0] + params["expand"]["bias"], 0, 6)
+    x = depthwise(x, params["depthwise"]["kernel"], stride) + params["depthwise"]["bias"]
+    x = np.clip(x, 0, 6) @ params["project"]["kernel"][0, 0] + params["project"]["bias"]
+    return images + x if x.shape == images.shape else x
+
+
+# ---- codes without labels -------------------------------------------------------------
+
+
+def itq_codes(features, bits, seed, iterations):
+    """Iterative quantisation by a singular value decomposition of the features: bool (n, bits)."""
+    apart = features.astype(np.float64) - features.mean(axis=0, dtype=np.float64)
+    directions = np.linalg.svd(apart, full_matrices=False)[2][:bits].T
+    directions *= np.sign([column[np.abs(column).argmax()] for column in directions.T])
+    rotation = np.linalg.qr(np.random.default_rng(seed).standard_normal((bits, bits)))[0]
+    for _ in range(iterations):
+        signs = np.sign(apart @ directions @ rotation)
+        left, _, right = np.linalg.svd(signs.T @ apart @ directions)
+        rotation = (left @ right).T
+    return apart @ directions @ rotation > 0
+
+
+def neighbours_found(features, codes, queries, k, cut):
+    """Expected share of each query's k nearest by features among its cut nearest codes."""
+    shares = []
+    for query in queries:
+        others = [row for row in range(len(codes)) if row != query]
+        far = {row: float(np.square(features[row] - features[query]).sum()) for row in others}
+        apart = {row: int(np.bitwise_count(codes[row] ^ codes[query]).sum()) for row in others}
+        for row in sorted(others, key=lambda row: (far[row], row))[:k]:
+            nearer = sum(apart[other] < apart[row] for other in others)
+            ties = sum(apart[other] == apart[row] for other in others)
+            shares.append(min(max((cut - nearer) / ties, 0), 1))
+    return sum(shares) / len(shares)

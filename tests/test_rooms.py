@@ -15,8 +15,8 @@ ORDER = {
         "index faiss_layout interchange"
     ),
     "jaxhash": (
-        "environment pickles recipes trees losses nets data published method config idle views "
-        "preparation prefetch sharding "
+        "environment pickles recipes trees losses unlabelled nets data published method config "
+        "idle views preparation prefetch sharding "
         "plots runs spec encoding models feature_files retrieval image_index training evaluation "
         "comparison analysis library cli __main__"
     ),

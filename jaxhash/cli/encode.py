@@ -37,8 +37,8 @@ class Encode:
     features: Literal["float16", "float32", "none"] | None = None
     """How an index keeps features for coarse-to-fine search; none keeps the codes alone. Default:
     float16."""
-    batch_size: int = 256
-    """Images per call of the network."""
+    batch_size: int | None = None
+    """Images per call of the network. Default: what the network is meant for, mostly 256."""
     max_undecodable: float | None = None
     """Share of a folder's image files that may fail to decode. Default: 0.01."""
     overwrite: bool = False
@@ -54,7 +54,7 @@ def encode(options: Encode) -> None:
 
     if options.out.exists() and not options.overwrite:
         raise FileExistsError(f"{options.out} exists: replace it with --overwrite")
-    if options.batch_size < 1:
+    if options.batch_size is not None and options.batch_size < 1:
         raise ValueError(f"--batch-size is {options.batch_size}: give at least 1")
     if options.out.suffix == ".npz" and options.part is not None:
         raise ValueError("--part is for an index: an .npz file keeps all parts, by their names")

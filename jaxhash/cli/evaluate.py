@@ -5,7 +5,9 @@
 Seconds for digits, about a minute for 70,000 small images on two CPU cores; prints mAP and
 precision for codes, features and coarse-to-fine search (0.97 and more on digits), and leaves
 results.json, precision_recall.png, precision_at_k.png and training.png in the run's folder. All
-figures are tie-aware, and results.json names protocol, bits, cut-offs, queries and seeds.
+figures are tie-aware, and results.json names protocol, bits, cut-offs, queries and seeds. Of images
+without labels it says how many of the features' neighbours the codes find, balance and distinct
+codes.
 """
 
 from dataclasses import dataclass, field
@@ -32,15 +34,15 @@ class Evaluate:
     """Cut-off of the mean average precision at the top."""
     pool: int = 1000
     """Candidates of the coarse search."""
-    batch_size: int = 256
-    """Images per call of the network."""
+    batch_size: int | None = None
+    """Images per call of the network. Default: what the network is meant for, mostly 256."""
 
 
 def evaluate(options: Evaluate) -> None:
     """Evaluate as the options say."""
     from tqdm import tqdm
 
-    from jaxhash.evaluation import measures
+    from jaxhash.evaluation import measures, without_labels
     from jaxhash.evaluation.run import evaluate_run, write_results
 
     with tqdm(unit="image", unit_scale=True, leave=False) as bar:
@@ -55,7 +57,7 @@ def evaluate(options: Evaluate) -> None:
             say=tqdm.write,
             on_batch=bar.update,
         )
-    print(measures.report(found))
+    print((measures if found.get("labels", True) else without_labels).report(found))
     for path in write_results(options.run, found):
         print(path)
 

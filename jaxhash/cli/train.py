@@ -9,7 +9,10 @@ the exported model. Then, with the same --run: jaxhash evaluate, jaxhash encode,
     jaxhash train --resume --run runs/photos
     jaxhash train --config configs/mnist-dlbhc.toml --run runs/mnist
 
-trains on a folder of class-name/image.jpg; goes on where a run broke off; takes a recipe. On
+    jaxhash train --data camera/ --bits 128 --run runs/camera
+
+trains on a folder of class-name/image.jpg; goes on where a run broke off; takes a recipe;
+learns from a folder of images without sub-folders, on a network that has seen ImageNet. On
 several machines, start the same command on each with --coordinator, --processes and --process.
 """
 
@@ -85,10 +88,16 @@ GROUPS = {
 
 
 def defaults(words: Sequence[str]) -> Train | None:
-    """The options of a run to resume are its own unless given again."""
+    """The options of a run to resume are its own unless given again.
+
+    And the method for a folder of images without sub-folders is one that needs no labels.
+    """
     folder = options.value_of(words, "run")
     if "--resume" not in words or not folder:
-        return None
+        from jaxhash.data.folders import is_loose
+
+        data = options.value_of(words, "data")
+        return Train(config=Config(method="itq")) if data and is_loose(data) else None
     if (Path(folder) / runs.CONFIG).is_file():
         return Train(config=runs.load_config(folder))
     if options.value_of(words, "data") is None and options.value_of(words, "config") is None:

@@ -132,6 +132,19 @@ def has_classes(folder: str | Path) -> bool:
     return bool(inner) and not loose
 
 
+def is_loose(data: str | Path) -> bool:
+    """Whether it is a folder of images alone: no folders in it, which could be classes.
+
+    Example:
+        >>> is_loose("camera/2024")  # doctest: +SKIP
+        True
+    """
+    folder = Path(data).expanduser()
+    if not folder.is_dir() or (folder / "dataset_info.json").is_file():
+        return False
+    return not _entries(folder)[0] and not any(folder.glob("*.np[yz]"))
+
+
 def load_images(
     source: str | Path | Sequence[str | Path],
     *,
@@ -167,7 +180,10 @@ def load_images(
     else:
         paths = [os.fspath(path) for path in source]
     if not paths:
-        raise ValueError(f"{name}: there is no image in this folder, at any depth.")
+        raise ValueError(
+            f"{name}: there is no image in this folder, at any depth. Give a folder that holds "
+            "image files, such as JPEG or PNG."
+        )
     kept, _, bad = _scan(paths, threads)
     _refuse_too_many(Path(name), bad, len(paths), max_undecodable)
     good = [paths[row] for row in kept]
@@ -198,7 +214,7 @@ def _labelled_files(root: Path, skipped: list[tuple[str, str]]) -> list[tuple[st
         raise ValueError(
             f"{shown(root)}: holds {inside} and no class folders. Put each image in a folder "
             "named after its class (class-name/image.jpg); images without labels can be encoded, "
-            "but not trained on."
+            "and the methods itq, lsh and pca-sign learn from them."
         )
     part_of = {
         name: _PART_FOLDERS[name.lower()] for name in folders if name.lower() in _PART_FOLDERS

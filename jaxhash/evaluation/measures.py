@@ -152,8 +152,8 @@ def evaluate(
         "average_precision_denominator": found.denominator,
         "ties": "expected value over all orders of equal Hamming distances",
         "accuracy": accuracy,
-        "distinct_codes": {"query": _distinct(query.codes), "database": _distinct(database.codes)},
-        "bit_entropy": _bit_entropy(database.codes, bits),
+        "distinct_codes": {"query": distinct(query.codes), "database": distinct(database.codes)},
+        "bit_entropy": bit_entropy(database.codes, bits),
         "rankings": rankings,
     }
 
@@ -269,13 +269,24 @@ def _one_hot(predicted: np.ndarray, classes: int) -> np.ndarray:
     return codes
 
 
-def _distinct(codes: np.ndarray) -> int:
+def distinct(codes: np.ndarray) -> int:
+    """How many different codes there are among uint8 (n, bytes).
+
+    Example:
+        >>> distinct(np.array([[1], [7], [1]], np.uint8))
+        2
+    """
     rows = np.ascontiguousarray(codes).view(np.dtype((np.void, codes.shape[1])))
     return int(np.unique(rows).size)
 
 
-def _bit_entropy(codes: np.ndarray, bits: int) -> float:
-    """Mean entropy of a bit over the items, in bits: 1 where every bit is one for half of them."""
+def bit_entropy(codes: np.ndarray, bits: int) -> float:
+    """Mean entropy of a bit over the items, in bits: 1 where every bit is one for half of them.
+
+    Example:
+        >>> bit_entropy(np.array([[128], [0]], np.uint8), bits=1)
+        1.0
+    """
     ones_in_byte = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1)
     ones = np.concatenate([np.bincount(column, minlength=256) @ ones_in_byte for column in codes.T])
     share = ones[:bits] / max(1, len(codes))

@@ -65,6 +65,72 @@ class Ranking:
 
 
 @dataclass(frozen=True)
+class ResultWithoutLabels:
+    """What can be said of the codes of images without labels.
+
+    Attributes:
+        bits: length of a code.
+        images, queries: number of images, and of those that ask among the others.
+        neighbours: of each query, by Euclidean distance of features: those to be found.
+        recall: share of them among as many nearest codes, ties at their expected value.
+        recall_of_pool: share of them among the `pool` nearest codes, which features re-rank.
+        pool: candidates that would be re-ranked.
+        seed: of the run.
+        share_of_ones: the least and the largest share of images that a bit is 1 for.
+        bit_entropy: mean entropy of a bit, 0 to 1.
+        distinct_codes: number of different codes.
+        document: everything as plain JSON values, as `results.json` holds it.
+
+    Example:
+        >>> result = jaxhash.evaluate("runs/photos")  # doctest: +SKIP
+        >>> result.recall, result.recall_of_pool  # doctest: +SKIP
+        (0.62, 0.99)
+    """
+
+    bits: int
+    images: int
+    queries: int
+    neighbours: int
+    recall: float
+    recall_of_pool: float
+    pool: int
+    seed: int
+    share_of_ones: tuple[float, float]
+    bit_entropy: float
+    distinct_codes: int
+    document: dict[str, Any] = field(repr=False, compare=False)
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> Self:
+        """The result that a document of `results.json` describes.
+
+        Raises:
+            ValueError: the document is no result of an evaluation without labels.
+        """
+        same = ("bits", "images", "queries", "neighbours", "pool", "seed", "bit_entropy")
+        try:
+            return cls(
+                **{name: document[name] for name in same},
+                distinct_codes=document["distinct_codes"],
+                recall=document["recall"]["codes"],
+                recall_of_pool=document["recall"]["pool"],
+                share_of_ones=(
+                    document["share_of_ones"]["least"],
+                    document["share_of_ones"]["largest"],
+                ),
+                document=dict(document),
+            )
+        except (KeyError, TypeError) as error:
+            raise ValueError(
+                f"no result of an evaluation without labels: {error} is missing or wrong"
+            ) from None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain JSON values, as `results.json` holds it."""
+        return self.document
+
+
+@dataclass(frozen=True)
 class Result:
     """The retrieval figures of a model under a protocol.
 

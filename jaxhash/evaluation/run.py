@@ -12,10 +12,11 @@ from jaxhash.config import Config
 from jaxhash.data import Dataset, Split
 from jaxhash.encoding import Encoded, encode
 from jaxhash.environment import environment
-from jaxhash.evaluation import measures
+from jaxhash.evaluation import measures, without_labels
 from jaxhash.evaluation.plots import pr_curve, precision_at_k, training_curves
 from jaxhash.evaluation.stopwatch import Stopwatch
-from jaxhash.training import metrics_log, planning
+from jaxhash.training import frozen, metrics_log, planning
+from jaxhash.unlabelled import FITS
 
 STAGES = {"encoding": "encoding images"} | {
     name: f"ranking by {title}" for name, title in measures.RANKINGS.items()
@@ -32,11 +33,13 @@ def evaluate_run(
     protocol_options: dict[str, bool | int | float] | None = None,
     top: int = 1000,
     pool: int = 1000,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     say: Callable[[str], None] = lambda message: None,
     on_batch: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
-    """The numbers of a finished run; see `evaluation.evaluate` for what they are.
+    """The numbers of a finished run; see `measures.evaluate` for what they are.
+
+    Where its images have no labels, those of `without_labels.evaluate`.
 
     dataset: the run's own, where it is loaded already. protocol, protocol_options: the run's own
     unless others are given. top: cut-off of mAP@top. pool: candidates of the coarse search.
@@ -51,7 +54,7 @@ def evaluate_run(
         0.98
     """
     for name, value in (("top", top), ("pool", pool), ("batch_size", batch_size)):
-        if value < 1:
+        if value is not None and value < 1:
             raise ValueError(f"{name} is {value}: give at least 1")
     model, config = models.load(folder), runs.load_config(folder)
     if data_dir is not None:
@@ -64,13 +67,28 @@ def evaluate_run(
         asked = dataclasses.replace(config, protocol=protocol, protocol_options={})
     if protocol_options:
         asked = dataclasses.replace(asked, protocol_options=protocol_options)
+    watch = Stopwatch(lambda name: say(STAGES[name]))
+    about = {"data": dataset.name, "method": model.spec.method, "network": model.spec.network}
+    if dataset.labels is None:
+        if protocol is not None or protocol_options:
+            raise ValueError(f"protocol is given, and {dataset.name} has no labels: leave it out")
+        watch("encoding")
+        alone, _ = frozen.encoded(Path(folder), model, dataset, batch_size=batch_size)
+        results = without_labels.evaluate(
+            alone, bits=model.spec.bits, seed=config.seed, pool=pool, on_stage=watch
+        )
+        return about | results | {"seconds": watch.stop(), "environment": environment()}
     split = planning.split_data(asked, dataset)
     if asked != config:
         _warn_about_training(config, dataset, split, say)
     rows, back = np.unique(np.concatenate([split.query, split.database]), return_inverse=True)
-    watch = Stopwatch(lambda name: say(STAGES[name]))
     watch("encoding")
-    encoded = encode(model, dataset.items, rows=rows, batch_size=batch_size, on_batch=on_batch)
+    if model.spec.method in FITS:
+        encoded, kept = frozen.encoded(Path(folder), model, dataset, batch_size=batch_size)
+        rows = np.searchsorted(kept.rows, rows)
+        encoded = Encoded(*(None if one is None else one[rows] for one in encoded))
+    else:
+        encoded = encode(model, dataset.items, rows=rows, batch_size=batch_size, on_batch=on_batch)
 
     def part(places: np.ndarray) -> Encoded:
         return Encoded(*(None if one is None else one[places] for one in encoded))
@@ -87,7 +105,6 @@ def evaluate_run(
         pool=pool,
         on_stage=watch,
     )
-    about = {"data": dataset.name, "method": model.spec.method, "network": model.spec.network}
     return about | results | {"seconds": watch.stop(), "environment": environment()}
 
 
@@ -105,6 +122,8 @@ def write_results(folder: Path | str, results: dict[str, Any]) -> list[Path]:
     folder = Path(folder)
     runs.write_json(folder / runs.RESULTS, results)
     written = [folder / runs.RESULTS]
+    if not results.get("labels", True):
+        return written
     figures = {
         "precision_recall.png": lambda: pr_curve(results),
         "precision_at_k.png": lambda: precision_at_k(results),

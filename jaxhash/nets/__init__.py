@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxhash.nets import alexnet, dsh, mhcln, resnet
+from jaxhash.nets import alexnet, dsh, efficientnet_lite, mhcln, resnet
 from jaxhash.nets.head import ACTIVATIONS, CLASSIFIERS, INITS, HashNetwork, Head, one_of
 from jaxhash.nets.outputs import Outputs
 
@@ -28,6 +28,7 @@ class Network:
     takes: "images" (n, h, w, c) or "features" (n, d).
     image_size: the side in pixels it is meant for; None means the data's own.
     min_size: the smallest side that leaves something to classify.
+    batch: items that are encoded at once unless something else is asked for.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Network:
     image_size: int | None = None
     min_size: int = 1
     source: str = "your own"
+    batch: int = 256
 
     def build(
         self,
@@ -74,6 +76,10 @@ class Network:
         return HashNetwork(trunk, head, self.name, self.takes, self.min_size)
 
 
+EFFICIENTNET_LITE = (
+    "Tan and Le, EfficientNet: rethinking model scaling for convolutional neural networks, ICML "
+    "2019, in the Lite form of 2020, with its ImageNet weights"
+)
 NETWORKS: dict[str, Network] = {
     row.name: row
     for row in (
@@ -102,6 +108,36 @@ NETWORKS: dict[str, Network] = {
             image_size=32,
             min_size=dsh.MIN_SIZE,
             source="Liu et al., Deep supervised hashing for fast image retrieval, CVPR 2016",
+        ),
+        Network(
+            name="efficientnet-lite0",
+            trunk=efficientnet_lite.lite0,
+            takes="images",
+            image_size=224,
+            min_size=efficientnet_lite.MIN_SIZE,
+            source=EFFICIENTNET_LITE,
+            # On CPU more are slower, and a query is filled up to a batch.
+            batch=16,
+        ),
+        Network(
+            name="efficientnet-lite1",
+            trunk=efficientnet_lite.lite1,
+            takes="images",
+            image_size=240,
+            min_size=efficientnet_lite.MIN_SIZE,
+            source=EFFICIENTNET_LITE,
+            # On CPU more are slower, and a query is filled up to a batch.
+            batch=16,
+        ),
+        Network(
+            name="efficientnet-lite2",
+            trunk=efficientnet_lite.lite2,
+            takes="images",
+            image_size=260,
+            min_size=efficientnet_lite.MIN_SIZE,
+            source=EFFICIENTNET_LITE,
+            # On CPU more are slower, and a query is filled up to a batch.
+            batch=16,
         ),
         Network(
             name="mhcln",

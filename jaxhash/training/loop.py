@@ -15,13 +15,14 @@ from jaxhash.config import Config
 from jaxhash.data import Dataset
 from jaxhash.encoding import encode
 from jaxhash.models import Model
-from jaxhash.training import checkpoints, optimiser, pretrained, processes, transfer
+from jaxhash.training import checkpoints, frozen, optimiser, pretrained, processes, transfer
 from jaxhash.training.calls import calls, is_resident
 from jaxhash.training.checkpoints import SCORE
 from jaxhash.training.metrics_log import MetricsLog
 from jaxhash.training.planning import Plan, check_resumed, settle
 from jaxhash.training.steps import Metrics, TrainState, initial_state, make_train_step, variables_of
 from jaxhash.training.stopping import Notice, Stopped
+from jaxhash.unlabelled import FITS
 from search.measures import ranking
 
 __all__ = ["Progress", "TrainState", "make_train_step", "train", "validation_map"]
@@ -97,6 +98,19 @@ def train(
         >>> model = train(Config(network="dsh", epochs=2), "runs/short")  # doctest: +SKIP
     """
     # ------------------------------------------------------------ what is to be done
+    if config.method in FITS:
+        return frozen.train(
+            config,
+            folder,
+            dataset=dataset,
+            resume=resume,
+            overwrite=overwrite,
+            devices=devices,
+            on_images=None
+            if on_step is None
+            else lambda done, total: on_step(Progress(done, total, done / total)),
+            say=say,
+        )
     if profile_steps < 0:
         raise ValueError(f"profile_steps is {profile_steps}: give 0 for none, or more")
     if folder is None and (resume or overwrite or profile_steps):

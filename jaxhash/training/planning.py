@@ -10,16 +10,17 @@ import numpy as np
 
 from jaxhash import data, idle, nets, runs
 from jaxhash.config import Config, suggestion, to_json
-from jaxhash.data import Dataset, Split
+from jaxhash.data import Dataset, Split, folders
 from jaxhash.method import METHODS, Method
 from jaxhash.models import Model
 from jaxhash.nets import NETWORKS
 from jaxhash.published import REVISED
 from jaxhash.recipes import Recipe, from_scratch
 from jaxhash.spec import ModelSpec
-from jaxhash.training import augment, feeding, pretrained, transfer
+from jaxhash.training import augment, backbones, feeding, pretrained, transfer
 from jaxhash.training.feeding import Rows
 from jaxhash.training.metrics_log import tensorboard_writer
+from jaxhash.unlabelled import FITS, Fit
 
 DEFAULT_NETWORKS = {"images": "resnet", "features": "mhcln"}
 ALEXNETS = {"alexnet", "caffenet"}
@@ -117,9 +118,17 @@ def load_data(config: Config, **options: Any) -> Dataset:
         ValueError: there is no such data, or it cannot be used; the message says what to do.
     """
     size = config.image_size
+    fitted = config.method in FITS
     if size is None:
-        network = config.network or DEFAULT_NETWORKS["images"]
+        network = config.network or (backbones.DEFAULT if fitted else DEFAULT_NETWORKS["images"])
         size = _row(NETWORKS, "network", network).image_size
+    if fitted and folders.is_loose(config.data):
+        idle.check_place(config.data, data_dir=config.data_dir, download=config.download)
+        return folders.load_images(
+            Path(config.data).expanduser(),
+            image_size=FALLBACK_SIZE if size is None else size,
+            max_undecodable=config.max_undecodable,
+        )
     return data.load(
         config.data,
         data_dir=config.data_dir,
@@ -160,13 +169,24 @@ def settle(config: Config, dataset: Dataset | None = None, *, resumed: bool = Fa
         >>> plan.recipe.batch_size, plan.steps
         (128, 20)
     """
-    method = _row(METHODS, "method", config.method)
+    method = _row(METHODS | FITS, "method", config.method)
+    if isinstance(method, Fit):
+        raise ValueError(f"method {method.name!r} learns without steps, on a frozen network")
     if config.network is not None:
         _row(NETWORKS, "network", config.network)
+    if config.network in backbones.BACKBONES:
+        raise ValueError(
+            f"network {config.network!r} is used as it is, and method {method.name!r} would train "
+            f"it: choose one of {', '.join(FITS)}; or write its features with a run of itq and "
+            "jaxhash encode --out features.npz, and train network mhcln on them"
+        )
     if dataset is None:
         dataset = load_data(config)
     if dataset.labels is None:
-        raise ValueError(f"{dataset.name} has no labels: training needs them")
+        raise ValueError(
+            f"{dataset.name} has no labels, and method {method.name!r} needs them: choose one of "
+            f"{', '.join(FITS)}, which do without"
+        )
     if len(dataset.classes) < 2:
         raise ValueError(
             f"{dataset.name} has one class alone, {', '.join(dataset.classes)}: training needs two "
