@@ -19,7 +19,7 @@ from jaxhash.evaluation import measures
 from jaxhash.evaluation import run as evaluation_run
 from jaxhash.method import METHODS
 from jaxhash.recipes import Recipe
-from jaxhash.training import calls, loop, planning, processes
+from jaxhash.training import batches, loop, planning, processes
 from jaxhash.training.planning import Plan, check_resumed, settle
 from search import HashIndex
 
@@ -151,8 +151,8 @@ def test_data_are_loaded_as_asked_for(
 
 def test_where_the_images_live_is_as_asked_for() -> None:
     mesh = sharding.mesh_over(8, jax.devices()[:1])
-    assert calls.is_resident(planned(resident="device"), mesh)
-    assert not calls.is_resident(planned(resident="stream"), mesh)
+    assert batches.is_resident(planned(resident="device"), mesh)
+    assert not batches.is_resident(planned(resident="stream"), mesh)
 
 
 def test_a_running_average_is_kept_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

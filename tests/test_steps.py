@@ -10,7 +10,7 @@ import pytest
 from jaxhash import nets, sharding
 from jaxhash.config import Config
 from jaxhash.data import Dataset
-from jaxhash.training import calls, feeding
+from jaxhash.training import batches, feeding
 from jaxhash.training.feeding import Batch
 from jaxhash.training.planning import channel_statistics, settle
 from jaxhash.training.steps import initial_state, make_train_step, variables_of
@@ -96,8 +96,9 @@ class Loop:
     def run(self) -> dict[str, np.ndarray]:
         """Do all steps; the metrics of each."""
         metrics = []
-        for call in calls.calls(self.plan, self.train_step, self.mesh):
-            self.state, one = call(self.state)
+        train_step = batches.compiled(self.train_step, self.mesh)
+        for batch in batches.batches(self.plan, self.mesh):
+            self.state, one = train_step(self.state, batch)
             metrics.append(jax.device_get(one))
         return {name: np.concatenate([one[name] for one in metrics]) for name in metrics[0]}
 
@@ -164,7 +165,7 @@ def test_several_steps_in_a_call_are_the_same_steps() -> None:
     plan = several.plan
     data = feeding.Batch(plan.dataset.items[plan.split.train], plan.labels)
     rows = np.stack([plan.rows(step) for step in range(6)])
-    run = calls.compile_resident(several.train_step, several.mesh, 3)
+    run = batches.compile_resident(several.train_step, several.mesh, 3)
     for offset in (0, 3):
         several.state, metrics = run(several.state, data, rows, np.int32(offset))
         assert metrics["loss"].shape == (3,)
@@ -174,7 +175,7 @@ def test_several_steps_in_a_call_are_the_same_steps() -> None:
 
 
 def test_accelerators_take_many_steps_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calls, "chunk_length", lambda plan, mesh: 4)
+    monkeypatch.setattr(batches, "chunk_length", lambda plan, mesh: 4)
     config = Config(**FAST, steps=10, validation=0.0)
     chunked = Loop(config, blobs())
     assert chunked.run()["loss"].shape == (10,)

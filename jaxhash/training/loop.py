@@ -16,7 +16,7 @@ from jaxhash.data import Dataset
 from jaxhash.encoding import encode
 from jaxhash.models import Model
 from jaxhash.training import checkpoints, frozen, optimiser, pretrained, processes, transfer
-from jaxhash.training.calls import calls, is_resident
+from jaxhash.training.batches import batches, compiled, is_resident
 from jaxhash.training.checkpoints import SCORE
 from jaxhash.training.metrics_log import MetricsLog
 from jaxhash.training.planning import Plan, check_resumed, settle
@@ -166,7 +166,7 @@ def train(
         say(f"resumed after step {step}")
 
     # ------------------------------------------------------------ the step, compiled
-    train_step = make_train_step(
+    pure_step = make_train_step(
         module,
         plan.method,
         optimizer,
@@ -177,6 +177,7 @@ def train(
         options=plan.options,
         average=config.average,
     )
+    train_step = compiled(pure_step, mesh)
     say(
         f"{config.precision} on {mesh.size} x {mesh.devices.flat[0].device_kind}, "
         f"training images {'kept there' if is_resident(plan, mesh) else 'streamed'}"
@@ -188,7 +189,7 @@ def train(
             stack.callback(keeper.close)
         log = stack.enter_context(_log(folder, config, step))
         trace = stack.enter_context(contextlib.closing(_Trace(folder, profile_steps)))
-        steps_of_run = stack.enter_context(contextlib.closing(calls(plan, train_step, mesh, step)))
+        batches_of_run = stack.enter_context(contextlib.closing(batches(plan, mesh, step)))
         notice = stack.enter_context(Notice())
         if notice.reached(step) and step < plan.steps:
             raise _stopped(step, plan, folder)
@@ -196,9 +197,9 @@ def train(
         progress = Progress(step, plan.steps, step / plan.epoch_steps)
         recent: list[Metrics] = []
         due: tuple[int, list[Metrics]] | None = None
-        for call in steps_of_run:
+        for batch in batches_of_run:
             meter.before_call(waiting=bool(recent) and _is_ready(recent[-1]["loss"]))
-            state, metrics = call(state)
+            state, metrics = train_step(state, batch)
             meter.after_call()
             trace.follow(metrics)
             if due is not None:

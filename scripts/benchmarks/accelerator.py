@@ -29,7 +29,7 @@ from jaxhash.config import Config
 from jaxhash.data import Dataset
 from jaxhash.environment import environment
 from jaxhash.training import optimiser
-from jaxhash.training.calls import calls
+from jaxhash.training.batches import batches, compiled
 from jaxhash.training.feeding import Batch
 from jaxhash.training.planning import settle
 from jaxhash.training.steps import initial_state, make_train_step
@@ -109,8 +109,9 @@ def measure(options: Benchmark, network: str, size: int, batch: int, precision: 
     )
     seconds, done = [], 0
     start = time.perf_counter()
-    for call in calls(plan, step, mesh):
-        state, metrics = call(state)
+    train_step = compiled(step, mesh)
+    for one in batches(plan, mesh):
+        state, metrics = train_step(state, one)
         jax.block_until_ready((state, metrics))
         done += len(metrics["loss"])
         if done % options.steps == 0:  # one call, or so many of one step each on CPU

@@ -1,8 +1,9 @@
-"""How the steps of a run are called: compiled, several at a time where that is faster, and fed."""
+"""What each call of the training step is given, and the step compiled for it."""
 
 import contextlib
 import functools
 from collections.abc import Callable, Generator
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -14,22 +15,57 @@ from jaxhash.training.feeding import Batch
 from jaxhash.training.planning import Plan
 from jaxhash.training.steps import Metrics, TrainState, TrainStep
 
-Call = Callable[[TrainState], tuple[TrainState, Metrics]]
-"""Some steps of a run on data of their own; metrics have the shape (steps,)."""
+
+class Rows(NamedTuple):
+    """The batches of `length` steps, as rows of training items that live on the devices.
+
+    data: all training items and labels. rows: int32 (m, batch_size), of which the steps take those
+    from `offset` on.
+    """
+
+    data: Batch
+    rows: jax.Array
+    offset: np.int32
+    length: int
 
 
-def calls(
-    plan: Plan, train_step: TrainStep, mesh: Mesh, start: int = 0
-) -> Generator[Call, None, None]:
-    """The calls that do the steps of a run from `start` on; each donates the state it is given.
+CompiledStep = Callable[[TrainState, Batch | Rows], tuple[TrainState, Metrics]]
+"""(state, batch) -> (state, metrics); the state is given away, metrics have the shape (steps,)."""
+
+
+def batches(plan: Plan, mesh: Mesh, start: int = 0) -> Generator[Batch | Rows, None, None]:
+    """The batches of a run from step `start` on: one at a time, or several where that is faster.
 
     Example:
-        >>> for call in calls(plan, train_step, mesh):  # doctest: +SKIP
-        ...     state, metrics = call(state)
+        >>> for batch in batches(plan, mesh):  # doctest: +SKIP
+        ...     state, metrics = train_step(state, batch)
     """
     if is_resident(plan, mesh):
-        return _resident(plan, train_step, mesh, start)
-    return _streaming(plan, train_step, mesh, start)
+        yield from _resident(plan, mesh, start)
+        return
+    steps = range(start, plan.steps)
+    ready = feeding.stream(
+        plan.dataset.items, plan.split.train, plan.labels, plan.rows, steps, mesh
+    )
+    with contextlib.closing(ready):
+        yield from ready
+
+
+def compiled(train_step: TrainStep, mesh: Mesh) -> CompiledStep:
+    """The pure step compiled for whatever `batches` gives.
+
+    Example:
+        >>> state, metrics = compiled(train_step, mesh)(state, batch)  # doctest: +SKIP
+    """
+    streaming = compile_streaming(train_step, mesh)
+    resident = functools.cache(functools.partial(compile_resident, train_step, mesh))
+
+    def step(state: TrainState, batch: Batch | Rows) -> tuple[TrainState, Metrics]:
+        if isinstance(batch, Rows):
+            return resident(batch.length)(state, batch.data, batch.rows, batch.offset)
+        return streaming(state, batch)
+
+    return step
 
 
 def is_resident(plan: Plan, mesh: Mesh) -> bool:
@@ -87,13 +123,10 @@ def compile_streaming(train_step: TrainStep, mesh: Mesh) -> Callable[..., tuple]
     return jax.jit(run, donate_argnums=0, out_shardings=sharding.replicated(mesh))
 
 
-def _resident(
-    plan: Plan, train_step: TrainStep, mesh: Mesh, start: int
-) -> Generator[Call, None, None]:
+def _resident(plan: Plan, mesh: Mesh, start: int) -> Generator[Rows, None, None]:
     chunk = chunk_length(plan, mesh)
     items = np.ascontiguousarray(plan.dataset.items[plan.split.train])
     data = sharding.everywhere(Batch(items, plan.labels), mesh)
-    compiled: dict[int, Callable[..., tuple]] = {}
     # Row numbers are sent for about an epoch at a time, while the device is still busy.
     span = max(plan.epoch_steps // chunk, 1) * chunk
     rows = None
@@ -102,24 +135,4 @@ def _resident(
             first = step - step % span
             table = np.stack([plan.rows(one) for one in range(first, first + span)])
             rows = sharding.everywhere(table, mesh)
-        length = min(chunk, plan.steps - step)
-        if length not in compiled:
-            compiled[length] = compile_resident(train_step, mesh, length)
-        yield _bind(compiled[length], data, rows, np.int32(step % span))
-
-
-def _streaming(
-    plan: Plan, train_step: TrainStep, mesh: Mesh, start: int
-) -> Generator[Call, None, None]:
-    run = compile_streaming(train_step, mesh)
-    steps = range(start, plan.steps)
-    ready = feeding.stream(
-        plan.dataset.items, plan.split.train, plan.labels, plan.rows, steps, mesh
-    )
-    with contextlib.closing(ready):
-        for batch in ready:
-            yield _bind(run, batch)
-
-
-def _bind(run: Callable[..., tuple], *arguments: object) -> Call:
-    return lambda state: run(state, *arguments)
+        yield Rows(data, rows, np.int32(step % span), min(chunk, plan.steps - step))
