@@ -5,14 +5,16 @@ Only what a person asks for now is looked at: a run that was begun goes on with 
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 
 from jaxhash.config import Config
 from jaxhash.data import EMBEDDED, Dataset, prepared
-from jaxhash.method import Method
 from jaxhash.recipes import Recipe
+
+if TYPE_CHECKING:  # a query asks for `check_place` alone, and can do without the losses
+    from jaxhash.method import Method
 
 _OF_SCHEDULES = {
     "drops": ("step",),
@@ -64,7 +66,7 @@ def check_data(config: Config, dataset: Dataset) -> None:
         )
 
 
-def check_recipe(config: Config, base: Recipe, recipe: Recipe, method: Method) -> None:
+def check_recipe(config: Config, base: Recipe, recipe: Recipe, method: "Method") -> None:
     """Refuse numbers of the optimisation that do not act beside the others.
 
     base: what the configuration goes out from. recipe: what it comes to.
@@ -111,7 +113,9 @@ def check_recipe(config: Config, base: Recipe, recipe: Recipe, method: Method) -
             raise ValueError("label_smoothing is given twice, once among the options: keep one")
 
 
-def check_options(config: Config, method: Method, options: Mapping[str, Any], labels: Any) -> None:
+def check_options(
+    config: Config, method: "Method", options: Mapping[str, Any], labels: Any
+) -> None:
     """Refuse options of the loss that do not act beside the others or on such labels.
 
     options: all of them, settled. labels: of the training items.
