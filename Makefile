@@ -29,11 +29,10 @@ format: .venv/ready
 
 # What there is to measure on a GPU or a TPU, on the one that jax finds: first put jax for it into
 # .venv, as in `.venv/bin/python -m pip install -U "jax[cuda13]"`, and faiss-cpu for the baselines.
-# CIFAR10: options that name the data. OUT: folder for the JSON files.
+# The recipes are in configs/. CIFAR10: options that name the data. OUT: folder for the results.
 CIFAR10 ?= --data cifar10
 OUT ?= gpu-results
-FAST := $(CIFAR10) --protocol p-all --validation 0 --method orthohash --bits 48 --recipe scratch \
-	--precision bfloat16 --batch-size 512 --learning-rate 0.4 --augment crop-flip-cutout --mirror --shift
+FAST := --config configs/cifar10-orthohash-gpu.toml $(CIFAR10)
 # DSH's longer codes are its 12 bits' network trained on, as published.
 DSH := --config configs/cifar10-dsh.toml $(CIFAR10) --overwrite
 FEW := --config configs/cifar10-few-labels.toml $(CIFAR10) --epochs 160 --shift --overwrite

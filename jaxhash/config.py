@@ -83,7 +83,7 @@ class Config:
     nesterov: bool | None = None
     """Nesterov's momentum."""
     weight_decay: float | None = None
-    """Spares biases and the scales of normalisations unless --decay-all is True."""
+    """Spares biases and the scales of normalisations unless decay_all is True."""
     decay_all: bool | None = None
     """Let weight decay act on them too."""
     head_rate: float | None = None

@@ -59,10 +59,10 @@ def take(count: int) -> list[jax.Device]:
     """
     processes = jax.process_count()
     if not 1 <= count <= jax.device_count():
-        raise ValueError(f"--devices is {count}: there are {jax.device_count()}")
+        raise ValueError(f"devices is {count}: there are {jax.device_count()}")
     if count % processes:
         raise ValueError(
-            f"--devices is {count}: {processes} processes take as many each, so give a multiple "
+            f"devices is {count}: {processes} processes take as many each, so give a multiple "
             f"of {processes}, or leave it out, to use all"
         )
     own = [

@@ -120,15 +120,15 @@ def test_the_old_scripts_are_doors_to_the_commands(name: str, capsys, monkeypatc
         ("train", ["--bits", "0"], "jaxhash train: bits is 0: give 1 to 1024"),
         ("train", ["--method", "dlhbc"], "did you mean dlbhc"),
         ("train", ["--data", "no/such/folder"], "no/such/folder"),
-        ("train", ["--coordinator", "localhost:1"], "--processes and --process"),
-        ("train", ["--processes", "2"], "need --coordinator"),
+        ("train", ["--coordinator", "localhost:1"], "needs processes and process too"),
+        ("train", ["--processes", "2"], "need the coordinator too"),
         ("train", ["--coordinator", "localhost"], "give host:port"),
         (
             "train",
             ["--coordinator", "localhost:1", "--processes", "2", "--process", "5"],
-            "--process is 5: give 0 to 1",
+            "process is 5: give 0 to 1",
         ),
-        ("train", ["--devices", "99"], "there are 8"),
+        ("train", ["--devices", "99"], "devices is 99: there are 8"),
         ("train", ["--profile-steps", "-1"], "profile_steps is -1"),
         ("train", ["--resume", "--run", "none"], "no run to resume in none"),
         ("encode", ["--run", "none", "--data", "digits", "--out", "x.index"], "no model.json in"),
@@ -316,10 +316,20 @@ RECIPES = sorted((ROOT / "configs").glob("*.toml"))
 
 
 @pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)
-def test_every_recipe_can_be_read_and_says_what_to_expect(file: Path) -> None:
-    command = importlib.import_module("jaxhash.cli.train").COMMAND
-    chosen = parse(command, ["--config", str(file)])
-    assert chosen.config.data in ("cifar10", "mnist")
+def test_every_recipe_can_be_read_and_says_what_to_expect(file: Path, monkeypatch) -> None:
     head = file.read_text().partition("\ndata")[0]
-    assert f"jaxhash train --config configs/{file.name}" in head
     assert "mAP" in head or "no score is given" in head
+    called = [line for line in head.splitlines() if f"--config configs/{file.name}" in line]
+    assert called
+    for line in called:
+        # As it stands there, the command makes a configuration.
+        monkeypatch.chdir(ROOT)
+        before, _, words = line.lstrip("# ").partition(" --config ")
+        if before == "jaxhash train":
+            command = importlib.import_module("jaxhash.cli.train").COMMAND
+        else:
+            assert before == "python scripts/benchmarks/curve.py"
+            monkeypatch.syspath_prepend(str(ROOT / "scripts" / "benchmarks"))
+            command = importlib.import_module("curve").COMMAND
+        chosen = parse(command, ["--config", *words.split()])
+        assert chosen.config.data.startswith(("cifar10", "mnist", "uc_merced", "features.npz"))

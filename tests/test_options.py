@@ -517,7 +517,7 @@ def test_an_option_of_a_command_changes_what_it_does(
         ("train", ["--resume", "--overwrite", "--data", "x"], ValueError, "keep one"),
         ("train", ["--coordinator", "auto", "--processes", 2], ValueError, "leave them out"),
         ("train", ["--coordinator", "auto", "--process", 0], ValueError, "leave them out"),
-        ("train", ["--process", 0], ValueError, "need --coordinator"),
+        ("train", ["--process", 0], ValueError, "need the coordinator"),
         ("encode", ["--out", "x.npz", "--features", "none"], ValueError, "--features is for"),
         ("encode", ["--out", "x.npz", "--features", "float16"], ValueError, "--features is for"),
         ("encode", ["--out", "x.npz", "--part", "test"], ValueError, "--part is for an index"),

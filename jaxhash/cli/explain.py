@@ -78,7 +78,8 @@ def _values(hint: Any) -> str:
     if origin is typing.Literal:
         return "|".join(map(str, arguments))
     if origin in (types.UnionType, typing.Union):
-        return "|".join(_values(one) for one in arguments if one is not type(None))
+        kept = [one for one in arguments if one is not type(None)]
+        return "|".join("True|False" if one is bool else _values(one) for one in kept)
     if origin is tuple:
         return f"{_values(arguments[0])} ..."
     if origin is dict:

@@ -81,10 +81,25 @@ def parse(kind: type, words: Sequence[str], *, prog: str, default: Any = None) -
         kind,
         prog=prog,
         args=list(words),
-        default=tyro.MISSING_NONPROP if default is None else default,
+        default=tyro.MISSING_NONPROP if default is None else _without_given(default, words),
         config=(tyro.conf.OmitArgPrefixes,),
         add_help=False,
     )
+
+
+def _without_given(default: Any, words: Sequence[str]) -> Any:
+    """The defaults, with empty mappings in place of those that the words give.
+
+    Of a mapping with entries tyro makes an option for each entry, and none for the whole.
+    """
+    changed: dict[str, Any] = {}
+    for field in dataclasses.fields(default):
+        value = getattr(default, field.name)
+        if dataclasses.is_dataclass(value):
+            changed[field.name] = _without_given(value, words)
+        elif isinstance(value, Mapping) and value_of(words, field.name) is not None:
+            changed[field.name] = {}
+    return dataclasses.replace(default, **changed)
 
 
 def take_out(words: Sequence[str]) -> tuple[list[str], list[Path], bool]:
@@ -236,7 +251,7 @@ def _toml(value: Any) -> str:
     if isinstance(value, int | float):
         return repr(value)
     if isinstance(value, Mapping):
-        pairs = ", ".join(f"{json.dumps(name)} = {_toml(one)}" for name, one in value.items())
+        pairs = ", ".join(f"{_toml(str(name))} = {_toml(one)}" for name, one in value.items())
         return f"{{ {pairs} }}" if pairs else "{}"
     if isinstance(value, Sequence) and not isinstance(value, str):
         return f"[{', '.join(map(_toml, value))}]"

@@ -177,8 +177,8 @@ def settle(config: Config, dataset: Dataset | None = None, *, resumed: bool = Fa
     if config.network in backbones.BACKBONES:
         raise ValueError(
             f"network {config.network!r} is used as it is, and method {method.name!r} would train "
-            f"it: choose one of {', '.join(FITS)}; or write its features with a run of itq and "
-            "jaxhash encode --out features.npz, and train network mhcln on them"
+            f"it: choose one of {', '.join(FITS)}; or write its features with a run of itq to "
+            "an .npz file (jaxhash encode), and train network mhcln on them"
         )
     if dataset is None:
         dataset = load_data(config)

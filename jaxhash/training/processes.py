@@ -47,27 +47,27 @@ def join(coordinator: str | None, processes: int | None, process: int | None) ->
     """
     if coordinator is None:
         if processes is not None or process is not None:
-            raise ValueError("--processes and --process need --coordinator host:port too")
+            raise ValueError("processes and process need the coordinator too, as host:port")
     elif coordinator == "auto":
         if processes is not None or process is not None:
             raise ValueError(
-                "--coordinator auto finds --processes and --process by itself: leave them out"
+                "the coordinator auto finds processes and process by itself: leave them out"
             )
         supervise()
         try:
             jax.distributed.initialize(heartbeat_timeout_seconds=SILENCE)
         except ValueError:
             raise ValueError(
-                "--coordinator auto: this is no cluster that jax knows; give host:port, with "
-                "--processes and --process"
+                "coordinator is auto, and this is no cluster that jax knows: give host:port, with "
+                "processes and process"
             ) from None
     else:
         if not coordinator.rpartition(":")[2].isdecimal() or ":" not in coordinator:
-            raise ValueError(f"--coordinator is {coordinator!r}: give host:port, or auto")
+            raise ValueError(f"coordinator is {coordinator!r}: give host:port, or auto")
         if processes is None or process is None:
-            raise ValueError("--coordinator needs --processes and --process too")
+            raise ValueError("coordinator needs processes and process too")
         if not 0 <= process < processes:
-            raise ValueError(f"--process is {process}: give 0 to {processes - 1}")
+            raise ValueError(f"process is {process}: give 0 to {processes - 1}")
         supervise()
         jax.distributed.initialize(
             coordinator, processes, process, heartbeat_timeout_seconds=SILENCE
@@ -186,8 +186,8 @@ def check_shared(folder: Path) -> None:
         if not any((one / mark).exists() for one in places):
             raise ValueError(
                 f"process {jax.process_index()} does not see the {folder} of process 0: all "
-                f"processes write their checkpoints into one folder, so name with --run one that "
-                f"their machines share"
+                f"processes write their checkpoints into one folder, so name one that their "
+                f"machines share"
             )
 
     try:

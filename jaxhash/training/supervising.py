@@ -14,7 +14,7 @@ from pathlib import Path
 LOST = 75
 """Exit code where another process was lost: EX_TEMPFAIL of <sysexits.h>, "try again"."""
 
-GONE = "lost another process: see its own message. --resume goes on from the last checkpoint"
+GONE = "lost another process: see its own message. resuming goes on from the last checkpoint"
 """What a process says that ends with `LOST`."""
 
 BROKEN = re.compile(

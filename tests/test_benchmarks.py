@@ -1,0 +1,124 @@
+"""The benchmarks run, at sizes that say nothing about speed."""
+
+import importlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxhash.cli.command import run
+
+BENCHMARKS = Path(__file__).resolve().parent.parent / "scripts" / "benchmarks"
+# FAISS's own extension modules warn when Python 3.12 loads them.
+swig = pytest.mark.filterwarnings("ignore:builtin type .* has no __module__:DeprecationWarning")
+Benchmark = Callable[[str], ModuleType]
+
+
+@pytest.fixture
+def benchmark(monkeypatch: pytest.MonkeyPatch) -> Benchmark:
+    """A function that imports a benchmark by its name."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module
+
+
+def call(module: ModuleType, *words: object) -> None:
+    """Run a benchmark with these words on its command line."""
+    run(module.COMMAND, [*map(str, words)])
+
+
+def test_every_benchmark_explains_itself() -> None:
+    for path in BENCHMARKS.glob("*.py"):
+        head = path.read_text(encoding="utf-8").partition('"""\n\n')[0]
+        helpers = ("limits", "fuzz_seeds")
+        assert path.stem in helpers or f"scripts/benchmarks/{path.name}" in head, path
+
+
+@swig
+def test_the_search_beside_faiss(benchmark: Benchmark, monkeypatch, capsys) -> None:
+    pytest.importorskip("faiss")
+    hamming = benchmark("hamming")
+    monkeypatch.setattr(hamming, "first_calls", dict)  # two processes, one without a cache
+    report = hamming.faiss_table(hamming.Faiss(count=3000, runs=1, bits=(64,)))
+    assert len(report["rows"]) == 2 * (9 + 2) + 2 * 3
+    assert all(row["same"] for row in report["rows"])
+
+
+def test_the_search_of_growing_databases(benchmark: Benchmark, tmp_path: Path, capsys) -> None:
+    hamming, folder = benchmark("hamming"), tmp_path / "files"
+    report = hamming.scale_table(hamming.Scale(folder, counts=(3000,), distinct=50, runs=1))
+    assert {(row["codes"], row["by"]) for row in report["rows"]} >= {
+        ("uniform", "scan"),
+        ("learned-like", "scan"),
+    }
+    assert list(folder.iterdir()) == []
+    # The figure is drawn from what the benchmark wrote.
+    (tmp_path / "scale.json").write_text(json.dumps(report))
+    call(benchmark("figures"), "--scale", tmp_path / "scale.json", "--out", tmp_path)
+    with Image.open(tmp_path / "scale.png") as picture:
+        assert picture.width > 100
+
+
+def test_rerank(benchmark: Benchmark, tmp_path: Path, monkeypatch, capsys) -> None:
+    rerank = benchmark("rerank")
+    monkeypatch.setattr(rerank, "memory_bandwidth", lambda threads: 1e9)  # it reads a GiB
+    out = tmp_path / "rerank.json"
+    rerank.main(
+        rerank.Config(
+            items=600, dimensions=16, bits=32, queries=3, pools=(20, 100), k=5, runs=1,
+            long_runs=1, classes=5, folder=tmp_path, out=out,
+        )
+    )  # fmt: skip
+    found = json.loads(out.read_text())
+    assert len(found["rerank"]) == 4
+    assert {row["case"] for row in found["searches"]} >= {"codes only", "pool 20", "pool 100"}
+    assert [path.name for path in tmp_path.iterdir()] == ["rerank.json"]
+
+
+def test_ranking(benchmark: Benchmark, capsys) -> None:
+    ranking = benchmark("ranking")
+    config = ranking.Config(bits=16, runs=1)
+    rng = np.random.default_rng(0)
+    ranking.report("small", np.arange(20) % 3, np.arange(2000) % 3, top=10, config=config, rng=rng)
+    assert capsys.readouterr().out.startswith("| small | 20 | 2,000 | ")
+
+
+def test_training_beside_pytorch(benchmark: Benchmark, capsys) -> None:
+    pytest.importorskip("torch")
+    training = benchmark("training")
+    config = training.Config(network="resnet-small", size=8, batch_size=4, rounds=1)
+    images = np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype(np.float32)
+    differences = training.compare(config, images, np.arange(4))
+    assert max(differences.values()) < config.tolerance
+
+
+def test_encoding(benchmark: Benchmark, tmp_path: Path, capsys) -> None:
+    words = ["--network", "resnet-tiny", "--size", 16, "--items", 16, "--batch-size", 8]
+    words += ["--rounds", 1, "--files", 4, "--file-size", 32, "--memory-items", 32]
+    call(benchmark("encoding"), *words, "--out", tmp_path / "encoding.json")
+    found = json.loads((tmp_path / "encoding.json").read_text())
+    assert len(found["images_per_second"]) == 5
+    assert found["memory"]["images"] == 32
+
+
+def test_accelerator(benchmark: Benchmark, tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    words = ["--cases", "dsh:8", "--batch-sizes", 8, "--precisions", "float32", "--steps", 1]
+    call(benchmark("accelerator"), *words, "--rounds", 1, "--out", tmp_path / "rates.json")
+    (row,) = json.loads((tmp_path / "rates.json").read_text())["rows"]
+    assert row["images_per_second"]["best"] > 0
+    with pytest.raises(SystemExit) as stopped:
+        call(benchmark("accelerator"), "--cases", "dsh")
+    assert "give a network and a size" in str(stopped.value.code)
+
+
+def test_startup(benchmark: Benchmark, tmp_path: Path, capsys) -> None:
+    startup = benchmark("startup")
+    startup.measure(startup.Options(run=tmp_path / "none", runs=1))
+    printed = capsys.readouterr().out
+    assert printed.startswith("no query: ")
+    assert "\njaxhash train --help " in printed
