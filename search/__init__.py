@@ -1,5 +1,7 @@
 """Exact search among binary codes: NumPy and numba, nothing else."""
 
+from importlib import metadata as _metadata
+
 from search.codes import pack, unpack
 from search.collection.merge import merge
 from search.files.storage import DamagedFile
@@ -38,3 +40,8 @@ __all__ = [
     "unpack",
     "within_radius",
 ]
+
+try:
+    __version__ = _metadata.version("jaxhash")
+except _metadata.PackageNotFoundError:  # a copy of the sources that was not installed
+    __version__ = "unknown"

@@ -138,6 +138,21 @@ def validate(
     return codes, bits
 
 
+def validate_queries(queries: NDArray[np.uint8], bits: int) -> tuple[NDArray[np.uint8], bool]:
+    """Queries as a table (q, ceil(bits / 8)), and whether it was a single one, (ceil(bits / 8),).
+
+    Raises:
+        TypeError, ValueError: as `validate`.
+
+    Example:
+        >>> validate_queries(np.array([1, 2], np.uint8), 16)
+        (array([[1, 2]], dtype=uint8), True)
+    """
+    alone = isinstance(queries, np.ndarray) and queries.shape == (width(bits),)
+    queries, _ = validate(queries[None] if alone else queries, bits, "queries")
+    return queries, alone
+
+
 def refuse_subclass(array: object, name: str) -> None:
     """Refuse arrays whose own rules a search would not keep.
 

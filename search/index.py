@@ -1,6 +1,6 @@
 """A searchable, changeable, storable collection of codes: composes the rooms around it."""
 
-import dataclasses
+import operator
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
@@ -9,37 +9,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search import codes as _codes
-from search import paging
+from search.collection import changes
+from search.collection.changes import above_all, new_segment
 from search.collection.pickling import open_segment, pack, unpack
-from search.collection.segments import Segment, combine, nearest
+from search.collection.segments import Segment
 from search.collection.state import (
     State,
     Where,
-    above,
-    above_all,
     all_within,
-    as_tables,
+    answer,
     attached,
-    candidates,
-    check_alike,
+    get,
     id_list,
-    new_segment,
-    next_ids,
-    only_within,
     refinement,
-    rows_of,
     save,
-    some,
     views_of,
 )
 from search.files import writing
 from search.files.checksums import Guard
-from search.fine.rerank import MOST_CANDIDATES, check_features
 from search.threads import Lock
-
-# A new segment takes in an older one that is less than this many times as long: the number of
-# segments stays logarithmic, and so does the number of times that a code is copied.
-GROWTH = 2
 
 
 class HashIndex:
@@ -157,6 +145,50 @@ class HashIndex:
         beside = "" if state.features is None else f", features {state.features[1]}-d"
         return f"<HashIndex: {len(state)} codes of {state.bits} bits{beside}>"
 
+    def __contains__(self, id_: object) -> bool:
+        """Whether an item has this id; for many ids, `np.isin(ids, index.ids)`.
+
+        Raises:
+            TypeError: it is not a whole number.
+
+        Example:
+            >>> 1 in HashIndex(np.zeros((2, 1), np.uint8))
+            True
+        """
+        try:
+            number = operator.index(id_)  # type: ignore[arg-type]
+        except TypeError:
+            raise TypeError(
+                f"an id is a whole number, not {type(id_).__name__}; for many ids see np.isin"
+            ) from None
+        if not -(1 << 63) <= number < 1 << 63:
+            return False
+        wanted = np.array([number], np.int64)
+        return any(bool(segment.find(wanted)[0] >= 0) for segment in self._state.segments)
+
+    def get(
+        self, ids: NDArray[np.integer] | Sequence[int]
+    ) -> tuple[NDArray[np.uint8], NDArray[np.floating] | None]:
+        """The codes and features of some items, in the order asked for.
+
+        Args:
+            ids: integers (m,), all in the index; repetitions are answered as often.
+
+        Returns:
+            codes uint8 (m, ceil(bits / 8)), pad bits zero; features (m, d) of the type they were
+            given in, None for an index without.
+
+        Raises:
+            TypeError, ValueError: naming the argument, and ids that are not in the index.
+
+        Example:
+            >>> index = HashIndex(np.array([[5], [7]], np.uint8))
+            >>> index.get([1, 0])
+            (array([[7],
+                   [5]], dtype=uint8), None)
+        """
+        return get(self._state, id_list(ids, "ids"))
+
     @property
     def bits(self) -> int:
         """Number of bits in a code."""
@@ -195,7 +227,8 @@ class HashIndex:
         distance between the query's latent and the stored bits, see `search.asymmetric`.
 
         Args:
-            queries: uint8 (q, ceil(bits / 8)); pad bits are ignored.
+            queries: uint8 (q, ceil(bits / 8)), or (ceil(bits / 8),) for a single one, whose
+                features or latents may be (d,) or (bits,); pad bits are ignored.
             k: results for each query.
             query_features: float (q, d), finite.
             query_latents: float (q, bits), finite: what the network gave before the threshold.
@@ -208,6 +241,7 @@ class HashIndex:
         Returns:
             distances (q, k): int32 Hamming, or float32 Euclidean (not squared) with
             `query_features` or `query_latents`; ids int64 (q, k); both in (distance, id) order.
+            Both are (k,) for a single query.
             Where there are fewer than k: id -1, with the largest int32 or infinity for a distance.
 
         Raises:
@@ -221,35 +255,15 @@ class HashIndex:
             (array([[2.]], dtype=float32), array([[1]]))
         """
         state = self._state
-        queries, _ = _codes.validate(queries, state.bits, "queries")
+        queries, alone = _codes.validate_queries(queries, state.bits)
+        query_features = _as_rows(query_features, alone)
+        query_latents = _as_rows(query_latents, alone)
         k = _codes.check_count(k, "k")
         pool = None if pool is None else _codes.check_count(pool, "pool")
         radius = None if radius is None else _codes.check_count(radius, "radius")
         fine = refinement(state, query_features, query_latents, threshold, len(queries))
-        if fine is None:
-            if pool is not None:
-                raise ValueError("pool needs query_features or query_latents: else k alone counts")
-            return only_within(
-                nearest(views_of(state, where, threads), queries, k, threads), radius
-            )
-        if pool is None and radius is None:
-            raise ValueError("re-ranking needs candidates: give pool, radius or both")
-        views = views_of(state, where, threads)
-        distances = np.full((len(queries), k), np.inf, np.float32)
-        found = np.full((len(queries), k), -1, np.int64)
-        if pool is None:
-            assert radius is not None
-            offsets, _, ids = all_within(views, queries, radius, threads)
-            for some_queries, near in as_tables(offsets, ids):
-                best = fine.best(state, some_queries, near, k, threads)
-                distances[some_queries], found[some_queries] = best
-            return distances, found
-        group = max(1, MOST_CANDIDATES // max(1, min(pool, len(state))))
-        for start in range(0, len(queries), group):
-            part = slice(start, start + group)
-            near = candidates(views, queries[part], pool, radius, threads)
-            distances[part], found[part] = fine.best(state, part, near, k, threads)
-        return distances, found
+        distances, ids = answer(state, queries, k, fine, pool, radius, where, threads)
+        return (distances[0], ids[0]) if alone else (distances, ids)
 
     def within(
         self,
@@ -262,7 +276,7 @@ class HashIndex:
         """All items within a Hamming distance of each query, that distance included.
 
         Args:
-            queries: uint8 (q, ceil(bits / 8)).
+            queries: uint8 (q, ceil(bits / 8)), or (ceil(bits / 8),) for a single one: q is 1.
             radius: the largest distance of a result.
             where: as in `search`.
             threads: at most this many; all processors when None.
@@ -280,7 +294,7 @@ class HashIndex:
             (array([0, 2]), array([1, 2], dtype=int32), array([0, 1]))
         """
         state = self._state
-        queries, _ = _codes.validate(queries, state.bits, "queries")
+        queries, _ = _codes.validate_queries(queries, state.bits)
         radius = _codes.check_count(radius, "radius")
         return all_within(views_of(state, where, threads), queries, radius, threads)
 
@@ -289,15 +303,21 @@ class HashIndex:
         codes: NDArray[np.uint8],
         features: NDArray[np.floating] | None = None,
         ids: NDArray[np.integer] | None = None,
+        *,
+        replace: bool = False,
     ) -> NDArray[np.int64]:
-        """Add items; searches that have begun do not see them, later ones see all of them.
+        """Add items, or replace some.
+
+        Searches that have begun see nothing of it, later ones all of it.
 
         Args:
             codes: uint8 (m, ceil(bits / 8)).
             features: float16 or float32 (m, d) as those of the index; needed if it has some.
-            ids: int64 (m,), unique and not in the index; by default they continue after the
-                largest that ever was in it, so that no id comes to mean another item unless you
-                give it again yourself.
+            ids: int64 (m,), unique, and not in the index unless `replace`; by default they
+                continue after the largest that ever was in it, so that no id comes to mean
+                another item unless you give it again yourself.
+            replace: an item whose id is in the index already takes the place of the one there,
+                code and features, in the same step ("upsert"); needs `ids`.
 
         Returns:
             The ids, int64 (m,).
@@ -309,32 +329,13 @@ class HashIndex:
             >>> index = HashIndex(np.zeros((2, 1), np.uint8))
             >>> index.add(np.ones((2, 1), np.uint8))
             array([2, 3])
+            >>> index.add(np.full((2, 1), 7, np.uint8), ids=np.array([3, 9]), replace=True)
+            array([3, 9])
+            >>> index.get([3])[0]
+            array([[7]], dtype=uint8)
         """
         with self._changing.held():
-            state = self._state
-            codes, _ = _codes.validate(codes, state.bits)
-            if ids is None:
-                ids = next_ids(state, len(codes))
-            if features is not None:
-                features = check_features(features)
-                if paging.owner(features) is None:
-                    features = features.copy()  # the caller may fill the same array again
-            new = new_segment(codes, state.bits, features, ids)
-            given = writing.check_ids(ids)
-            for segment in state.segments:
-                taken = given[segment.find(given) >= 0]
-                if len(taken):
-                    raise ValueError(f"ids: {some(taken)} in the index already: remove them first")
-            check_alike(state, new, len(codes))
-            if not len(state):
-                segments = [new]
-            else:
-                segments = [*state.segments, new] if len(codes) else list(state.segments)
-            while len(segments) > 1 and _worth_merging(segments[-2], segments[-1]):
-                segments[-2:] = [combine(segments[-2:], state.bits)]
-            self._state = dataclasses.replace(
-                state, segments=tuple(segments), next_id=above(given, state.next_id)
-            )
+            self._state, given = changes.add(self._state, codes, features, ids, replace)
         return given
 
     def remove(self, ids: NDArray[np.integer] | Sequence[int]) -> None:
@@ -353,13 +354,7 @@ class HashIndex:
             array([0, 2])
         """
         with self._changing.held():
-            state = self._state
-            located = rows_of(state, id_list(ids, "ids"), "ids")
-            segments = [
-                segment.without(rows) if len(rows) else segment
-                for segment, rows in zip(state.segments, located, strict=True)
-            ]
-            self._state = dataclasses.replace(state, segments=tuple(segments))
+            self._state = changes.remove(self._state, id_list(ids, "ids"))
 
     def compact(self) -> None:
         """Give back the space of removed items and make the index one piece again, in memory.
@@ -372,10 +367,7 @@ class HashIndex:
             >>> index.compact()
         """
         with self._changing.held():
-            state = self._state
-            if len(state.segments) > 1 or len(state.segments[0].dead):
-                whole = combine(state.segments, state.bits)
-                self._state = dataclasses.replace(state, segments=(whole,))
+            self._state = changes.compact(self._state)
 
     def prepare(self, *, tables: bool = False, threads: int | None = None) -> None:
         """Do now what speeds up searching; results stay the same.
@@ -410,6 +402,7 @@ class HashIndex:
         save(self._state, path)
 
 
-def _worth_merging(old: Segment, new: Segment) -> bool:
-    """Whether to copy two segments into one."""
-    return not old.mapped and len(old.codes) < GROWTH * len(new.codes)
+def _as_rows(array: NDArray[np.floating] | None, alone: bool) -> NDArray[np.floating] | None:
+    """What belongs to a single query as a table of one row."""
+    one = alone and isinstance(array, np.ndarray) and array.ndim == 1
+    return array[None] if one and array is not None else array

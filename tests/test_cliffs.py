@@ -20,8 +20,8 @@ def cliffs(monkeypatch):
 
 def test_every_pair_is_measured(cliffs):
     rows = list(cliffs.rows(cliffs.Config(scale=0.0005, runs=1)))
-    assert len(rows) == 12
-    assert len({row.name for row in rows}) == 12
+    assert len(rows) == 13
+    assert len({row.name for row in rows}) == 13
     assert all(row.good > 0 and row.cliff > 0 for row in rows)
 
 

@@ -99,6 +99,32 @@ def test_ids_are_located_where_they_are_found(seed, ids, wanted, gone):
         np.testing.assert_array_equal(segment.locate(asked), segment.find(asked))
 
 
+@settings(max_examples=100, deadline=None)
+@given(
+    seed=seeds,
+    ids=st.integers(0, 60),
+    wanted=st.integers(0, 60),
+    task=st.sampled_from([1, 3, 7, 1000]),
+    gone=st.booleans(),
+)
+def test_wanted_ids_are_marked_whatever_part_they_lie_in(seed, ids, wanted, task, gone):
+    rng = np.random.default_rng(seed)
+    # A crowd and far away, so that parts of the rows end long before others.
+    pool = np.concatenate([np.arange(-20, 90), [-(2**63), 2**40, 2**63 - 1]])
+    own = np.sort(rng.choice(pool, ids, replace=False))
+    asked = np.sort(rng.choice(pool, wanted, replace=False))
+    segment = segments.Segment(scan.arrange(np.zeros((ids, 1), np.uint8)), own)
+    if gone:
+        segment = segment.without(np.flatnonzero(rng.random(ids) < 0.4))
+    expected = np.isin(own, asked)
+    expected[segment.dead] = False
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(segments, "MARKED", task)
+        allowed, found = segment.mark(asked, 2)
+    np.testing.assert_array_equal(allowed, expected)
+    assert found == expected.sum()
+
+
 @settings(max_examples=60, deadline=None)
 @given(seed=seeds, longest=st.sampled_from([0, 1, 50, 1000]), lists=st.integers(0, 30))
 def test_lists_become_tables_that_are_mostly_full(seed, longest, lists):

@@ -16,7 +16,7 @@ import os, signal, sys, threading
 sys.path.insert(0, sys.argv[1])
 import numpy as np
 from search import HashIndex, index as indexes, threads
-from search.collection import segments, state
+from search.collection import changes, segments, state
 codes = np.repeat(np.arange(3000, dtype=np.uint32), 100).view(np.uint8).reshape(-1, 4)
 index = HashIndex(codes)
 HashIndex(codes).search(codes[:1], 1)  # compiles all that is needed
@@ -48,7 +48,7 @@ assert status == 0, status
 
 SETTINGS = {
     "adding": """
-indexes.new_segment = pausing(indexes.new_segment)
+changes.new_segment = pausing(changes.new_segment)
 held = lambda: index.add(codes[:1])
 def wanted():
     index.add(codes[:2])

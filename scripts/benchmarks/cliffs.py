@@ -77,7 +77,7 @@ def line(row: Row) -> str:
 
 def rows(config: Config) -> Iterator[Row]:
     """Every pair, measured."""
-    for pairs in (filters, removals, candidates, collisions):
+    for pairs in (filters, removals, candidates, collisions, crowds):
         for name, good, cliff in pairs(config):
             times = in_turn({"good": good, "cliff": cliff}, config.runs)
             least = (min(times[each]) for each in ("good", "cliff"))
@@ -195,6 +195,18 @@ def unmixed(value: int, shift: int) -> int:
     for _ in range(64 // shift + 1):
         found = value ^ (found >> shift)
     return found
+
+
+def crowds(config: Config) -> Iterator[Pair]:
+    """Far more threads than can help, where each would keep many results, by two of them."""
+    rng = np.random.default_rng(config.seed)
+    blocks = scan.arrange(uniform(rng, sized(config, 2_000_000), 64))
+    k, asked = min(10_000, blocks.count), uniform(rng, min(500, blocks.count), 64)
+
+    def search(threads: int) -> Callable[[], object]:
+        return lambda: scan.knn(blocks, asked, k, threads=threads)
+
+    yield f"threads = 64 with k = {k:,}, by 2", search(2), search(64)
 
 
 def memory(config: Config) -> Row:

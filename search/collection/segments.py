@@ -27,6 +27,8 @@ SPARSE = 16
 DENSE = 16
 # Above one id in so many, it is quicker to walk all the ids than to look each up.
 LOOKED_UP = 16
+# Rows whose ids one task compares with the wanted ones.
+MARKED = 1 << 18
 # Results, at least, that the search of a group of queries may hold beside those of the others.
 RESULTS = 1 << 22
 
@@ -199,20 +201,32 @@ class Segment:
             rows[~self.alive[rows]] = -1
         return rows
 
-    def mark(self, ids: NDArray[np.int64]) -> tuple[NDArray[np.bool_], int]:
+    def mark(self, ids: NDArray[np.int64], threads: int | None) -> tuple[NDArray[np.bool_], int]:
         """Which rows (n,) have one of many ids, and how many of the ids are alive here.
 
         The ids ascend strictly, but where they are the numbers of the rows.
         """
-        if self.ids is not None:
-            self._check("ids")
-        own = np.empty(0, np.int64) if self.ids is None else self.ids
-        alive = np.empty(0, bool) if self.alive is None else self.alive
         allowed = np.zeros(len(self.codes), bool)
-        spread = int(own[-1]) - int(own[0]) + 1 if len(own) else 0
-        present = np.zeros(spread if spread <= DENSE * len(own) else 0, bool)
-        found = merging.mark(frozen(own), frozen(ids), frozen(alive), present, allowed)
-        return allowed, int(found)
+        if self.ids is None:
+            alive = np.empty(0, bool) if self.alive is None else self.alive
+            return allowed, int(merging.mark_rows(frozen(ids), frozen(alive), allowed))
+        self._check("ids")
+        own, wanted = frozen(self.ids), frozen(ids)
+        pool.run(
+            lambda start, stop: merging.mark(own, wanted, start, stop, allowed),
+            [(start, min(start + MARKED, len(own))) for start in range(0, len(own), MARKED)],
+            threads,
+        )
+        if self.alive is not None:
+            allowed &= self.alive
+        return allowed, int(np.count_nonzero(allowed))
+
+    def items(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray | None]:
+        """Codes and features of rows, ascending."""
+        if self.features is None:
+            return self.take(rows), None
+        self._check("features", rows)
+        return self.take(rows), self.features[rows]
 
     def without(self, rows: NDArray[np.int64]) -> "Segment":
         """The same segment with further rows, ascending and alive, removed."""

@@ -7,8 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from search import paging
-from search.codes import as_int64, refuse_subclass, width
+from search.codes import as_int64, pad_mask, refuse_subclass, width
 from search.collection.merge import merge_checked
 from search.collection.once import once
 from search.collection.rows import join
@@ -17,15 +16,13 @@ from search.collection.segments import (
     SPARSE,
     Segment,
     View,
-    implicit,
     in_id_order,
     live_ids,
     nearest,
 )
-from search.files import storage, writing
+from search.files import writing
 from search.files.checksums import Guard
-from search.fine.rerank import MOST_CANDIDATES, check_features, check_queries
-from search.hamming import scan
+from search.fine.rerank import MOST_CANDIDATES, check_queries
 from search.hamming.scan import NO_DISTANCE, Blocks
 
 # Bytes of codes and features that pass through memory at a time when segments are saved as one.
@@ -127,7 +124,7 @@ def views_of(state: State, where: Where | None, threads: int | None) -> list[Vie
     if SPARSE * len(ids) >= len(state):
         if len(state.segments) > 1 or state.segments[0].ids is not None:
             ids = distinct(ids)
-        marked = [segment.mark(ids) for segment in state.segments]
+        marked = [segment.mark(ids, threads) for segment in state.segments]
         if sum(found for _, found in marked) == len(ids):
             return [
                 segment.view_through(allowed, threads)
@@ -239,6 +236,72 @@ def as_tables(
         start = stop
 
 
+def answer(
+    state: State,
+    queries: NDArray[np.uint8],
+    k: int,
+    fine: "Refinement | None",
+    pool: int | None,
+    radius: int | None,
+    where: Where | None,
+    threads: int | None,
+) -> tuple[NDArray[np.int32] | NDArray[np.float32], NDArray[np.int64]]:
+    """The results of `HashIndex.search`, whose arguments these are, checked."""
+    if fine is None:
+        if pool is not None:
+            raise ValueError("pool needs query_features or query_latents: else k alone counts")
+        return only_within(nearest(views_of(state, where, threads), queries, k, threads), radius)
+    if pool is None and radius is None:
+        raise ValueError("re-ranking needs candidates: give pool, radius or both")
+    views = views_of(state, where, threads)
+    distances = np.full((len(queries), k), np.inf, np.float32)
+    found = np.full((len(queries), k), -1, np.int64)
+    if pool is None:
+        assert radius is not None
+        offsets, _, ids = all_within(views, queries, radius, threads)
+        for some_queries, near in as_tables(offsets, ids):
+            best = fine.best(state, some_queries, near, k, threads)
+            distances[some_queries], found[some_queries] = best
+        return distances, found
+    group = max(1, MOST_CANDIDATES // max(1, min(pool, len(state))))
+    for start in range(0, len(queries), group):
+        part = slice(start, start + group)
+        near = candidates(views, queries[part], pool, radius, threads)
+        distances[part], found[part] = fine.best(state, part, near, k, threads)
+    return distances, found
+
+
+def get(
+    state: State, ids: NDArray[np.int64]
+) -> tuple[NDArray[np.uint8], NDArray[np.floating] | None]:
+    """Codes, and features if there are some, of ids in any order, repetitions included.
+
+    Raises:
+        ValueError: naming those that are not in the index.
+    """
+    codes = np.empty((len(ids), width(state.bits)), np.uint8)
+    features = None
+    if state.features is not None:
+        features = np.empty((len(ids), state.features[1]), state.features[0])
+    wanted, places = np.unique(ids, return_inverse=True)
+    missing = np.ones(len(wanted), bool)
+    for segment in state.segments:
+        rows = segment.find(wanted)
+        here = rows >= 0
+        missing &= ~here
+        # Ascending, so that a mapped file is read in its order; then to where they were asked for.
+        own, fine = segment.items(rows[here])
+        asked = here[places]
+        order = (np.cumsum(here) - 1)[places[asked]]
+        codes[asked] = own[order]
+        if features is not None and fine is not None:
+            features[asked] = fine[order]
+    if missing.any():
+        raise ValueError(f"ids: {some(wanted[missing])} not in the index")
+    codes[:, -1] &= np.uint8(pad_mask(state.bits))
+    return codes, features
+
+
 @dataclasses.dataclass(frozen=True)
 class Refinement:
     """What candidates are put in order by: float32 (q, d) features, or latents with a threshold."""
@@ -298,84 +361,6 @@ def refinement(
             f"query_features must have the shape ({queries}, {state.features[1]}), not {fine.shape}"
         )
     return Refinement(fine)
-
-
-def new_segment(
-    codes: NDArray[np.uint8],
-    bits: int,
-    features: NDArray[np.floating] | None,
-    ids: NDArray[np.integer] | None,
-) -> Segment:
-    """New items, sorted by id."""
-    if features is not None:
-        features = check_features(features)
-        if len(features) != len(codes):
-            raise ValueError(
-                f"features must have {len(codes)} rows, one for each code, not {len(features)}"
-            )
-        _check_finite(features)
-    if ids is None:
-        return Segment(scan.arrange(codes, bits), None, features)
-    ids = writing.check_ids(ids, len(codes))
-    if np.any(ids[1:] <= ids[:-1]):
-        order = np.argsort(ids, kind="stable")
-        ids, codes = ids[order], codes[order]
-        same = ids[1:] == ids[:-1]
-        if same.any():
-            raise ValueError(f"ids must be unique; repeated: {some(distinct(ids[1:][same]))}")
-        features = None if features is None else features[order]
-    else:
-        ids = ids.copy()
-    return Segment(scan.arrange(codes, bits), implicit(ids), features)
-
-
-def _check_finite(features: NDArray[np.floating]) -> None:
-    """Refuse NaN and infinity, a piece at a time; a mapped store is not read for it."""
-    if paging.owner(features) is not None:
-        return  # `rerank` refuses them when it meets them
-    step = max(1, storage.PIECE // max(1, features.shape[1] * features.itemsize))
-    for start in range(0, len(features), step):
-        if not np.isfinite(features[start : start + step]).all():
-            raise ValueError("features must be finite, but hold NaN or infinity")
-
-
-def check_alike(state: State, new: Segment, count: int) -> None:
-    """New features must be what the index has: none, or the same type and dimensions.
-
-    An index without items and without features may get some with its first items. One that was
-    made with features, or had some, keeps their type and dimensions even when it is empty.
-    """
-    has = state.features
-    if has is None and new.features is not None and len(state):
-        raise ValueError("features: the index has none, so new items cannot have them")
-    if has is None:
-        return
-    if new.features is None:
-        raise ValueError(f"features are missing: the index has {has[1]} dimensions of {has[0]}")
-    if has != (new.features.dtype, new.features.shape[1]):
-        raise ValueError(
-            f"features must be ({count}, {has[1]}) of {has[0]} as in the index, "
-            f"not {new.features.shape} of {new.features.dtype}"
-        )
-
-
-def next_ids(state: State, count: int) -> NDArray[np.int64]:
-    """The next `count` ids that no item of the index has or ever had."""
-    most = np.iinfo(np.int64).max
-    if state.next_id + count - 1 > most:
-        raise ValueError("ids: none are left after the largest one; give them")
-    return np.arange(count) + min(state.next_id, most)
-
-
-def above(ids: NDArray[np.int64], next_id: int) -> int:
-    """The next id when some ids were given to items: above all of them, and never less."""
-    return max(next_id, int(ids.max(initial=-1)) + 1)
-
-
-def above_all(segment: Segment) -> int:
-    """The next id of an index that has one segment, if nobody knows of a larger one."""
-    last = len(segment.codes) - 1
-    return above(segment.ids_of(np.array([last])), 0)
 
 
 def id_list(ids: Where, name: str) -> NDArray[np.int64]:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search import threads as pool
-from search.codes import check_count, pad_mask, refuse_subclass, validate, width
+from search.codes import check_count, pad_mask, refuse_subclass, validate, validate_queries, width
 from search.filters import Filter, as_filter
 from search.hamming.blocks import BLOCK as BLOCK
 from search.hamming.blocks import Blocks as Blocks
@@ -285,15 +285,16 @@ def hamming_knn(
     For more than one search over the same codes, a `HashIndex` saves their rearrangement.
 
     Args:
-        queries: uint8 (q, ceil(bits / 8)); pad bits are masked.
+        queries: uint8 (q, ceil(bits / 8)), or (ceil(bits / 8),) for a single one; pad bits are
+            masked.
         codes: uint8 (n, ceil(bits / 8)); the id of a code is its row.
         k: results for each query.
         bits: bits in a code; eight a byte when left out.
         threads: number of threads; all processors when left out.
 
     Returns:
-        distances int32 (q, k) and ids int64 (q, k), in (distance, id) order. Where there are
-        fewer than k, the id is -1 and the distance the largest int32.
+        distances int32 (q, k) and ids int64 (q, k), in (distance, id) order; both (k,) for a
+        single query. Where there are fewer than k: id -1, with the largest int32 as distance.
 
     Raises:
         TypeError, ValueError: an argument has a wrong type, shape or range.
@@ -303,7 +304,10 @@ def hamming_knn(
         >>> hamming_knn(np.zeros((1, 1), np.uint8), codes, 2)
         (array([[1, 2]], dtype=int32), array([[1, 2]]))
     """
-    return knn(arrange(codes, bits, threads=threads), queries, k, threads=threads)
+    blocks = arrange(codes, bits, threads=threads)
+    queries, alone = validate_queries(queries, blocks.bits)
+    distances, ids = knn(blocks, queries, k, threads=threads)
+    return (distances[0], ids[0]) if alone else (distances, ids)
 
 
 def hamming_radius(
@@ -317,7 +321,8 @@ def hamming_radius(
     """All codes within a Hamming distance of every query, that distance included, ties by id.
 
     Args:
-        queries: uint8 (q, ceil(bits / 8)); pad bits are masked.
+        queries: uint8 (q, ceil(bits / 8)), or (ceil(bits / 8),) for a single one; pad bits are
+            masked.
         codes: uint8 (n, ceil(bits / 8)); the id of a code is its row.
         radius: the largest distance of a result.
         bits: bits in a code; eight a byte when left out.
@@ -336,6 +341,7 @@ def hamming_radius(
         (array([0, 2]), array([1, 2], dtype=int32), array([1, 2]))
     """
     blocks = arrange(codes, bits, threads=threads)
+    queries, _ = validate_queries(queries, blocks.bits)
     return _radius(blocks, queries, check_count(radius, "radius"), threads=threads)
 
 

@@ -1,5 +1,7 @@
 """Merging ranked lists, and lists of ids. Arrays in, arrays out, no checks."""
 
+import numpy as np
+
 from search.kernels.compiling import compiled
 
 
@@ -47,45 +49,83 @@ def locate(ids, wanted, rows):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def mark(ids, wanted, alive, present, allowed):  # type: ignore[no-untyped-def]
-    """Mark the rows of wanted ids, and return how many of them there are.
+def mark_rows(wanted, alive, allowed):  # type: ignore[no-untyped-def]
+    """Mark the rows whose numbers are wanted, and return how many of those there are.
 
-    ids: int64 (n,), ascending strictly as `wanted` then must; or empty where the id of a row is
-    its number. alive: bool (n,), rows that count, or empty for all; present: bool, False, one
-    for every number from the first of `ids` to the last, or empty where they are too many;
-    allowed: bool (n,), False.
+    wanted: int64, in any order; alive: bool (n,), rows that count, or empty for all; allowed:
+    bool (n,), False.
     """
     found = 0
-    if len(ids) == 0:
-        for position in range(len(wanted)):
-            row = wanted[position]
-            if row >= 0 and row < len(allowed) and (len(alive) == 0 or alive[row]):
-                allowed[row] = True
-                found += 1
-        return found
-    if len(present):
-        first, last = ids[0], ids[-1]
-        for id_ in wanted:
-            if id_ >= first and id_ <= last:
-                present[id_ - first] = True
-        # No branches: which rows are wanted cannot be foretold.
-        for row in range(len(ids)):
-            allowed[row] = present[ids[row] - first]
-        for row in range(len(alive)):
-            allowed[row] &= alive[row]
-        for row in range(len(ids)):
-            found += int(allowed[row])
-        return found
-    position = 0
-    for row in range(len(ids)):
-        while position < len(wanted) and wanted[position] < ids[row]:
-            position += 1
-        if position == len(wanted):
-            break
-        here = int(wanted[position] == ids[row])
-        position += here
-        if len(alive):
-            here &= int(alive[row])
-        allowed[row] = here != 0
-        found += here
+    for position in range(len(wanted)):
+        row = wanted[position]
+        if row >= 0 and row < len(allowed) and (len(alive) == 0 or alive[row]):
+            allowed[row] = True
+            found += 1
     return found
+
+
+@compiled
+def mark(ids, wanted, start, stop, allowed):  # type: ignore[no-untyped-def]
+    """Mark which of the rows from `start` to `stop` have a wanted id.
+
+    ids: int64 (n,), wanted: int64 (m,), both ascending strictly; allowed: bool (n,), False.
+
+    A step compares one pair and waits for the step before it. So four parts of the rows take
+    their steps in turn, and the processor works on all of them.
+    """
+    rows = np.empty(5, np.uint64)  # unsigned: no index counts from the end, which would take time
+    places = np.empty(5, np.uint64)
+    for part in range(5):
+        row = start + (stop - start) * part // 4
+        rows[part] = row
+        places[part] = _first(wanted, ids[row]) if row < len(ids) else len(wanted)
+    row0, row1, row2, row3 = rows[0], rows[1], rows[2], rows[3]
+    at0, at1, at2, at3 = places[0], places[1], places[2], places[3]
+    while True:
+        # No part ends within so many steps.
+        steps = min(
+            min(min(rows[1] - row0, places[1] - at0), min(rows[2] - row1, places[2] - at1)),
+            min(min(rows[3] - row2, places[3] - at2), min(rows[4] - row3, places[4] - at3)),
+        )
+        if steps == 0:
+            break
+        for _ in range(steps):
+            row0, at0 = _step(ids, wanted, allowed, row0, at0)
+            row1, at1 = _step(ids, wanted, allowed, row1, at1)
+            row2, at2 = _step(ids, wanted, allowed, row2, at2)
+            row3, at3 = _step(ids, wanted, allowed, row3, at3)
+    _finish(ids, wanted, allowed, row0, at0, rows[1], places[1])
+    _finish(ids, wanted, allowed, row1, at1, rows[2], places[2])
+    _finish(ids, wanted, allowed, row2, at2, rows[3], places[3])
+    _finish(ids, wanted, allowed, row3, at3, rows[4], places[4])
+
+
+@compiled
+def _first(wanted, id_):  # type: ignore[no-untyped-def]
+    """Where the first of the ascending `wanted` is that is not below `id_`."""
+    low, high = 0, len(wanted)
+    while low < high:
+        middle = (low + high) // 2
+        if wanted[middle] < id_:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@compiled
+def _step(ids, wanted, allowed, row, at):  # type: ignore[no-untyped-def]
+    """Compare a row's id with a wanted one, and leave behind the smaller, or both.
+
+    The last that a row is compared with tells. No branches: what comes next cannot be foretold.
+    """
+    own, asked = ids[row], wanted[at]
+    allowed[row] = own == asked
+    return row + np.uint64(own <= asked), at + np.uint64(asked <= own)
+
+
+@compiled
+def _finish(ids, wanted, allowed, row, at, last_row, last):  # type: ignore[no-untyped-def]
+    """The steps that a part has left."""
+    while row < last_row and at < last:
+        row, at = _step(ids, wanted, allowed, row, at)
