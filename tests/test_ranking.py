@@ -356,7 +356,7 @@ def test_wrong_lists_are_named(ids, options, error, words):
 def test_kernels_also_run_as_plain_python():
     program = """
 import numpy as np
-from search import ranking
+from search.measures import ranking
 rng = np.random.default_rng(3)
 codes = rng.integers(0, 256, (40, 9), dtype=np.uint8)
 single = rng.integers(0, 3, 40)

@@ -312,7 +312,7 @@ IN_ANOTHER_PROCESS = """
 import sys
 sys.path[:0] = [{tests!r}, {root!r}]
 import naive, numba, numpy as np, search
-from search import buckets, scan
+from search.hamming import buckets, scan
 rng = np.random.default_rng(3)
 for bits in {widths}:
     codes = search.pack(rng.integers(0, 2, (300, bits)))

@@ -138,7 +138,7 @@ AT_THE_END = """
 import atexit, sys, threading
 sys.path.insert(0, sys.argv[1])
 import numpy as np
-from search import scan
+from search.hamming import scan
 codes = np.arange(100_000, dtype=np.uint32).view(np.uint8).reshape(-1, 4)
 blocks = scan.arrange(codes)
 scan.workers_for_nearest = lambda blocks, queries, k, workers: workers
