@@ -39,13 +39,17 @@ def test_every_benchmark_explains_itself() -> None:
 
 
 @swig
-def test_the_search_beside_faiss(benchmark: Benchmark, monkeypatch, capsys) -> None:
-    pytest.importorskip("faiss")
+def test_the_search_beside_faiss(benchmark: Benchmark, rng: np.random.Generator, capsys) -> None:
+    faiss = pytest.importorskip("faiss")
+    faiss.omp_set_num_threads(1)
     hamming = benchmark("hamming")
-    monkeypatch.setattr(hamming, "first_calls", dict)  # two processes, one without a cache
-    report = hamming.faiss_table(hamming.Faiss(count=3000, runs=1, bits=(64,)))
-    assert len(report["rows"]) == 2 * (9 + 2) + 2 * 3
-    assert all(row["same"] for row in report["rows"])
+    options = hamming.Faiss(runs=1, threads=1)
+    database, queries = hamming.uniform(rng, 1500, 64), hamming.uniform(rng, 1000, 64)
+    limits = {"popcounts": 1e9}
+    rows = hamming.compare(faiss, options, limits, "uniform", 64, database, queries)
+    assert len(rows) == 9 + 2
+    assert all(row["same"] for row in rows)
+    assert "uniform" in capsys.readouterr().out
 
 
 def test_the_search_of_growing_databases(benchmark: Benchmark, tmp_path: Path, capsys) -> None:

@@ -74,6 +74,7 @@ def test_every_command_explains_itself(
     assert "--print-config" in everything
     if name == "train":
         assert "Length of the code, 1 to 1024" in everything
+        assert "--nesterov True|False " in everything
         assert max(map(len, everything.splitlines())) <= 100
         # Each option has its group, and one only.
         grouped = [option for group in command.groups.values() for option in group]
