@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from search import HashIndex, Writer, merge, pack, rerank, unpack
+from search import HashIndex, Writer, merge, pack, ranked_measure, rerank, unpack
 from search.hamming import scan
 
 
@@ -218,6 +218,10 @@ def test_arrays_with_rules_of_their_own_are_refused_with_the_reason(kind, reason
         "where ": lambda: index.search(codes, 1, where=kind(ids[0])),
         "ids ": lambda: index.remove(kind(ids[0])),
         "codes  ": lambda: unpack(kind(codes)),
+        "query_labels": lambda: ranked_measure(ids, kind(mask), ids[:, 0]),
+        "database_labels": lambda: ranked_measure(ids, ids[:, 0], kind(ids[:, 0])),
+        "ids   ": lambda: ranked_measure(kind(ids), ids[:, 0], ids[:, 0]),
+        "exclude": lambda: ranked_measure(ids, ids[:, 0], ids[:, 0], exclude=kind(ids[:, 0])),
     }
     if kind is masked:  # a matrix of one dimension there is not
         uses["ids  "] = lambda: index.add(codes, features, kind(ids[:, 0] + 7))

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search import threads as pool
-from search.codes import check_count, pad_mask, validate
+from search.codes import check_count, pad_mask, refuse_subclass, validate
 from search.kernels import ranking as kernels
 from search.measures.relevance import Relevance, relate, words
 
@@ -119,6 +119,7 @@ def check_exclude(
     """`exclude` as int64 (q,) of database rows or -1, or None."""
     if exclude is None:
         return None
+    refuse_subclass(exclude, "exclude")
     exclude = np.asarray(exclude)
     if not np.issubdtype(exclude.dtype, np.integer):
         raise TypeError(f"exclude must be integers, not {exclude.dtype}")

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from search.codes import refuse_subclass
 from search.measures.counting import check_cuts, check_exclude, check_positive
 from search.measures.ranking import (
     Denominator,
@@ -65,6 +66,7 @@ def ranked_measure(
         >>> found.mean_precision_at
         array([1. , 0.5])
     """
+    refuse_subclass(ids, "ids")
     ids = np.asarray(ids)
     if not np.issubdtype(ids.dtype, np.integer):
         raise TypeError(f"ids must be integers, not {ids.dtype}")

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search import threads as pool
+from search.codes import refuse_subclass
 from search.kernels import ranking as kernels
 
 # Queries whose listed items are looked up at once, which bounds the memory of the look-up.
@@ -121,6 +122,7 @@ def words(rows: NDArray[np.uint8]) -> NDArray[np.uint64]:
 
 def _checked(labels: NDArray[Any], name: str, count: int) -> NDArray[Any]:
     """Labels as int32 (n,) or bool (n, classes)."""
+    refuse_subclass(labels, name)
     labels = np.asarray(labels)
     if labels.ndim == 2 and labels.dtype != np.bool_:
         raise TypeError(
