@@ -8,7 +8,7 @@ demo: .venv/ready
 	$(BIN)/jaxhash demo --overwrite
 
 test: .venv/ready
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 lint: .venv/ready
 	$(BIN)/ruff check .

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxhash import models, nets
+from jaxhash import models, nets, runs
 from jaxhash.config import Config
 from jaxhash.data import Dataset
 from jaxhash.training import loop
@@ -26,12 +26,22 @@ def pictures(side: int = 32, channels: int = 3, seed: int = 0) -> Dataset:
     return Dataset("pictures", "images", items, labels, parts, ("a", "b"))
 
 
+def finished(config: Config, dataset: Dataset, folder: Path) -> Path:
+    """What a finished run leaves, without the training: a model unlike a fresh one."""
+    spec = settle(config, dataset).spec
+    start = nets.init(spec.build(), jax.random.key(7), (1, *spec.item_shape))
+    rng = np.random.default_rng(7)
+    variables = jax.tree.map(lambda one: one + rng.random(one.shape, np.float32), start)
+    model = models.Model(spec, jax.device_get(variables))
+    models.save(model, runs.create(folder, config))
+    return folder
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of 8 bits."""
     folder = tmp_path_factory.mktemp("runs") / "eight"
-    loop.train(Config(**SMALL, method="dlbhc", bits=8, steps=2), folder, dataset=pictures(seed=1))
-    return folder
+    return finished(Config(**SMALL, method="dlbhc", bits=8, steps=2), pictures(seed=1), folder)
 
 
 def test_the_trunk_is_taken_and_the_head_is_new(trained: Path) -> None:
@@ -54,7 +64,9 @@ def test_a_run_starts_from_it(trained: Path, tmp_path: Path) -> None:
         **SMALL, method="dsh", bits=12, steps=1, learning_rate=1e-12, weights=str(trained)
     )
     said: list[str] = []
-    model = loop.train(config, tmp_path / "twelve", dataset=pictures(), say=said.append)
+    model = loop.train(
+        config, tmp_path / "twelve", dataset=pictures(), devices=jax.devices()[:1], say=said.append
+    )
     before = models.load(trained)
     assert model.bits == 12
     assert (model.spec.mean, model.spec.std) == (before.spec.mean, before.spec.std)
@@ -85,7 +97,7 @@ def test_a_trunk_that_does_not_fit(
 def test_a_trunk_of_images_of_another_size(tmp_path: Path) -> None:
     """DSH's dense layer is as large as its images: the size to use is named."""
     options = {"network": "dsh", "method": "dsh", "bits": 8, "batch_size": 8, "validation": 0.0}
-    loop.train(Config(**options, steps=1), tmp_path / "first", dataset=pictures())
+    finished(Config(**options, steps=1), pictures(), tmp_path / "first")
     config = Config(**options, steps=1, weights=str(tmp_path / "first"))
     with pytest.raises(ValueError, match="train with image_size 32"):
         loop.train(config, tmp_path / "second", dataset=pictures(side=48))
