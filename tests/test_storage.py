@@ -189,7 +189,7 @@ def test_whatever_reads_a_damaged_part_of_a_mapped_file_says_so(damaged, rng, tm
             lambda index: index.search(codes[:1], 1, where=[20]),
             lambda index: index.ids,
             lambda index: index.search(codes[:1], 1, where=np.arange(0, 18_000, 2)),
-            lambda index: index._state.segments[0].mark(np.arange(0, 18_000, 2)),
+            lambda index: index._state.segments[0].mark(np.arange(0, 18_000, 2), 1),
             lambda index: index.remove([20]),
             lambda index: index.remove(np.arange(0, 9000, 2)),
             lambda index: index.add(codes[:1], features[:1]),

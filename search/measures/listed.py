@@ -67,6 +67,7 @@ def ranked_measure(
         array([1. , 0.5])
     """
     refuse_subclass(ids, "ids")
+    refuse_subclass(database_labels, "database_labels")
     ids = np.asarray(ids)
     if not np.issubdtype(ids.dtype, np.integer):
         raise TypeError(f"ids must be integers, not {ids.dtype}")
