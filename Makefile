@@ -1,8 +1,8 @@
-# Everything runs in .venv, made from requirements.lock: `make demo`, `make test`, `make lint`.
+# Everything runs in .venv, made from requirements.lock: `make demo`, `make test`, `make lint`, `make docs`.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint format lock clean gpu-results
+.PHONY: demo test lint format docs lock clean gpu-results
 
 demo: .venv/ready
 	$(BIN)/jaxhash demo --overwrite
@@ -18,6 +18,12 @@ lint: .venv/ready
 format: .venv/ready
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The documentation site, in site/; small versions of the notebooks are run for it (two minutes).
+docs: .venv/ready
+	rm -rf .cache/mkdocs-jupyter
+	NO_MKDOCS_2_WARNING=1 JAXHASH_DOCS_EXECUTE=true JAXHASH_NETWORK=dsh JAXHASH_EPOCHS=1 JAXHASH_CODES=100000 \
+		$(BIN)/python -m mkdocs build
 
 # The environment is made again when the locked versions or the packaging change.
 .venv/ready: requirements.lock pyproject.toml

@@ -130,8 +130,8 @@ def evaluate(
     Args:
         run: folder of the run.
         data: the data that it was trained on, where that was given as arrays or a `Dataset`.
-        protocol, protocol_options: which images ask and which are searched; the run's own unless
-            given.
+        protocol: which images are queries and which the database; that of the run by default.
+        protocol_options: numbers of the protocol, such as `queries_per_class=10`.
         top: cut-off of the mean average precision at the top.
         pool: candidates of the coarse search that are re-ranked.
         save: write results.json and figures into the folder of the run.

@@ -77,8 +77,10 @@ def sweep(
     """Cut the same latents at other thresholds: what that does to balance and to the ranking.
 
     Args:
-        query_latent, latent: float (q, bits) and (n, bits), of queries and database.
-        query_labels, labels: of both, as `search.measure` takes them.
+        query_latent: of the queries, float (q, bits).
+        latent: of the database, float (n, bits).
+        query_labels: of the queries, as `search.measure` takes them.
+        labels: of the database.
         thresholds: (m,), or (m, bits) for each bit its own, such as the medians.
         exclude: the database row that each query leaves out, see `search.measure`.
         threads: at most this many; all processors when None.
