@@ -35,7 +35,7 @@ def test_digits():
         ("imagenet_resized/32x32", "download=True"),
         ("cifar11", "Did you mean cifar10"),
         ("CIFAR10", "Did you mean cifar10"),
-        ("zzzzzzzz", "Some that exist: digits, mnist"),
+        ("zzzzzzzz", "Some that exist: digits, .*mnist"),
         ("", "data: empty"),
         ("no/such/folder", "no such file or folder"),
         ("./mnist", "no such file or folder"),
