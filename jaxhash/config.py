@@ -1,4 +1,4 @@
-"""The configuration of a run: all that it can be asked for, and its form as JSON."""
+"""The configuration of a run, and reading and writing it as JSON."""
 
 import dataclasses
 import difflib
@@ -133,7 +133,7 @@ class Config:
     """Also write the metrics for TensorBoard (needs the package tensorboardX)."""
 
     def __post_init__(self) -> None:
-        """Refuse numbers that cannot be meant.
+        """Refuse values out of range.
 
         Raises:
             ValueError: the message names the field.

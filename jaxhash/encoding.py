@@ -1,4 +1,4 @@
-"""Items in, codes and features out: any number of them, in constant memory."""
+"""Encode items with a model: codes, features and latents, batch by batch in constant memory."""
 
 import contextlib
 import functools
@@ -26,7 +26,7 @@ Failed = list[tuple[int, str]]
 
 
 class Encoder(Protocol):
-    """What encodes: a network's description and weights, such as `jaxhash.models.Model`."""
+    """The interface of a model that encodes, such as `jaxhash.models.Model`."""
 
     @property
     def spec(self) -> ModelSpec:
@@ -38,7 +38,7 @@ class Encoder(Protocol):
 
 
 class Encoded(NamedTuple):
-    """What a network makes of n items.
+    """Outputs of a network for n items.
 
     codes: uint8 (n, ceil(bits / 8)), most significant bit first, pad bits zero.
     features: float16 or float32 (n, D). latent: float32 (n, bits). logits: float32 (n, classes),

@@ -1,4 +1,4 @@
-"""What else a number depends on: versions, devices and the commit."""
+"""Record the environment of a measurement."""
 
 import os
 import platform
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def environment() -> dict[str, Any]:
-    """Versions, devices and commit: what else a number depends on.
+    """The environment of a measurement: versions, devices and commit.
 
     Example:
         >>> sorted(environment())

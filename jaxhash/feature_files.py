@@ -1,4 +1,4 @@
-"""One network's features as another's data: the `.npz` that `datasets.load` reads."""
+"""Write the features of a model as a dataset: the `.npz` that `data.load` reads."""
 
 from collections.abc import Callable
 from os import PathLike

@@ -1,4 +1,4 @@
-"""An index of images that is asked with images: a model, the codes it made, and where they lie."""
+"""An index of images, searched with images: a model, its codes, and the paths of the files."""
 
 import csv
 import io
@@ -89,7 +89,7 @@ class Found:
 
 
 class ImageIndex:
-    """A model and an index that it made; asked with images, answers with images.
+    """A model and an index that it made: queries are images, and so are the results.
 
     Args:
         model: the model that made the codes.
@@ -107,7 +107,7 @@ class ImageIndex:
         retrieval.check_made_by(codes, model)
         self.model = model
         self.codes = codes
-        self.items = retrieval.Items(codes)
+        self.items = retrieval.ItemRecords(codes)
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -157,7 +157,7 @@ class ImageIndex:
         return tuple(map(Hit, known, distances[: len(known)].tolist(), paths, labels))
 
     def _class_of(self, path: str | None) -> str | None:
-        """The folder that a file lies in, where it is called as a class of the model."""
+        """The name of a file's folder, if it is a class of the model."""
         folder = None if path is None else Path(path).parent.name
         return folder if folder in self.model.spec.classes else None
 

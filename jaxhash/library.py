@@ -100,7 +100,7 @@ def train(
 
 
 def load(run: str | os.PathLike[str]) -> Model:
-    """The model of a finished run, or of any folder with model.json and model.safetensors.
+    """Load the model of a finished run, or of any folder with model.json and model.safetensors.
 
     Raises:
         FileNotFoundError: the folder holds no model.
@@ -123,7 +123,7 @@ def evaluate(
     save: bool = False,
     say: Callable[[str], None] = lambda message: None,
 ) -> Result | ResultWithoutLabels:
-    """How good the codes of a finished run are.
+    """Measure how well the codes of a finished run retrieve.
 
     Where its images have no labels: how well the codes keep the neighbours of the features.
 

@@ -1,4 +1,4 @@
-"""The methods: what goes on top of a network, what it is trained to do, and how.
+"""The table of methods: head, loss, threshold and published recipe of each.
 
 A method is one row of `METHODS`. To add one: a file in `losses/`, a row here.
 """
@@ -36,7 +36,7 @@ _READS = ("latent", "logits", "features", "labels", "kernel", "classes", "progre
 
 @dataclass(frozen=True)
 class Method:
-    """One row of the table: a loss, and what the network needs above its trunk to be trained by it.
+    """A method, a row of `METHODS`: a loss, the head that it needs above the trunk, and its recipe.
 
     Args:
         name: what a configuration calls it.
@@ -87,7 +87,7 @@ class Method:
         """The loss of a batch: float32 scalar, and the weighted terms it is the sum of.
 
         labels: int (n,) or bool (n, classes). kernel: the class weights (bits, classes), see
-        `networks.classifier_kernel`. progress: share of the training that is done, in [0, 1],
+        `nets.classifier_kernel`. progress: share of the training that is done, in [0, 1],
         for losses that change as they go.
 
         Raises:

@@ -1,4 +1,4 @@
-"""A trained network to hand on: one safetensors file with the weights, one JSON that explains it.
+"""`Model`: a trained network, saved as model.safetensors (weights) and model.json (description).
 
 Nothing else is needed to encode with it: not the training data, not the run directory, not even
 this project (any reader of safetensors sees the arrays under their paths).
@@ -30,7 +30,7 @@ FORMAT = 1
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A trained network: what it is, and its weights.
+    """A trained network: its description (`spec`) and its weights.
 
     Args:
         spec: the description of the network.
@@ -125,7 +125,7 @@ def load(folder: Path | str) -> Model:
 
 
 def fingerprint(model: Model) -> str:
-    """A short name of a model's weights and what is done with them, to tell models apart.
+    """A hash of a model's weights and preprocessing, to tell models apart.
 
     Example:
         >>> fingerprint(load("runs/demo"))  # doctest: +SKIP

@@ -1,4 +1,4 @@
-"""How a method is trained: the numbers of its optimiser, schedule and batches."""
+"""Recipes: optimiser, schedule, batches and augmentation of a training run."""
 
 import math
 from dataclasses import dataclass, replace
@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("constant", "step", "cosine", "one-cycle")
 STARTS = ("fan-in", "dlbhc", "ssdh", "xavier", "normal", "he", "he-average", "uniform")
-"""How a head can start; `networks.head.INITS` says what each means."""
+"""How a head can start; `nets.head.STARTS` says what each means."""
 
 
 def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
@@ -65,7 +65,7 @@ class Recipe:
     """How the head starts: one of `STARTS`."""
 
     def __post_init__(self) -> None:
-        """Refuse numbers that cannot be meant.
+        """Refuse values out of range.
 
         Raises:
             ValueError: the message names the field.

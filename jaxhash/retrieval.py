@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from jaxhash import data as sources
-from jaxhash import idle, models
+from jaxhash import models, option_checks
 from jaxhash.data import Dataset, folders, prepared
 from jaxhash.data.pictures import as_items
 from jaxhash.encoding import encode
@@ -57,7 +57,7 @@ def load_items(
         >>> load_items("photos", model).paths[0]  # doctest: +SKIP
         'photos/beach.jpg'
     """
-    idle.check_place(data, data_dir=data_dir)
+    option_checks.check_place(data, data_dir=data_dir)
     spec = model.spec
     size = None
     if spec.takes == "images" and spec.item_shape[0] == spec.item_shape[1]:
@@ -177,11 +177,11 @@ def card(index: HashIndex) -> dict[str, Any]:
     return {} if kept is None else json.loads(bytes(kept))
 
 
-class Items:
+class ItemRecords:
     """The pictures, class names and titles of an index's items, as far as it knows them.
 
     Example:
-        >>> items = Items(index)  # doctest: +SKIP
+        >>> items = ItemRecords(index)  # doctest: +SKIP
         >>> items.pictures([3, 5]), items.titles([3, 5])  # doctest: +SKIP
     """
 
@@ -240,7 +240,7 @@ class Items:
 
 
 def gallery(
-    items: Items,
+    items: ItemRecords,
     queries: Sequence[np.ndarray],
     found: Neighbours,
     query_titles: Sequence[str],

@@ -110,11 +110,11 @@ def everywhere(tree: Any, mesh: Mesh) -> Any:
     return jax.tree.map(put, tree)
 
 
-def own_rows(batch_size: int, mesh: Mesh) -> slice:
+def rows_of_this_process(batch_size: int, mesh: Mesh) -> slice:
     """The rows of a global batch that this process has to bring.
 
     Example:
-        >>> own_rows(8, mesh_over(8))
+        >>> rows_of_this_process(8, mesh_over(8))
         slice(0, 8, None)
     """
     places = split(mesh).addressable_devices_indices_map((batch_size,))
@@ -123,7 +123,7 @@ def own_rows(batch_size: int, mesh: Mesh) -> slice:
 
 
 def distribute(own: np.ndarray, batch_size: int, mesh: Mesh) -> jax.Array:
-    """A global batch, split over the mesh, of which each process gives its `own_rows`.
+    """A global batch, split over the mesh, of which each process gives its `rows_of_this_process`.
 
     Example:
         >>> distribute(np.zeros((8, 2)), 8, mesh_over(8)).shape

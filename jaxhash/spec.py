@@ -49,14 +49,14 @@ class ModelSpec:
         """What it encodes: "images" or "features"."""
         return NETWORKS[self.network].takes
 
-    def build(self, *, init: str = "fan-in") -> HashNetwork:
-        """The network without its weights; `init` says how a new head would start."""
+    def build(self, *, start: str = "fan-in") -> HashNetwork:
+        """The network without its weights; `start` says how a new head would start."""
         return NETWORKS[self.network].build(
             bits=self.bits,
             classes=len(self.classes),
             activation=self.activation,
             classifier=self.classifier,
-            init=init,
+            start=start,
             dtype=PRECISIONS[self.precision],
         )
 

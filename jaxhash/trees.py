@@ -1,4 +1,4 @@
-"""Nested mappings of arrays, such as a network's variables, as flat ones with paths for keys."""
+"""Flatten nested mappings of arrays, such as a network's variables, and undo it."""
 
 from collections.abc import Mapping
 from typing import Any

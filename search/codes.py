@@ -1,4 +1,4 @@
-"""What a code is: bits packed into bytes, the first one highest, the last byte zero-padded."""
+"""Binary codes: bits packed into bytes, most significant bit first, the last byte zero-padded."""
 
 import operator
 

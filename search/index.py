@@ -1,4 +1,4 @@
-"""A searchable, changeable, storable collection of codes: composes the rooms around it."""
+"""`HashIndex`: binary codes under ids that can be searched, changed and stored."""
 
 import operator
 import os

@@ -1,4 +1,4 @@
-"""Other people's files: FAISS binary indexes, and codes in plain `.npy` files."""
+"""Read and write FAISS binary indexes; open codes in plain `.npy` files."""
 
 import os
 from pathlib import Path
@@ -22,7 +22,7 @@ BATCH = 1 << 16
 
 
 def read_faiss(path: str | os.PathLike[str], *, bits: int | None = None) -> HashIndex:
-    """The codes, and ids if it has some, of a FAISS binary index, in a `HashIndex`.
+    """Read the codes, and ids if it has some, of a FAISS binary index into a `HashIndex`.
 
     `IndexBinaryFlat` and `IndexBinaryHNSW`, plain or in an `IndexBinaryIDMap` or `IDMap2`. Bytes
     are taken as they are: Hamming distances do not depend on the order of the bits in them, but

@@ -333,7 +333,7 @@ def test_a_comparison_goes_on_and_is_drawn(script, tmp_path: Path, capsys, monke
     words = ["--data", tmp_path / "blobs.npz", "--network", "mhcln", "--methods", "dlbhc"]
     words += ["--protocols", "p-all", "--bits", 4, 12, "--seeds", 0, "--baselines"]
     words += ["--epochs", 0.4, "--batch-size", 16]
-    script("compare", *words, "--part", "1/2", "--out", folder)
+    script("compare", *words, "--share", "1/2", "--out", folder)
     assert [path.name for path in folder.iterdir()] == ["p-all_dlbhc_4_0.json"]
     assert "2 trainings, 1 of this part to do" in capsys.readouterr().out
     before = (folder / "p-all_dlbhc_4_0.json").read_bytes()
@@ -378,7 +378,7 @@ def test_a_comparison_goes_on_and_is_drawn(script, tmp_path: Path, capsys, monke
 @pytest.mark.parametrize(
     ("name", "words", "message"),
     [
-        ("compare", ["--part", "3/2"], "--part is '3/2'"),
+        ("compare", ["--share", "3/2"], "--share is '3/2'"),
         ("compare", ["--methods", "dlhbc", "--data", "digits"], "did you mean dlbhc"),
         ("compare", ["--baselines", "nothing"], "method is 'nothing'"),
         ("compare_figures", ["--cells", "none"], "no cells in none"),

@@ -265,7 +265,7 @@ def test_undecodable_images_are_left_out_and_named(tmp_path: Path) -> None:
     assert [row for row, _ in skipped] == [5]
     index = HashIndex.open(path)
     assert index.ids.tolist() == [0, 1, 2, 3, 4, 6, 7, 8, 9, 10, 11]
-    items = retrieval.Items(index)
+    items = retrieval.ItemRecords(index)
     assert items.titles([6]) == [str(photos / "06.png")]
     assert items.class_names([6]) == [None]
     assert items.pictures([6, 11], size=16)[1].shape == (16, 16, 3)
@@ -292,7 +292,7 @@ def test_an_index_of_another_model_is_refused(tmp_path: Path) -> None:
     index = HashIndex.open(path)
     with pytest.raises(ValueError, match="made by another model"):
         retrieval.ask(other, index, dataset.items, 2)
-    items = retrieval.Items(index)
+    items = retrieval.ItemRecords(index)
     assert items.class_names([1, 2]) == ["dog", "cat"]
     assert items.titles([1]) == ["dog (1)"]
     assert json.loads(bytes(index.attachments["jaxhash"]))["data"] == "blobs.npz"

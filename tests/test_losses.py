@@ -332,9 +332,9 @@ def test_triplets_are_one_of_three():
 
 def test_push_alone_drives_bits_apart_and_balance_evens_them():
     decided, undecided = jnp.array([[0.0, 1.0]]), jnp.array([[0.5, 0.5]])
-    assert float(dlbhc.push(decided)) == -0.25 < float(dlbhc.push(undecided)) == 0
-    assert float(dlbhc.balance(decided)) == float(dlbhc.balance(undecided)) == 0
-    assert float(dlbhc.balance(jnp.ones((1, 2)))) == 0.25
+    assert float(dlbhc.push_penalty(decided)) == -0.25 < float(dlbhc.push_penalty(undecided)) == 0
+    assert float(dlbhc.balance_penalty(decided)) == float(dlbhc.balance_penalty(undecided)) == 0
+    assert float(dlbhc.balance_penalty(jnp.ones((1, 2)))) == 0.25
 
 
 def test_hashnet_turns_its_tanh_into_a_sign(rng):

@@ -7,8 +7,8 @@ import pytest
 
 from jaxhash.losses import total
 from jaxhash.method import METHODS, Method, Recipe
-from jaxhash.nets import NETWORKS, Outputs
-from jaxhash.nets.head import ACTIVATIONS, CLASSIFIERS, INITS
+from jaxhash.nets import NETWORKS, Outputs, head
+from jaxhash.nets.head import ACTIVATIONS, CLASSIFIERS
 from jaxhash.recipes import FROM_SCRATCH, STARTS
 from jaxhash.training import augment
 
@@ -25,7 +25,7 @@ def test_row(name):
     assert method.classifier in CLASSIFIERS
     assert method.network in NETWORKS
     assert method.batches in ("shuffled", "class-pair")
-    assert method.recipe.start in INITS
+    assert method.recipe.start in head.STARTS
     augment.steps(method.recipe.augment)
     # A bit is 1 in the upper half of what the activation can give.
     assert method.threshold == (0.5 if method.activation == "sigmoid" else 0.0)
@@ -70,7 +70,7 @@ def test_published_recipes(name, wanted):
 
 
 def test_starts_have_one_list_of_names():
-    assert tuple(INITS) == STARTS
+    assert tuple(head.STARTS) == STARTS
 
 
 def toy(latent, labels, classes, progress, *, weight=1.0):

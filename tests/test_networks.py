@@ -117,7 +117,7 @@ def test_features_network_refuses_images():
         ({"classes": 0}, "classes is 0"),
         ({"activation": "relu"}, "activation is 'relu': choose one of sigmoid, tanh, linear"),
         ({"classifier": "yes"}, "classifier is 'yes'"),
-        ({"init": "zeros"}, "init is 'zeros'"),
+        ({"start": "zeros"}, "start is 'zeros'"),
     ],
 )
 def test_wrong_heads_are_refused(options, message):
@@ -200,7 +200,7 @@ def test_plain_classifier_has_no_bias(key):
 )
 def test_starts(start, latent, bias, classifier, key):
     """Deviations of the kernels, from 500 inputs over 400 bits to 300 classes, and the biases."""
-    row = head.INITS[start]
+    row = head.STARTS[start]
     assert float(row.latent(key(), (500, 400)).std()) == pytest.approx(latent, rel=0.02)
     assert float(row.classifier(key(), (400, 300)).std()) == pytest.approx(classifier, rel=0.02)
     biases = np.asarray(row.bias(500)(key(), (400,)))

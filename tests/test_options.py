@@ -11,7 +11,17 @@ import numpy as np
 import pytest
 from test_steps import blobs
 
-from jaxhash import data, encoding, feature_files, idle, models, plots, retrieval, runs, sharding
+from jaxhash import (
+    data,
+    encoding,
+    feature_files,
+    models,
+    option_checks,
+    plots,
+    retrieval,
+    runs,
+    sharding,
+)
 from jaxhash.cli.command import Command, parse
 from jaxhash.config import Config, to_json
 from jaxhash.data import Dataset
@@ -415,7 +425,7 @@ def stub_query(monkeypatch: pytest.MonkeyPatch) -> list:
     monkeypatch.setattr(data, "load_images", load_images)
     monkeypatch.setattr(retrieval, "ask", ask)
     titles = SimpleNamespace(titles=lambda ids: [])
-    monkeypatch.setattr(retrieval, "Items", lambda index: titles)
+    monkeypatch.setattr(retrieval, "ItemRecords", lambda index: titles)
     monkeypatch.setattr(retrieval, "gallery", Recorder())
     monkeypatch.setattr(plots, "save", drawn)
     return [model.calls, opened.calls, loaded.calls, answer.calls, drawn.calls]
@@ -544,7 +554,7 @@ def test_a_place_for_named_datasets_is_refused_where_none_is_named(tmp_path: Pat
         retrieval.load_items("digits", model, data_dir="x")
     with pytest.raises(ValueError, match="max_undecodable is for folders of image files"):
         retrieval.load_items("digits", model, max_undecodable=0.5)
-    idle.check_place("cifar10", data_dir="x", download=True)
+    option_checks.check_place("cifar10", data_dir="x", download=True)
 
 
 def test_the_corrected_command_works_at_once(tmp_path: Path) -> None:

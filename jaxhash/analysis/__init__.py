@@ -1,1 +1,1 @@
-"""What the bits of codes and the latents behind them do, as numbers and figures."""
+"""Statistics of the bits of codes and of the latents behind them, as numbers and figures."""

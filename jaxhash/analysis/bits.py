@@ -1,4 +1,4 @@
-"""What the bits of codes do: how often, how independently and for which classes they are one.
+"""Statistics of the bits of codes: how balanced, how independent and how class-specific they are.
 
 Pure functions of codes uint8 (n, ceil(bits / 8)) and labels, integers (n,) or bool (n, classes).
 `latents` looks at what was before the threshold, `bit_plots` draws what both return, and

@@ -1,4 +1,4 @@
-"""What lies behind the bits: latents, float (n, bits), and the threshold that cuts them.
+"""Latents, float (n, bits), and what other thresholds would make of them.
 
 Pure functions; `bit_plots` draws what they return.
 """
@@ -53,7 +53,7 @@ def histogram(
 
 
 class Sweep(NamedTuple):
-    """What codes would be at other thresholds; float64 (m,) each.
+    """Balance, entropy and mean average precision at m thresholds; float64 (m,) each.
 
     ones: share of ones over all bits. entropy: mean over the bits, in bits. mean_average_precision:
     of the queries, tie-aware, over the whole ranking.
@@ -74,7 +74,7 @@ def sweep(
     exclude: Integers | None = None,
     threads: int | None = None,
 ) -> Sweep:
-    """Cut the same latents at other thresholds: what that does to balance and to the ranking.
+    """Balance and mean average precision of the codes that other thresholds would give.
 
     Args:
         query_latent: of the queries, float (q, bits).

@@ -1,4 +1,4 @@
-"""Figures of what the bits of codes do: what `bits` computes, drawn.
+"""Figures of the statistics that `bits` and `latents` compute.
 
 As in `plots`, every function returns a `matplotlib.figure.Figure` of its own, and what colour says
 is said by shape or dash as well.
@@ -96,7 +96,7 @@ def correlation(matrix: NDArray[np.floating]) -> Figure:
 
 
 def class_distances(distances: Distances) -> Figure:
-    """Pairs of one class and of two by Hamming distance, each as shares; see there.
+    """Hamming distances within and between classes, as shares; see `bits.class_distances`.
 
     Example:
         >>> figure = class_distances(bits.class_distances(codes, labels, 48))  # doctest: +SKIP

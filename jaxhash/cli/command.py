@@ -1,4 +1,4 @@
-"""What the commands share: options, one line for a user's mistake, kept compiled programs."""
+"""What the commands share: options, errors of one line, the cache of compiled programs."""
 
 import gc
 import os
@@ -154,7 +154,7 @@ def parse(command: Command, words: Sequence[str]) -> Any:
 
 
 def prepare() -> None:
-    """Set the process up: memory that is kept, compiled programs that are kept, rare collections.
+    """Set up memory allocation, the cache of compiled programs and garbage collection.
 
     The hundred thousands of objects that imports leave are no garbage, and looking through them
     again and again took a sixth of the time of a query.

@@ -86,7 +86,7 @@ def demo(options: Demo) -> None:
     answers = retrieval.ask(model, index, images, 10, pool=POOL)
     assert dataset.labels is not None
     names = [dataset.classes[label] for label in dataset.labels[asking]]
-    figure = retrieval.gallery(retrieval.Items(index), images, answers, names, names)
+    figure = retrieval.gallery(retrieval.ItemRecords(index), images, answers, names, names)
     plots.save(figure, options.run / "gallery.png")
 
     found["seconds"] |= {"training": round(trained, 1)}

@@ -77,7 +77,7 @@ def query(options: Query) -> None:
     found = retrieval.ask(
         model, index, images, options.k, pool=options.pool or None, radius=options.radius
     )
-    items = retrieval.Items(index)
+    items = retrieval.ItemRecords(index)
     for path, distances, ids in zip(options.images, *found, strict=True):
         known = ids >= 0
         print(f"{path}:{'' if known.any() else ' nothing found'}")

@@ -1,1 +1,1 @@
-"""Methods and baselines beside each other, trained by one recipe and measured in one table."""
+"""Comparison of methods and baselines: trained by one recipe, measured in one table."""

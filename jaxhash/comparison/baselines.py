@@ -1,4 +1,4 @@
-"""What a method has to be read beside: the same network's features without a learned code.
+"""Baselines: rankings by the network's features, and by codes made of them without labels.
 
 Two codes that are made of features without labels, both by FAISS, from training images alone:
 
@@ -54,7 +54,7 @@ def rankings(
     top: int = 1000,
     threads: int | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Every baseline under a protocol, in the form of `evaluation.evaluate`'s rankings.
+    """Measure every baseline under a protocol; the form is that of `evaluation.measures.evaluate`.
 
     train: float32 (m, D), features of training images, all that LSH and ITQ learn from. query,
     database: those of `split.query` and `split.database`. labels: of the whole dataset. queries:
@@ -76,7 +76,7 @@ def rankings(
         if len(values) != len(rows):
             raise ValueError(f"{name} has {len(values)} rows, and split.{name} has {len(rows)}")
     asked, searched = labels[split.query], labels[split.database]
-    exclude = measures.own_rows(split) if split.exclude_self else None
+    exclude = measures.rows_of_queries(split) if split.exclude_self else None
     longest = len(searched) - int(exclude is not None and bool((exclude >= 0).any()))
     common: dict[str, Any] = {
         "at": [k for k in at if k <= longest],

@@ -1,4 +1,4 @@
-"""Methods beside each other: each trained from scratch by one recipe, and all in one table.
+"""Run a comparison: train each method from scratch by one recipe and measure it under protocols.
 
 Every combination of method, bits, seed and protocol is a cell: one small JSON file in a folder,
 written whole or not at all, so that several processes can fill a folder and an interrupted one
@@ -44,7 +44,7 @@ class Task(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """What a file of the folder is about."""
+    """The conditions of one result file: method, protocol, bits and seed."""
 
     protocol: str
     method: str
@@ -131,7 +131,7 @@ def tasks(
 
 
 def check_methods(names: Iterable[str]) -> None:
-    """Refuse what is no method.
+    """Refuse unknown names of methods.
 
     Raises:
         ValueError: the message names it and those there are.
@@ -144,7 +144,7 @@ def check_methods(names: Iterable[str]) -> None:
 
 
 def asked_for(config: Config, protocol: str, *, queries: int | None) -> dict[str, Any]:
-    """What decides a cell: cells of the same name are the same if this is.
+    """The settings that a result depends on; results of one name and equal settings are the same.
 
     queries: of the rankings by features, or None for all of them.
 

@@ -1,4 +1,4 @@
-"""The cells of a comparison read again: means, spreads and the table of them."""
+"""Tables of a comparison: means and standard deviations over the seeds."""
 
 import math
 import statistics

@@ -1,4 +1,4 @@
-"""Images or features somebody saved with NumPy: one `.npz`, or a folder of `.npy`."""
+"""Datasets in NumPy files: one `.npz`, or a folder of `.npy`."""
 
 import difflib
 import io

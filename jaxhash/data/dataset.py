@@ -1,4 +1,4 @@
-"""What every source of images or features is turned into: one frozen `Dataset`."""
+"""`Dataset`: labelled images or features, the form that every source is loaded into."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ PARTS = ("train", "validation", "test", "database", "query", "all")
 
 
 class Items(Protocol):
-    """What `Dataset.items` promises: a length, a shape, a dtype, and batches by row number."""
+    """The interface of `Dataset.items`: length, shape, dtype, and batches by row numbers."""
 
     @property
     def shape(self) -> tuple[int, ...]:

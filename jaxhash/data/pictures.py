@@ -1,4 +1,4 @@
-"""Pictures in whatever form a person has them, as the batch that a network was made for."""
+"""Paths, PIL images and arrays of any size, made into the batch that a model takes."""
 
 import os
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from jaxhash.data.decoding import Undecodable
 
 
 def as_items(images: Any, item_shape: tuple[int, ...]) -> Any:
-    """Images of any size and form -> a batch of the size and channels that a model takes.
+    """Turn images of any size and form into a batch of a model's size and channels.
 
     Each picture is brought to the size as image files are: its short side is resampled, and the
     middle of its long side kept.

@@ -22,16 +22,16 @@ _QUERY, _TRAIN, _VALIDATION, _CLASSES = range(4)
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Which items train, choose, are searched and ask; int64 row numbers in ascending order.
+    """The training, validation, database and query rows; int64 in ascending order.
 
     Attributes:
         protocol: Name in `PROTOCOLS`.
         description: The split in one line with its numbers, for reports.
         seed: What the draws were made with.
-        train: Items the network learns from.
-        validation: Items held out of the training images: everything is chosen on these.
+        train: Items the network is trained on.
+        validation: Items held out of the training images, for choosing checkpoints and settings.
         database: Items that are searched.
-        query: Items that ask. Never used to choose anything.
+        query: Queries; never used to choose anything.
         exclude_self: Whether a query, which is in the database too, is left out of its own ranking.
         database_has_train: Whether items the network learned from are in the database, which
             flatters the figures.
@@ -49,7 +49,7 @@ class Split:
 
 
 class Roles(NamedTuple):
-    """What a protocol decides; `split` holds out the validation images and counts."""
+    """The rows that a protocol chooses; `split` then holds out the validation images."""
 
     train: np.ndarray
     database: np.ndarray
@@ -61,7 +61,7 @@ class Roles(NamedTuple):
 
 
 def p_all(dataset: Dataset, seed: int, *, queries: int | None = None) -> Roles:
-    """`p-all`: the official test images ask, the official training images train and are searched.
+    """`p-all`: queries are the test images; the training images are the database too.
 
     CIFAR-10: 10,000 queries, a database of 50,000 that is the training set. MNIST: 10,000 and
     60,000. Used by DLBHC (Lin et al., CVPR workshops 2015; mAP of the top 1,000, and 1,000 queries
@@ -128,7 +128,7 @@ def p_5k(
 
 
 def p_dsh(dataset: Dataset, seed: int) -> Roles:
-    """`p-dsh`: the official test images search among themselves, each query itself included.
+    """`p-dsh`: the test images are queries and database, each query itself included.
 
     CIFAR-10: 50,000 training images; 10,000 test images are queries and database, and every query
     finds itself first. Used by DSH (Liu et al., CVPR 2016; IJCV 127, 2019) for all methods in its
@@ -143,7 +143,7 @@ def p_dsh(dataset: Dataset, seed: int) -> Roles:
 
 
 def fraction(dataset: Dataset, seed: int, *, train_share: float = 0.6) -> Roles:
-    """`fraction`: a share of every class trains, the rest is both archive and queries.
+    """`fraction`: trained on a share of every class; the rest is both database and queries.
 
     MHCLN (Roy et al., IGARSS 2018) trains on 60 % of each class and lets every other image search
     among the others, itself left out: UC Merced 1,260 and 840 images, mAP@20. A share that is not
@@ -173,7 +173,7 @@ def unseen(
 
     Images of the other classes train. Where the dataset has the parts train and test, training
     images come from train, the database is the held-out classes' images in train and the queries
-    those in test; otherwise `query_share` of each held-out class ask and the rest is the database.
+    those in test; otherwise `query_share` of each held-out class are queries, the rest database.
     With several classes an item, items that have both kinds of classes are left out.
 
     Args:
@@ -181,7 +181,7 @@ def unseen(
         seed: Decides the classes, and the queries where they are drawn.
         class_share: Share of the classes that train, between 0 and 1, rounded; at least one class
             trains and one is held out.
-        query_share: Share of each held-out class that asks, between 0 and 1.
+        query_share: Share of each held-out class that are queries, between 0 and 1.
     """
     _check_share("class_share", class_share)
     _check_share("query_share", query_share)
@@ -219,7 +219,7 @@ def parts(dataset: Dataset, seed: int) -> Roles:
     """`parts`: the dataset's own database and query parts, as a folder or file lays them out.
 
     The part train trains; where there is none the database does. The part database is searched;
-    where there is none the training images are. The part query asks; where there is none, test.
+    where there is none the training images are. Queries are the part query, or else the part test.
 
     Args:
         dataset: With a part query or test, and a part train or database.
@@ -261,7 +261,7 @@ def split(
     never its last image. Protocols that keep a dataset's parts (p-all, p-dsh, parts) take its own
     validation part instead. Images held out here stay in the database where the training images
     are there. Items without a class (possible where items can have several) are in the database,
-    but do not ask: there would be nothing to find.
+    but are no queries: there would be nothing to find.
 
     Args:
         dataset: What to split; labelled.
@@ -329,7 +329,7 @@ def split(
 
 
 def default_protocol(dataset: Dataset) -> str:
-    """The protocol a dataset's parts are made for.
+    """The default protocol of a dataset, chosen by the parts that it has.
 
     Example:
         >>> from jaxhash.data import load

@@ -1,4 +1,4 @@
-"""Stratified draws of rows by their labels: one class an item, or several."""
+"""Stratified sampling of rows by their labels, of one or several classes an item."""
 
 from collections.abc import Iterator
 

@@ -1,1 +1,1 @@
-"""What a trained model is worth under a protocol: measures, and the results of a run."""
+"""Evaluation of a trained model under a protocol: measures, typed results and figures."""

@@ -1,4 +1,4 @@
-"""What a trained method is worth under a protocol: the numbers and curves of results.json.
+"""Retrieval measures of a model under a protocol: the numbers and curves of results.json.
 
 One set of queries is ranked in four ways, the first three being the DLBHC paper's BCS, ES and HDS
 (Lin, Yang, Hsiao and Chen, "Deep Learning of Binary Hash Codes for Fast Image Retrieval", CVPR
@@ -70,7 +70,7 @@ def evaluate(
     """
     _check(query, database, labels, split)
     asked, searched = labels[split.query], labels[split.database]
-    exclude = own_rows(split) if split.exclude_self else None
+    exclude = rows_of_queries(split) if split.exclude_self else None
     left_out = int(exclude is not None and bool((exclude >= 0).any()))
     longest = len(split.database) - left_out
     if longest < 1:
@@ -218,7 +218,7 @@ def _check(query: Encoded, database: Encoded, labels: np.ndarray, split: Split) 
             )
 
 
-def own_rows(split: Split) -> np.ndarray:
+def rows_of_queries(split: Split) -> np.ndarray:
     """The database row of each query itself, -1 where it is not in the database."""
     order = np.argsort(split.database)
     places = np.searchsorted(split.database, split.query, sorter=order)

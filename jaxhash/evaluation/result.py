@@ -1,4 +1,4 @@
-"""The figures of an evaluation with names and types, over the JSON document they are kept in."""
+"""Typed results of an evaluation, read from and written to results.json."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class RadiusLookup:
-    """What lies within a Hamming radius: means over the queries, and how many find nothing."""
+    """Lookup within a Hamming radius: means over the queries, and how many of them find nothing."""
 
     precision: float
     recall: float
@@ -66,7 +66,7 @@ class Ranking:
 
 @dataclass(frozen=True)
 class ResultWithoutLabels:
-    """What can be said of the codes of images without labels.
+    """Measures of the codes of images without labels.
 
     Attributes:
         bits: length of a code.

@@ -1,4 +1,4 @@
-"""A trained run under a protocol: encode, evaluate, and leave results.json with its figures."""
+"""Evaluate a finished run under a protocol, and write results.json and figures."""
 
 import dataclasses
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxhash import idle, models, plots, runs
+from jaxhash import models, option_checks, plots, runs
 from jaxhash.config import Config
 from jaxhash.data import Dataset, Split
 from jaxhash.encoding import Encoded, encode
@@ -37,7 +37,7 @@ def evaluate_run(
     say: Callable[[str], None] = lambda message: None,
     on_batch: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
-    """The numbers of a finished run; see `measures.evaluate` for what they are.
+    """Evaluate a finished run; the results are those of `measures.evaluate`.
 
     Where its images have no labels, those of `without_labels.evaluate`.
 
@@ -58,7 +58,7 @@ def evaluate_run(
             raise ValueError(f"{name} is {value}: give at least 1")
     model, config = models.load(folder), runs.load_config(folder)
     if data_dir is not None:
-        idle.check_place(config.data, data_dir=data_dir)
+        option_checks.check_place(config.data, data_dir=data_dir)
         config = dataclasses.replace(config, data_dir=data_dir)
     if dataset is None:
         dataset = planning.load_data(config)

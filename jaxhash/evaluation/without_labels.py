@@ -1,4 +1,4 @@
-"""What can be said of codes without labels: how well they keep the neighbours of the features."""
+"""Measures of codes without labels: how well they keep the nearest neighbours by features."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""Fixed binary class centres, far from each other: what CSQ, DPN and OrthoHash aim at."""
+"""Fixed binary class centres, far from each other: the targets of CSQ, DPN and OrthoHash."""
 
 import functools
 

@@ -41,24 +41,24 @@ def classification(
     return -(wanted * jax.nn.log_softmax(logits)).sum() / n
 
 
-def push(latent: jax.Array) -> jax.Array:
+def push_penalty(latent: jax.Array) -> jax.Array:
     """How far a sigmoid latent (n, bits) is from undecided: -1/bits mean_i |a_i - 0.5|^2.
 
     Lies in [-1/4, 0] and falls as the activations approach 0 and 1. MHCLN uses it as written;
     SSDH's release halves it.
 
     Example:
-        >>> float(push(jnp.array([[0.0, 1.0]])))
+        >>> float(push_penalty(jnp.array([[0.0, 1.0]])))
         -0.25
     """
     return -jnp.square(latent.astype(jnp.float32) - 0.5).mean()
 
 
-def balance(latent: jax.Array) -> jax.Array:
+def balance_penalty(latent: jax.Array) -> jax.Array:
     """How far each item is from half ones: mean_i (mean_k a_ik - 0.5)^2 of a sigmoid latent.
 
     Example:
-        >>> float(balance(jnp.array([[1.0, 1.0], [0.0, 1.0]])))
+        >>> float(balance_penalty(jnp.array([[1.0, 1.0], [0.0, 1.0]])))
         0.125
     """
     return jnp.square(latent.astype(jnp.float32).mean(axis=1) - 0.5).mean()
@@ -122,7 +122,7 @@ def ssdh(
         "classification": classification(
             logits, labels, label_smoothing=label_smoothing, multilabel=multilabel
         ),
-        "push": push_weight * push(latent) / 2,
-        "balance": balance_weight * balance(latent) / 2,
+        "push": push_weight * push_penalty(latent) / 2,
+        "balance": balance_weight * balance_penalty(latent) / 2,
     }
     return total(terms)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxhash.losses import Loss, total
-from jaxhash.losses.dlbhc import balance, push
+from jaxhash.losses.dlbhc import balance_penalty, push_penalty
 from jaxhash.losses.dsh import squared_distances
 from jaxhash.losses.options import number
 from jaxhash.losses.relevance import check, similar
@@ -145,7 +145,7 @@ def mhcln(
     return total(
         {
             "triplets": metric,
-            "push": push_weight * push(latent),
-            "balance": balance_weight * balance(latent),
+            "push": push_weight * push_penalty(latent),
+            "balance": balance_weight * balance_penalty(latent),
         }
     )

@@ -1,4 +1,4 @@
-"""What the labels say: which items are similar, and which class probabilities to aim at."""
+"""Labels as the losses need them: which items are similar, and the target class probabilities."""
 
 import jax
 import jax.numpy as jnp

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxhash.nets import alexnet, dsh, efficientnet_lite, mhcln, resnet
-from jaxhash.nets.head import ACTIVATIONS, CLASSIFIERS, INITS, HashNetwork, Head, one_of
+from jaxhash.nets.head import ACTIVATIONS, CLASSIFIERS, STARTS, HashNetwork, Head, one_of
 from jaxhash.nets.outputs import Outputs
 
 __all__ = ["NETWORKS", "HashNetwork", "Network", "Outputs", "apply", "classifier_kernel", "init"]
@@ -22,7 +22,7 @@ __all__ = ["NETWORKS", "HashNetwork", "Network", "Outputs", "apply", "classifier
 
 @dataclass(frozen=True)
 class Network:
-    """One row of the table: a trunk and what it wants.
+    """A network, a row of `NETWORKS`: a trunk and the items that it takes.
 
     trunk: called with `dtype=`, returns a module mapping `(items, train=)` to (features, hidden).
     takes: "images" (n, h, w, c) or "features" (n, d).
@@ -46,13 +46,13 @@ class Network:
         classes: int,
         activation: str = "sigmoid",
         classifier: str = "bias",
-        init: str = "fan-in",
+        start: str = "fan-in",
         dtype: Any = jnp.float32,
     ) -> HashNetwork:
         """Make the module; it holds no parameters yet.
 
         `activation` is a row of `head.ACTIVATIONS`; `classifier` is "bias", "plain" (no bias)
-        or "none"; `init` is a row of `head.INITS`, and says how the head starts.
+        or "none"; `start` is a row of `head.STARTS`, and says how the head starts.
         `dtype` is what the trunk computes in; parameters and outputs stay float32.
 
         Raises:
@@ -70,7 +70,7 @@ class Network:
             classes,
             one_of("activation", activation, ACTIVATIONS),
             one_of("classifier", classifier, CLASSIFIERS),
-            one_of("init", init, INITS),
+            one_of("start", start, STARTS),
         )
         trunk = self.trunk(dtype=dtype)
         return HashNetwork(trunk, head, self.name, self.takes, self.min_size)

@@ -61,7 +61,7 @@ def _uniform(inputs: int) -> Initializer:
     )
 
 
-INITS = {
+STARTS = {
     # Keeps the latent's variance near the trunk's whatever the trunk's width, and its mean at the
     # activation's centre, so that no bit starts saturated: what training from scratch wants.
     "fan-in": Start(_fan_in, _zero, _fan_in),
@@ -127,12 +127,12 @@ class Head(nn.Module):
     classes: int
     activation: str = "sigmoid"
     classifier: str = "bias"
-    start: str = "fan-in"  # a row of INITS; `init` is taken by flax
+    start: str = "fan-in"  # a row of STARTS; `init` is taken by flax
 
     @nn.compact
     def __call__(self, hidden: jax.Array, *, train: bool) -> tuple[jax.Array, jax.Array | None]:
         """Code layer first, classifier on top of its activations (DLBHC, section 3)."""
-        start = INITS[self.start]
+        start = STARTS[self.start]
         latent = nn.Dense(
             self.bits,
             kernel_init=start.latent,
@@ -162,7 +162,7 @@ class Head(nn.Module):
 
 
 class HashNetwork(nn.Module):
-    """A trunk with a head on it; what `networks.build` returns for every row of the table.
+    """A trunk with a head on it; what `nets.build` returns for every row of the table.
 
     The trunk maps items to `(features, hidden)`: what re-ranking compares, and what the latent
     layer reads. They are the same array unless dropout or further layers lie between.

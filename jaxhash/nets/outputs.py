@@ -6,7 +6,7 @@ import jax
 
 
 class Outputs(NamedTuple):
-    """One forward pass.
+    """Outputs of a forward pass.
 
     features: float32 (n, D), what re-ranking compares by Euclidean distance.
     latent: float32 (n, bits), the relaxed code; its bits are `latent > method.threshold`.

@@ -1,4 +1,4 @@
-"""Networks that have learned to see already: their weights from installed packages, used as found.
+"""Pretrained backbones: weights from installed packages, used without training.
 
 A backbone maps squares of pixels, uint8 (n, side, side, channels), to features, float32 (n, d). It
 carries its own side, mean, deviation and rule of resizing, and a fingerprint, which says whether

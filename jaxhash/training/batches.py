@@ -1,4 +1,4 @@
-"""What each call of the training step is given, and the step compiled for it."""
+"""Batches for the compiled training step, from items on the device or streamed to it."""
 
 import contextlib
 import functools

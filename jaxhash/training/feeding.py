@@ -1,4 +1,4 @@
-"""How training batches reach the step: which rows, from where, and ahead of time.
+"""Which rows form each training batch, and how they reach the device.
 
 The rows of every step are a pure function of the seed and the step, so that a resumed run sees
 the batches that the unbroken one would have seen.
@@ -142,7 +142,7 @@ def stream(
 
     def read(step: int) -> Batch:
         batch = rows(step)
-        own = batch[sharding.own_rows(len(batch), mesh)]
+        own = batch[sharding.rows_of_this_process(len(batch), mesh)]
         return Batch(
             sharding.distribute(np.ascontiguousarray(items[train[own]]), len(batch), mesh),
             sharding.distribute(labels[own], len(batch), mesh),

@@ -131,7 +131,7 @@ def train(
 
     # ------------------------------------------------------------ the network
     start_key, step_key = jax.random.split(jax.random.key(config.seed))
-    module = plan.spec.build(init=plan.recipe.start)
+    module = plan.spec.build(start=plan.recipe.start)
     variables = nets.init(module, start_key, (1, *plan.spec.item_shape))
     if plan.source is not None:
         variables = transfer.with_trunk(plan.source, variables)

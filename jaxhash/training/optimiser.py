@@ -1,4 +1,4 @@
-"""A recipe made into an optax transformation."""
+"""Build the optax optimiser of a recipe."""
 
 import math
 from typing import Any

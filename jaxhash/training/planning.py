@@ -1,4 +1,4 @@
-"""What a configuration comes to on its data, before anything is computed."""
+"""Resolve a `Config` against a dataset: every number of the run, before anything is computed."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxhash import data, idle, nets, runs
+from jaxhash import data, nets, option_checks, runs
 from jaxhash.config import Config, suggestion, to_json
 from jaxhash.data import Dataset, Split, folders
 from jaxhash.method import METHODS, Method
@@ -31,7 +31,7 @@ SAMPLE = 2000
 
 
 class Plan(NamedTuple):
-    """A configuration with every number settled.
+    """A resolved configuration: every number of the run.
 
     labels: of the training items. rows: the rows of each step's batch among the training items.
     spec: of the network. source: the finished run whose trunk it starts from, if any.
@@ -112,7 +112,7 @@ def check_resumed(folder: Path, plan: Plan) -> None:
 def load_data(config: Config, **options: Any) -> Dataset:
     """The dataset a configuration names, at the size its network is meant for.
 
-    options: more arguments of `datasets.load`.
+    options: more arguments of `data.load`.
 
     Raises:
         ValueError: there is no such data, or it cannot be used; the message says what to do.
@@ -123,7 +123,7 @@ def load_data(config: Config, **options: Any) -> Dataset:
         network = config.network or (backbones.DEFAULT if fitted else DEFAULT_NETWORKS["images"])
         size = _row(NETWORKS, "network", network).image_size
     if fitted and folders.is_loose(config.data):
-        idle.check_place(config.data, data_dir=config.data_dir, download=config.download)
+        option_checks.check_place(config.data, data_dir=config.data_dir, download=config.download)
         return folders.load_images(
             Path(config.data).expanduser(),
             image_size=FALLBACK_SIZE if size is None else size,
@@ -208,9 +208,9 @@ def settle(config: Config, dataset: Dataset | None = None, *, resumed: bool = Fa
     recipe = config.recipe_over(base)
     options = method.options(recipe, **config.options)
     if not resumed:
-        idle.check_data(config, dataset)
-        idle.check_recipe(config, base, recipe, method)
-        idle.check_options(config, method, options, labels)
+        option_checks.check_data(config, dataset)
+        option_checks.check_recipe(config, base, recipe, method)
+        option_checks.check_options(config, method, options, labels)
     source = None
     if config.weights is not None and Path(config.weights).is_dir():
         source = transfer.source(config.weights, network, dataset.items.shape[-1])

@@ -1,4 +1,4 @@
-"""Other people's weights -> our variables, without their libraries and without running their code.
+"""Load pretrained weights of others' files, without their libraries and without running their code.
 
 To take another network's weights: one row in `MAPS`.
 """
@@ -23,7 +23,7 @@ Weights = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Report:
-    """What happened to every name on both sides.
+    """Which tensors of the file and which parameters of the network were matched.
 
     taken: (theirs, ours) pairs. unused: names in the file that have no place here, such as the
     1000-class layer. fresh: our parameters the file does not have, which keep their start.
@@ -81,7 +81,7 @@ def load(
 ) -> tuple[dict[str, Any], Report]:
     """Put the weights of a `.pth`, `.pt` or `.safetensors` file into a network's parameters.
 
-    params: nested dict as `networks.init` makes it; not changed. Returns new parameters (float32
+    params: nested dict as `nets.init` makes it; not changed. Returns new parameters (float32
     NumPy arrays where taken) and a report of every name on both sides. Where the network was
     built for grey images, the first layer's kernel is summed over its three colours, which is
     what a grey image in all three would meet. Normalise with IMAGENET_MEAN and IMAGENET_STD.

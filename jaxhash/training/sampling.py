@@ -1,4 +1,4 @@
-"""Which images go into a batch, where a plain shuffle is not what a method asks for.
+"""Batches that a plain shuffle does not give: balanced ones, and triplets of two classes.
 
 Pure functions of a NumPy generator: seeded by (seed, step), a resumed run draws what the unbroken
 one would have.

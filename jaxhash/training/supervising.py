@@ -1,4 +1,4 @@
-"""A process that stays behind to say how its child ended, where the child cannot say it itself.
+"""A parent process that reports how its training child ended, where the child cannot.
 
 jax ends a process whose group has broken from within C++, with a stack trace and an abort that
 Python hears nothing of.

@@ -1,4 +1,4 @@
-"""The trunk of a finished run as the start of another: other bits, another method, other images.
+"""Start a run from the trunk of a finished one: for other bits, another method, other images.
 
 How DSH makes its longer codes: 12 bits are trained from scratch, then the layer that makes them is
 replaced and the whole is trained on (Liu et al., CVPR 2016).
@@ -43,7 +43,7 @@ def source(folder: str | Path, network: str, channels: int) -> Model:
 def with_trunk(trained: Model, variables: Mapping[str, Any]) -> dict[str, Any]:
     """Fresh variables with the trunk of a trained model, statistics included; the head stays new.
 
-    variables: as `networks.init` makes them, or their shapes.
+    variables: as `nets.init` makes them, or their shapes.
 
     Raises:
         ValueError: a layer of the trunk has another shape, as under images of another size.

@@ -1,4 +1,4 @@
-"""The linear layer that every method without labels arrives at, and what they refuse alike."""
+"""The linear hash layer that methods without labels return, and the checks that they share."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""What once fell off a cliff, each beside the good path that it must stay within three times of.
+"""Measure worst cases of the search beside good ones, which they may take three times of.
 
     python scripts/benchmarks/cliffs.py                     # some minutes, 4 GB of memory
     python scripts/benchmarks/cliffs.py --scale 0.01        # a quick look, whose ratios mean little

@@ -9,7 +9,7 @@ Trains once for each method, length, seed and set of training images (p-all and 
 same one); each takes about a minute for an epoch over CIFAR-10 on two CPU cores. Leaves one JSON
 file of some kilobytes for each result in --out, and nothing else; what is there already is not made
 again, so that an interrupted comparison goes on where it was. Several processes share the work with
---part 1/2 and --part 2/2. Nothing is chosen: the schedule is fixed and the last weights are
+--share 1/2 and --share 2/2. Nothing is chosen: the schedule is fixed and the last weights are
 measured. Then scripts/benchmarks/compare_figures.py makes the table and the figures.
 """
 
@@ -60,7 +60,7 @@ class Compare:
     learning_rate: float | None = None
     precision: str = "float32"
     """float32 or bfloat16."""
-    part: str = "1/1"
+    share: str = "1/1"
     """Do only this part of the trainings: 1/2 the odd ones, 2/2 the even ones."""
 
     def config(self) -> Config:
@@ -81,22 +81,22 @@ class Compare:
         )
 
 
-def part_of(words: str) -> tuple[int, int]:
-    """The numbers of --part.
+def share_of(words: str) -> tuple[int, int]:
+    """The numbers of --share.
 
     Example:
-        >>> part_of("2/3")
+        >>> share_of("2/3")
         (2, 3)
     """
     one, _, parts = words.partition("/")
     if not (one.isdecimal() and parts.isdecimal() and 1 <= int(one) <= int(parts)):
-        raise ValueError(f"--part is {words!r}: give one like 1/2")
+        raise ValueError(f"--share is {words!r}: give one like 1/2")
     return int(one), int(parts)
 
 
 def compare(options: Compare) -> None:
     """Compare as the options say."""
-    one, parts = part_of(options.part)
+    one, parts = share_of(options.share)
     runner.check_methods((*options.methods, *options.baselines))
     if options.baselines:
         baselines.faiss_module()  # missing, it shows now rather than after a training

@@ -1,4 +1,4 @@
-"""The index file: its format, and reading it without trust. `search.files.writing` writes it.
+"""The index file: its format, and a reader that trusts nothing. `search.files.writing` writes it.
 
 Format, version 2. Every number is little-endian; a file is
 

@@ -1,4 +1,4 @@
-"""What several kernels are made of: the layout of blocks and keys, and a few steps in LLVM's terms.
+"""What several kernels share: the layout of blocks and keys, and a few LLVM operations.
 
 Every intrinsic has a twin in Python, for where numba is told not to compile.
 """

@@ -1,4 +1,4 @@
-"""What the Hamming kernels are made of, below the level of numba: LLVM vectors of 64 bytes.
+"""LLVM vector operations on 64 bytes that the Hamming kernels are made of.
 
 The vectors are explicit LLVM types (`<64 x i8>`): LLVM lowers them to one AVX-512 register, two
 AVX2 or four NEON registers, whose native popcount is also of bytes. Every intrinsic has a twin in

@@ -1,1 +1,1 @@
-"""What a ranking is worth: average precision, precision at k, precision-recall, radius lookup."""
+"""Measures of a ranking: average precision, precision at k, precision-recall, radius lookup."""

@@ -1,4 +1,4 @@
-"""What a ranking given as lists of ids is worth: Euclidean and coarse-to-fine results.
+"""Measures of rankings given as lists of ids: Euclidean and coarse-to-fine results.
 
 Such rankings have one order and hardly any ties, so the measures are read off the lists. The
 conventions are those of `search.measures.ranking`.

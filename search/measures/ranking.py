@@ -1,7 +1,7 @@
-"""What a ranking is worth: average precision, precision@k, precision-recall, lookup in a radius.
+"""Tie-aware measures of Hamming rankings: average precision, precision at k, and others.
 
-Ranking by Hamming distance leaves many items at the same distance, and the order among them is
-nobody's: with 48 bits and 50,000 items it decides percents of the mean average precision. Every
+Ranking by Hamming distance leaves many items at the same distance, and nothing orders them: with
+48 bits and 50,000 items their order moves the mean average precision by percents. Every
 measure here is therefore the exact expected value over all orders within the ties (McSherry and
 Najork, "Computing Information Retrieval Performance Measures Efficiently in the Presence of Tied
 Scores", ECIR 2008; the AP of He et al., "Hashing as Tie-Aware Learning to Rank", CVPR 2018). It

@@ -1,4 +1,4 @@
-"""Who is relevant to whom: labels of one class each or of several, checked and laid out for speed.
+"""Relevance by labels, of one class each or of several, checked and laid out for speed.
 
 Two items are relevant to each other when they share at least one label. Single labels stay
 integers; several labels become bit masks of 64-bit words, so that sharing one is a bitwise and.

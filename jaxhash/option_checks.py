@@ -1,6 +1,6 @@
-"""Options that would do nothing, or do harm in silence: refused, with the reason and what to do.
+"""Refuse options that would have no effect, or a harmful one, with the reason and what to do.
 
-Only what a person asks for now is looked at: a run that was begun goes on with what it has.
+Only options given now are checked: a run that was begun goes on with what it has.
 """
 
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ _OF_SCHEDULES = {
 
 
 def check_place(data: str, *, data_dir: str | None, download: bool = False) -> None:
-    """Refuse to be told where named datasets lie for data that is not looked up by name.
+    """Refuse data_dir and download for data that is not looked up by name.
 
     Raises:
         ValueError: the message names the option.
@@ -47,7 +47,7 @@ def check_place(data: str, *, data_dir: str | None, download: bool = False) -> N
 
 
 def check_data(config: Config, dataset: Dataset) -> None:
-    """Refuse what the configuration says about data of another kind.
+    """Refuse options that are meant for another kind of data.
 
     Raises:
         ValueError: the message names the field.
@@ -67,7 +67,7 @@ def check_data(config: Config, dataset: Dataset) -> None:
 
 
 def check_recipe(config: Config, base: Recipe, recipe: Recipe, method: "Method") -> None:
-    """Refuse numbers of the optimisation that do not act beside the others.
+    """Refuse options of the optimiser and schedule that the others leave without effect.
 
     base: what the configuration goes out from. recipe: what it comes to.
 
@@ -116,7 +116,7 @@ def check_recipe(config: Config, base: Recipe, recipe: Recipe, method: "Method")
 def check_options(
     config: Config, method: "Method", options: Mapping[str, Any], labels: Any
 ) -> None:
-    """Refuse options of the loss that do not act beside the others or on such labels.
+    """Refuse options of the loss that the others, or the labels, leave without effect.
 
     options: all of them, settled. labels: of the training items.
 
