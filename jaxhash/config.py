@@ -161,6 +161,12 @@ class Config:
     def recipe_over(self, base: Recipe) -> Recipe:
         """The recipe with the fields given here in place of its own.
 
+        Args:
+            base: a recipe.
+
+        Returns:
+            Another one.
+
         Raises:
             ValueError: a given field is out of range; the message names it.
 

@@ -76,7 +76,20 @@ class Found:
         return {"query": self.query, "results": [hit._asdict() for hit in self.hits]}
 
     def to_csv(self, path: str | os.PathLike[str] | None = None) -> str:
-        """The results as CSV text with a line of names; written to `path` as well, if given."""
+        """The results as CSV text with a line of names.
+
+        Args:
+            path: file to write the text to as well; none by default.
+
+        Returns:
+            The text.
+
+        Raises:
+            OSError: the file cannot be written.
+
+        Example:
+            >>> found.to_csv("found.csv")  # doctest: +SKIP
+        """
         text = io.StringIO(newline="")
         table = csv.writer(text, lineterminator="\n")
         table.writerow(["query", "rank", *Hit._fields])
@@ -138,6 +151,9 @@ class ImageIndex:
 
         Raises:
             ValueError: a picture cannot be decoded, or the index keeps no features for a pool.
+
+        Example:
+            >>> index.query("beach.jpg", k=10, pool=200).paths  # doctest: +SKIP
         """
         found = retrieval.ask(self.model, self.codes, images, k, pool=pool, radius=radius)
         answers = [
@@ -185,6 +201,9 @@ def build(
         on_batch: called with the number of images of each batch that is done.
         on_skipped: called with name and reason of each file that cannot be decoded.
 
+    Returns:
+        The index, mapped from the file.
+
     Raises:
         FileExistsError: the file is there, and `overwrite` was not given.
         ValueError: the model does not take such data, or there is none.
@@ -220,6 +239,9 @@ def open_index(path: str | os.PathLike[str], model: Model | str | os.PathLike[st
     Args:
         path: of the index file.
         model: a model, or the folder of a run.
+
+    Returns:
+        The index.
 
     Raises:
         FileNotFoundError: there is no such file or run.

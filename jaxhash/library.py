@@ -102,6 +102,12 @@ def train(
 def load(run: str | os.PathLike[str]) -> Model:
     """Load the model of a finished run, or of any folder with model.json and model.safetensors.
 
+    Args:
+        run: the folder.
+
+    Returns:
+        The model.
+
     Raises:
         FileNotFoundError: the folder holds no model.
         ValueError: its files are damaged, or name a network that was not registered.
@@ -136,6 +142,9 @@ def evaluate(
         pool: candidates of the coarse search that are re-ranked.
         save: write results.json and figures into the folder of the run.
         say: told what is being done.
+
+    Returns:
+        `Result`, or `ResultWithoutLabels` where the images have none.
 
     Raises:
         FileNotFoundError: the folder holds no finished run.
@@ -201,6 +210,9 @@ def register(row: Method | Network) -> None:
 
     A method or network that is given to `train` itself is registered there. A model of a network
     of your own can be loaded once the network is registered in that process.
+
+    Args:
+        row: the method or network.
 
     Raises:
         ValueError: the name is taken by another row.

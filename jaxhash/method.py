@@ -86,9 +86,17 @@ class Method:
     ) -> tuple[jax.Array, Terms]:
         """The loss of a batch: float32 scalar, and the weighted terms it is the sum of.
 
-        labels: int (n,) or bool (n, classes). kernel: the class weights (bits, classes), see
-        `nets.classifier_kernel`. progress: share of the training that is done, in [0, 1],
-        for losses that change as they go.
+        Args:
+            outputs: of the network: latent (n, bits), features (n, d), logits (n, classes) or None.
+            labels: int (n,) or bool (n, classes).
+            kernel: the class weights (bits, classes), see `nets.classifier_kernel`.
+            classes: number of classes.
+            progress: share of the training that is done, in [0, 1], for losses that change as
+                they go.
+            options: of the objective, by name.
+
+        Returns:
+            The loss, a float32 scalar, and its terms by name.
 
         Raises:
             ValueError: an option this loss does not take, or an input it needs is missing.
@@ -112,6 +120,13 @@ class Method:
     def options(self, recipe: Recipe | None = None, **chosen: Any) -> dict[str, Any]:
         """The loss's options and their values; `chosen` ones over the recipe's over the defaults.
 
+        Args:
+            recipe: gives label smoothing, to losses that take it.
+            chosen: options by name.
+
+        Returns:
+            All options, by name.
+
         Raises:
             ValueError: an option this loss does not take.
 
@@ -131,6 +146,12 @@ class Method:
     def takes(self, option: str) -> bool:
         """Whether the loss has an option of this name.
 
+        Args:
+            option: the name.
+
+        Returns:
+            True or False.
+
         Example:
             >>> METHODS["dsh"].takes("label_smoothing")
             False
@@ -140,7 +161,11 @@ class Method:
     def check(self, options: Mapping[str, Any], *, labels: Any, bits: int, classes: int) -> None:
         """Refuse values of options that the loss refuses, without computing it.
 
-        labels: of one batch, or their shape and dtype.
+        Args:
+            options: of the loss, by name.
+            labels: of one batch, or their shape and dtype.
+            bits: length of a code.
+            classes: number of classes.
 
         Raises:
             ValueError: the message names the option and what it can be.

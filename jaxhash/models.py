@@ -65,6 +65,10 @@ class Model:
 
         Raises:
             ValueError: an image cannot be decoded, or is not what the model takes.
+
+        Example:
+            >>> model.encode(["a.jpg", "b.jpg"]).codes.shape  # doctest: +SKIP
+            (2, 8)
         """
         return encode(self, as_items(images, self.spec.item_shape), **options)
 

@@ -88,7 +88,19 @@ class HashIndex:
         attachments: Mapping[str, bytes | Guard] | None = None,
         next_id: int | None = None,
     ) -> Self:
-        """An index around a segment that some reader made; new ids start after its largest."""
+        """Make an index around a segment, as readers of files do.
+
+        Args:
+            segment: codes, ids and features.
+            attachments: bytes by name.
+            next_id: the smallest id that an item may get by default; after the largest by default.
+
+        Returns:
+            The index.
+
+        Example:
+            >>> HashIndex.of_segment(segment)  # doctest: +SKIP
+        """
         index = cls.__new__(cls)
         next_id = above_all(segment) if next_id is None else next_id
         index._begin(State(segment.codes.bits, (segment,), dict(attachments or {}), next_id))
@@ -96,7 +108,7 @@ class HashIndex:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], mmap: bool = True, verify: bool = False) -> Self:
-        """The index that was saved at `path`.
+        """Open the index that was saved at `path`.
 
         Args:
             path: an index file, see `search.files.storage`.
@@ -106,6 +118,9 @@ class HashIndex:
                 answer wrongly. Otherwise everything is read, and its checksums compared.
                 Replace a mapped file (as `save` does) rather than write into it.
             verify: compare every byte with the checksums and every value with the format, now.
+
+        Returns:
+            The index.
 
         Raises:
             search.DamagedFile: the file is not whole, or not an index; with `mmap` and
@@ -392,6 +407,9 @@ class HashIndex:
 
         Memory stays bounded, however large a memory-mapped index is, and its own file may be the
         one that is replaced.
+
+        Args:
+            path: of the file; one that is there is replaced.
 
         Raises:
             OSError: the disk is full or cannot be written; an old file is as it was.

@@ -34,6 +34,9 @@ def read_faiss(path: str | os.PathLike[str], *, bits: int | None = None) -> Hash
         path: a file written by `faiss.write_index_binary`.
         bits: the number of bits in use, where that is no multiple of 8; FAISS does not know it.
 
+    Returns:
+        An index in memory.
+
     Raises:
         OSError: the file cannot be read.
         ValueError: it is damaged, no such file, or holds an index of another kind.
@@ -53,6 +56,10 @@ def write_faiss(index: HashIndex, path: str | os.PathLike[str]) -> None:
 
     It is wrapped in an `IndexBinaryIDMap2` unless the ids are 0 to n - 1. Features and
     attachments stay behind. A code that does not fill its last byte keeps its zero pad bits.
+
+    Args:
+        index: what to write.
+        path: of the file; one that is there is replaced.
 
     Raises:
         ImportError: faiss is not installed.
@@ -93,6 +100,9 @@ def open_npy(
         bits: number of bits in a code; eight a byte when left out. Pad bits are ignored.
         features: float16 or float32 (n, d), or the path of an `.npy` file of them.
         ids: int64 (n,), strictly ascending, not -1; 0 to n - 1 when left out.
+
+    Returns:
+        An index over the mapped file.
 
     Raises:
         TypeError, ValueError: naming the argument; also for a file that is cut short or holds

@@ -104,8 +104,17 @@ class ResultWithoutLabels:
     def from_dict(cls, document: Mapping[str, Any]) -> Self:
         """The result that a document of `results.json` describes.
 
+        Args:
+            document: the parsed JSON.
+
+        Returns:
+            The result, with names and types.
+
         Raises:
             ValueError: the document is no result of an evaluation without labels.
+
+        Example:
+            >>> ResultWithoutLabels.from_dict(json.loads(path.read_text()))  # doctest: +SKIP
         """
         same = ("bits", "images", "queries", "neighbours", "pool", "seed", "bit_entropy")
         try:
@@ -173,8 +182,17 @@ class Result:
     def from_dict(cls, document: Mapping[str, Any]) -> Self:
         """The result that a document of `results.json` describes.
 
+        Args:
+            document: the parsed JSON.
+
+        Returns:
+            The result, with names and types.
+
         Raises:
             ValueError: the document is no result of an evaluation.
+
+        Example:
+            >>> Result.from_dict(json.loads(path.read_text()))  # doctest: +SKIP
         """
         try:
             found = {

@@ -24,15 +24,16 @@ def centres(classes: int, bits: int, *, seed: int = 0) -> np.ndarray:
     more, which leave no time to choose, distinct random codes. The same arguments always give the
     same centres.
 
-    Source: Yuan et al., Central similarity quantization, CVPR 2020, for the Hadamard
-    rows; the choice among random codes is ours, where the paper draws until some are far apart.
-
     Raises:
         ValueError: there are fewer codes than classes.
 
     Example:
         >>> centres(4, 2).tolist()
         [[1.0, 1.0], [1.0, -1.0], [-1.0, -1.0], [-1.0, 1.0]]
+
+    Source:
+        Yuan et al., Central similarity quantization, CVPR 2020, for the Hadamard
+        rows; the choice among random codes is ours, where the paper draws until some are far apart.
     """
     if bits < 32 and classes > 2**bits:
         raise ValueError(
@@ -85,14 +86,15 @@ def aims(labels: jax.Array, classes: int, bits: int) -> jax.Array:
 
     labels: int (n,) or bool (n, classes).
 
-    Source: Yuan et al., who draw even bits at random.
-
     Raises:
         ValueError, TypeError: labels of another form; fewer codes than classes.
 
     Example:
         >>> aims(jnp.array([[True, False, True], [False, False, False]]), 3, 4).shape
         (2, 4)
+
+    Source:
+        Yuan et al., who draw even bits at random.
     """
     own = membership(labels, classes)
     # In full precision: sums of -1 and +1 are told from 0.

@@ -17,11 +17,11 @@ def csq(
     costs log(1 + e^(-2 u c)), averaged over items and bits. The quantisation error is the
     mean of (|tanh u| - 1)^2. Items without a class have the second term alone.
 
-    latent: linear outputs (n, bits). labels: int (n,) or bool (n, classes). See `centres.aims` for
-    the centres, and for several labels.
-
-    Source: Yuan et al., Central similarity quantization for efficient image and video retrieval,
-    CVPR 2020; the quantisation error and its weight as in public implementations.
+    Args:
+        latent: linear outputs (n, bits).
+        labels: int (n,) or bool (n, classes); for several labels see `centres.aims`.
+        classes: number of classes, each with a centre of `centres.centres`.
+        quantisation_weight: weight of the second term.
 
     Raises:
         ValueError: fewer codes of so many bits than classes, or a negative weight.
@@ -30,6 +30,10 @@ def csq(
         >>> loss, terms = csq(jnp.zeros((2, 8)), jnp.array([0, 3]), 4)
         >>> round(float(terms["centre"]), 4)  # log 2
         0.6931
+
+    Source:
+        Yuan et al., Central similarity quantization for efficient image and video retrieval,
+        CVPR 2020; the quantisation error and its weight as in public implementations.
     """
     number("quantisation_weight", quantisation_weight, at_least=0)
     u = latent.astype(jnp.float32)

@@ -55,11 +55,12 @@ def angular(cosines: jax.Array, multiple: int) -> jax.Array:
     Falls from 1 at theta = 0 to 1 - 2 m at pi, without a jump. cos(m theta) is taken as a
     Chebyshev polynomial of the cosine, whose gradient stays finite where the angle's does not.
 
-    Source: Liu et al., Large-margin softmax loss, ICML 2016, equation 5.
-
     Example:
         >>> angular(jnp.array([1.0, 0.0, -1.0]), 2).tolist()
         [1.0, -1.0, -3.0]
+
+    Source:
+        Liu et al., Large-margin softmax loss, ICML 2016, equation 5.
     """
     before, chebyshev = jnp.ones_like(cosines), cosines
     for _ in range(multiple - 1):
@@ -174,8 +175,22 @@ def dhih(
     L-Softmax: its `anneal` falls geometrically from `anneal_from` to `anneal_to` as `progress`
     goes from 0 to 1. Several labels are a target of equal shares (`relevance.targets`).
 
-    latent: tanh activations (n, bits). labels: int (n,) or bool (n, classes). kernel: the
-    classifier's weights (bits, classes); a bias would be a way round them, so there is none.
+    Args:
+        latent: tanh activations (n, bits).
+        labels: int (n,) or bool (n, classes).
+        kernel: the classifier's weights (bits, classes); a bias would be a way round them, so there
+            is none.
+        progress: share of the training that is done, in [0, 1].
+        reading: "scale", "angular", "cosine" or "temperature", see `logits`.
+        scale: see `logits`.
+        factor: of "scale".
+        multiple: of "angular".
+        margin: of "cosine".
+        normalise: "none", "kernel" or "both", see `logits`.
+        anneal_from: of "angular", at the start.
+        anneal_to: of "angular", at the end.
+        beta: weight of the quantisation error.
+        label_smoothing: share of the target spread over all classes.
 
     Raises:
         ValueError: an option that `logits` refuses, an anneal that is not above 0, a negative beta,
@@ -185,6 +200,9 @@ def dhih(
         >>> loss, terms = dhih(jnp.ones((2, 8)), jnp.array([0, 1]), jnp.ones((8, 2)))
         >>> float(terms["quantisation"])
         0.0
+
+    Source:
+        He, Feng, Liu and Huang, DHIH, 2020: its abstract, see the head of this file.
     """
     number("anneal_from", anneal_from, above=0)
     number("anneal_to", anneal_to, above=0)

@@ -73,14 +73,21 @@ def dlbhc(
 ) -> Loss:
     """DLBHC's loss: the classification loss through the sigmoid code layer, and nothing else.
 
-    logits: (n, classes), computed from the latent activations. labels: int (n,) or bool
-    (n, classes).
+    Args:
+        logits: (n, classes), computed from the latent activations.
+        labels: int (n,) or bool (n, classes).
+        label_smoothing: share of the target spread over all classes.
+        multilabel: "share" or "binary", see `classification`.
 
-    Source: Lin et al., Deep learning of binary hash codes for fast image retrieval, CVPRW 2015,
-    section 3.1. The paper has one label an image; `multilabel` is ours.
+    Raises:
+        ValueError: what `classification` refuses.
 
     Example:
         >>> loss, terms = dlbhc(jnp.zeros((2, 4)), jnp.array([0, 3]))
+
+    Source:
+        Lin et al., Deep learning of binary hash codes for fast image retrieval, CVPRW 2015,
+        section 3.1. The paper has one label an image; `multilabel` is ours.
     """
     terms: Terms = {
         "classification": classification(
@@ -103,10 +110,15 @@ def ssdh(
     """SSDH's loss: DLBHC's, decided bits, and codes of half ones.
 
     CE - 1/(2 n bits) sum (a - 0.5)^2 + 1/(2 n) sum_i (mean_k a_ik - 0.5)^2, with the two weights.
-    latent: sigmoid activations (n, bits). logits: (n, classes).
 
-    Source: Yang, Lin and Chen, Supervised learning of semantics-preserving hash via deep
-    convolutional neural networks, TPAMI 2018, with the factors 1/2 of the released layers.
+    Args:
+        latent: sigmoid activations (n, bits).
+        logits: (n, classes).
+        labels: int (n,) or bool (n, classes).
+        push_weight: weight of the second term.
+        balance_weight: weight of the third.
+        label_smoothing: share of the target spread over all classes.
+        multilabel: "share" or "binary", see `classification`.
 
     Raises:
         ValueError: a negative weight, or what `classification` refuses.
@@ -115,6 +127,10 @@ def ssdh(
         >>> loss, terms = ssdh(jnp.ones((2, 8)), jnp.zeros((2, 4)), jnp.array([0, 3]))
         >>> sorted(terms)
         ['balance', 'classification', 'push']
+
+    Source:
+        Yang, Lin and Chen, Supervised learning of semantics-preserving hash via deep
+        convolutional neural networks, TPAMI 2018, with the factors 1/2 of the released layers.
     """
     number("push_weight", push_weight, at_least=0)
     number("balance_weight", balance_weight, at_least=0)

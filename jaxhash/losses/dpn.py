@@ -14,12 +14,11 @@ def dpn(latent: jax.Array, labels: jax.Array, classes: int, *, margin: float = 1
     It bounds both the distances within a class and the error of taking signs. Items without a
     class add 0.
 
-    latent: linear outputs (n, bits). labels: int (n,) or bool (n, classes). c is the item's
-    centre, see `centres.aims`.
-
-    Source: Fan et al., Deep polarized network for supervised learning of accurate binary hashing
-    codes, IJCAI 2020. Ours: centres that are chosen far apart, where the paper draws
-    them at random, and that stay as they are, without its optional update to the classes' means.
+    Args:
+        latent: linear outputs (n, bits).
+        labels: int (n,) or bool (n, classes).
+        classes: number of classes; c is the item's centre, see `centres.aims`.
+        margin: how far beyond 0 a bit costs nothing.
 
     Raises:
         ValueError: fewer codes of so many bits than classes, or a margin that is not above 0.
@@ -27,6 +26,11 @@ def dpn(latent: jax.Array, labels: jax.Array, classes: int, *, margin: float = 1
     Example:
         >>> float(dpn(jnp.zeros((2, 8)), jnp.array([0, 3]), 4, margin=0.5)[0])
         0.5
+
+    Source:
+        Fan et al., Deep polarized network for supervised learning of accurate binary hashing
+        codes, IJCAI 2020. Ours: centres that are chosen far apart, where the paper draws them at
+        random, and that stay as they are, without its optional update to the classes' means.
     """
     number("margin", margin, above=0)
     u = latent.astype(jnp.float32)

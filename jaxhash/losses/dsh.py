@@ -64,12 +64,11 @@ def dsh(
     being sums over the bits. Every item is in n - 1 pairs, so the regulariser's mean over the
     pairs is 2 alpha / n sum_i ||b_i| - 1|_1. A batch of one has no pair: only that term is left.
 
-    latent: linear outputs (n, bits). labels: int (n,), or bool (n, classes), where a pair is
-    similar if it shares a class. `margin` is 2 bits unless given: at +-1, that is half the bits.
-
-    Source: equations 3 and 4 of the paper, with the subgradients of its equations 5 and 6. The
-    released layer's gradient is half of this loss's, so a learning rate from there matches half
-    of it here.
+    Args:
+        latent: linear outputs (n, bits).
+        labels: int (n,), or bool (n, classes), where a pair is similar if it shares a class.
+        margin: 2 bits unless given: at +-1, that is half the bits.
+        alpha: weight of the regulariser.
 
     Raises:
         ValueError: a margin that is not above 0, or a negative alpha.
@@ -78,6 +77,11 @@ def dsh(
         >>> codes = jnp.array([[1.0, 1.0], [1.0, -1.0]])
         >>> float(dsh(codes, jnp.array([0, 0]))[0]), float(dsh(codes, jnp.array([0, 1]))[0])
         (2.0, 0.0)
+
+    Source:
+        equations 3 and 4 of the paper, with the subgradients of its equations 5 and 6. The
+        released layer's gradient is half of this loss's, so a learning rate from there matches half
+        of it here.
     """
     number("margin", margin, above=0)
     number("alpha", alpha, at_least=0)

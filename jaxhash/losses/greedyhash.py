@@ -22,11 +22,12 @@ def greedyhash(
     labels are a target of equal shares (`relevance.targets`), which is ours: the paper has one
     label an image.
 
-    latent: linear outputs (n, bits). logits: (n, classes), computed from the latent's signs.
-    labels: int (n,) or bool (n, classes).
-
-    Source: Su et al., Greedy hash: towards fast optimization for accurate hash coding in CNN,
-    NeurIPS 2018; alpha and the mean over the bits of its released code for CIFAR-10.
+    Args:
+        latent: linear outputs (n, bits).
+        logits: (n, classes), computed from the latent's signs.
+        labels: int (n,) or bool (n, classes).
+        alpha: weight of the quantisation error.
+        label_smoothing: share of the target spread over all classes.
 
     Raises:
         ValueError: a negative alpha, or a label_smoothing outside [0, 1).
@@ -35,6 +36,10 @@ def greedyhash(
         >>> loss, terms = greedyhash(jnp.full((2, 8), 2.0), jnp.zeros((2, 4)), jnp.array([0, 3]))
         >>> round(float(terms["quantisation"]), 4)
         0.1
+
+    Source:
+        Su et al., Greedy hash: towards fast optimization for accurate hash coding in CNN,
+        NeurIPS 2018; alpha and the mean over the bits of its released code for CIFAR-10.
     """
     number("alpha", alpha, at_least=0)
     apart = jnp.abs(jnp.abs(latent.astype(jnp.float32)) - 1)

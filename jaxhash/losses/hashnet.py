@@ -27,16 +27,14 @@ def hashnet(
     sigmoid(theta) and costs log(1 + e^theta) - s_ij theta. Similar pairs together weigh as much
     as dissimilar ones: the loss is the sum of the two means, each 0 where there is no such pair.
     beta grows as sqrt(1 + growth progress): from 1 to 7, as the released code's does in its
-    10,000 steps. `alpha` is 10 / bits unless given.
+    10,000 steps.
 
-    latent: signed, unbounded outputs (n, bits). labels: int (n,) or bool (n, classes); two items
-    that share a class are similar.
-
-    Source: Cao et al., HashNet: deep learning to hash by continuation, ICCV 2017.
-    Ours: the table's row normalises the latent over the batch, as bits that start alike would
-    saturate when trained from scratch; similar pairs are weighed within the batch and not over the
-    data, and all alike, where the paper weighs multi-label pairs by the share of their labels in
-    common (the released code does not).
+    Args:
+        latent: signed, unbounded outputs (n, bits).
+        labels: int (n,) or bool (n, classes); two items that share a class are similar.
+        progress: share of the training that is done, in [0, 1].
+        alpha: scale of the inner products; 10 / bits unless given.
+        growth: of beta, as above.
 
     Raises:
         ValueError: an alpha that is not above 0, or a negative growth.
@@ -45,6 +43,13 @@ def hashnet(
         >>> loss, terms = hashnet(jnp.zeros((3, 8)), jnp.array([0, 0, 1]))
         >>> round(float(terms["similar"]), 4)  # log 2
         0.6931
+
+    Source:
+        Cao et al., HashNet: deep learning to hash by continuation, ICCV 2017.
+        Ours: the table's row normalises the latent over the batch, as bits that start alike would
+        saturate when trained from scratch; similar pairs are weighed within the batch and not over
+        the data, and all alike, where the paper weighs multi-label pairs by the share of their
+        labels in common (the released code does not).
     """
     number("alpha", alpha, above=0)
     number("growth", growth, at_least=0)

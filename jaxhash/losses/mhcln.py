@@ -56,13 +56,14 @@ def semi_hard(distances: jax.Array, alike: jax.Array, alpha: float) -> jax.Array
     The negative is the nearest one farther from the anchor than the positive is; where none is,
     the farthest one. Pairs whose anchor has no negative are left out. Arguments as `batch_all`.
 
-    Source: Schroff et al., FaceNet, CVPR 2015, section 3.2.
-
     Example:
         >>> d = jnp.array([[0.0, 1.0, 4.0], [1.0, 0.0, 1.0], [4.0, 1.0, 0.0]])
         >>> same = jnp.array([[1, 1, 0], [1, 1, 0], [0, 0, 1]], bool)
         >>> float(semi_hard(d, same, 1.0))
         0.5
+
+    Source:
+        Schroff et al., FaceNet, CVPR 2015, section 3.2.
     """
     negatives = ~alike
     farther = negatives[:, None, :] & (distances[:, None, :] > distances[:, :, None])
@@ -108,16 +109,18 @@ def mhcln(
 ) -> Loss:
     """MHCLN's loss: triplets + 0.001 push + 1 balance, with the weights as options.
 
-    Only the triplet term sees the activations normalised to length 1. `triplets` takes every one
-    of the batch ("batch-all"), one negative for each positive pair ("semi-hard"), or those the
-    batch was drawn as ("rows", the released code's). A batch without any triplet has the other
-    two terms left.
+    Only the triplet term sees the activations normalised to length 1. A batch without any triplet
+    has the other two terms left.
 
-    latent: sigmoid activations (n, bits). labels: int (n,) or bool (n, classes); two items that
-    share a class are positives of each other.
-
-    Source: Roy et al., Deep metric and hash-code learning for content-based retrieval of remote
-    sensing images, IGARSS 2018; the values of its released code.
+    Args:
+        latent: sigmoid activations (n, bits).
+        labels: int (n,) or bool (n, classes); two items that share a class are positives of each
+            other.
+        triplets: every one of the batch ("batch-all"), one negative for each positive pair
+            ("semi-hard"), or those the batch was drawn as ("rows", the released code's).
+        alpha: margin of a triplet.
+        push_weight: weight of `dlbhc.push_penalty`.
+        balance_weight: weight of `dlbhc.balance_penalty`.
 
     Raises:
         ValueError: `triplets` is none of the three, or another option is negative.
@@ -126,6 +129,10 @@ def mhcln(
         >>> loss, terms = mhcln(jnp.full((4, 8), 0.5), jnp.array([0, 0, 1, 1]))
         >>> round(float(terms["triplets"]), 3)
         0.2
+
+    Source:
+        Roy et al., Deep metric and hash-code learning for content-based retrieval of remote
+        sensing images, IGARSS 2018; the values of its released code.
     """
     if triplets not in TRIPLETS:
         raise ValueError(f"triplets is {triplets!r}: choose one of {', '.join(TRIPLETS)}")

@@ -24,14 +24,16 @@ def orthohash(
     """Softmax cross-entropy of scale (cos(u, o_j) - margin [j is the item's own class]).
 
     o_j are the fixed centres of `centres.centres`. A latent that is normalised over the batch
-    (the head's activation "normalised") keeps the bits balanced. `scale` is sqrt(bits) unless
-    given. Several labels are a target of equal shares (`relevance.targets`).
+    (the head's activation "normalised") keeps the bits balanced. Several labels are a target
+    of equal shares (`relevance.targets`).
 
-    latent: normalised outputs (n, bits). labels: int (n,) or bool (n, classes).
-
-    Source: Hoe et al., One loss for all: deep hashing with a single cosine similarity based
-    learning objective, NeurIPS 2021; margin and scale of its released code. Ours: the
-    centres, where the paper compares several kinds.
+    Args:
+        latent: normalised outputs (n, bits).
+        labels: int (n,) or bool (n, classes).
+        classes: number of classes.
+        margin: taken off the cosine of an item's own classes.
+        scale: of the cosines; sqrt(bits) unless given.
+        label_smoothing: share of the target spread over all classes.
 
     Raises:
         ValueError: fewer codes of so many bits than classes, a negative margin, a scale that is not
@@ -41,6 +43,11 @@ def orthohash(
         >>> loss, terms = orthohash(jnp.ones((2, 8)), jnp.array([0, 3]), 4)
         >>> sorted(terms)
         ['classification']
+
+    Source:
+        Hoe et al., One loss for all: deep hashing with a single cosine similarity based
+        learning objective, NeurIPS 2021; margin and scale of its released code. Ours: the
+        centres, where the paper compares several kinds.
     """
     number("label_smoothing", label_smoothing, at_least=0, below=1)
     n, bits = latent.shape

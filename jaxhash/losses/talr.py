@@ -20,13 +20,12 @@ def talr(
     AP = 1/N+ sum_d c+_d (C+_(d-1) + C+_d + 1) / (C_(d-1) + C_d + 1).
 
     The mean is over the queries with similar items in the batch; without any the loss is 0.
-    `bins` is bits unless given, and half of it from 32 bits on.
 
-    latent: linear outputs (n, bits). labels: int (n,) or bool (n, classes); two items that share
-    a class are similar.
-
-    Source: He et al., Hashing as tie-aware learning to rank, CVPR 2018; the simplified form, the
-    tanh and the number of bins of its released code.
+    Args:
+        latent: linear outputs (n, bits).
+        labels: int (n,) or bool (n, classes); two items that share a class are similar.
+        gamma: slope of the tanh.
+        bins: of the histogram; bits unless given, and half of it from 32 bits on.
 
     Raises:
         ValueError: a gamma that is not above 0, or bins that are no whole number of 1 or more.
@@ -35,6 +34,10 @@ def talr(
         >>> codes = 9 * jnp.array([[1.0, 1.0], [1.0, 1.0], [-1.0, -1.0]])
         >>> round(float(talr(codes, jnp.array([0, 0, 1]))[0]), 4)
         0.0
+
+    Source:
+        He et al., Hashing as tie-aware learning to rank, CVPR 2018; the simplified form, the
+        tanh and the number of bins of its released code.
     """
     number("gamma", gamma, above=0)
     number("bins", bins, at_least=1, whole=True)

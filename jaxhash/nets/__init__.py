@@ -24,11 +24,15 @@ __all__ = ["NETWORKS", "HashNetwork", "Network", "Outputs", "apply", "classifier
 class Network:
     """A network, a row of `NETWORKS`: a trunk and the items that it takes.
 
-    trunk: called with `dtype=`, returns a module mapping `(items, train=)` to (features, hidden).
-    takes: "images" (n, h, w, c) or "features" (n, d).
-    image_size: the side in pixels it is meant for; None means the data's own.
-    min_size: the smallest side that leaves something to classify.
-    batch: items that are encoded at once unless something else is asked for.
+    Args:
+        name: what a configuration calls it.
+        trunk: called with `dtype=`, returns a module mapping `(items, train=)` to (features,
+            hidden).
+        takes: "images" (n, h, w, c) or "features" (n, d).
+        image_size: the side in pixels it is meant for; None means the data's own.
+        min_size: the smallest side that leaves something to classify.
+        source: paper, year.
+        batch: items that are encoded at once by default.
     """
 
     name: str
@@ -51,9 +55,16 @@ class Network:
     ) -> HashNetwork:
         """Make the module; it holds no parameters yet.
 
-        `activation` is a row of `head.ACTIVATIONS`; `classifier` is "bias", "plain" (no bias)
-        or "none"; `start` is a row of `head.STARTS`, and says how the head starts.
-        `dtype` is what the trunk computes in; parameters and outputs stay float32.
+        Args:
+            bits: length of a code.
+            classes: number of classes, for the classifier.
+            activation: of the latent layer: a row of `head.ACTIVATIONS`.
+            classifier: above it: "bias", "plain" (no bias) or "none".
+            start: how the head is initialised: a row of `head.STARTS`.
+            dtype: what the trunk computes in; parameters and outputs stay float32.
+
+        Returns:
+            The module: items -> `Outputs`.
 
         Raises:
             ValueError: a number below 1 or an unknown name.

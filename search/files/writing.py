@@ -239,6 +239,9 @@ class Writer:
 
         Raises:
             TypeError, ValueError: naming the argument; nothing of the batch is written.
+
+        Example:
+            >>> writer.append(codes, features)  # doctest: +SKIP
         """
         sections = self._open()
         codes, _ = validate(codes, self.bits)
@@ -266,7 +269,18 @@ class Writer:
         self._waiting = codes[whole:].copy()
 
     def attach(self, name: str, data: bytes) -> None:
-        """Keep `data` under `name` in the file; a later one of the same name takes its place."""
+        """Keep bytes beside the codes; later ones of the same name take their place.
+
+        Args:
+            name: of 1 to 69 bytes in UTF-8.
+            data: what to keep.
+
+        Raises:
+            TypeError, ValueError: the name, or a writer outside its with block.
+
+        Example:
+            >>> writer.attach("labels", labels.tobytes())  # doctest: +SKIP
+        """
         self._open()
         check_attachment(name)
         self._attachments[name] = bytes(data)

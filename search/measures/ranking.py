@@ -256,10 +256,22 @@ def average_precision(
 ) -> Floats:
     """Expected average precision of each query, over the whole ranking or its first `top`.
 
-    Arguments and errors are those of `measure`; the mean of the result is the mAP.
+    Args:
+        query_codes: uint8 (q, ceil(bits / 8)), q > 0.
+        database_codes: uint8 (n, ceil(bits / 8)).
+        query_labels: integers (q,), or bool (q, classes).
+        database_labels: integers (n,), or bool (n, classes).
+        bits: number of bits in a code; eight a byte when left out.
+        top: rank only the first so many; the whole database when left out.
+        denominator: "retrieved" or "possible", see above; for `top`.
+        exclude: int64 (q,), the database row each query leaves out, -1 for none.
+        threads: number of threads; all processors when left out.
 
     Returns:
-        float64 (q,).
+        float64 (q,), whose mean is the mAP.
+
+    Raises:
+        TypeError, ValueError: an argument has the wrong type, shape or range.
 
     Example:
         >>> codes = np.array([[0], [1], [1]], np.uint8)
@@ -292,10 +304,21 @@ def precision_at(
 ) -> Floats:
     """Expected share of relevant items among the first k, for each k in `at`.
 
-    Arguments and errors are those of `measure`.
+    Args:
+        query_codes: uint8 (q, ceil(bits / 8)), q > 0.
+        database_codes: uint8 (n, ceil(bits / 8)).
+        query_labels: integers (q,), or bool (q, classes).
+        database_labels: integers (n,), or bool (n, classes).
+        at: cut-offs k, each from 1 to the number of items a query can rank.
+        bits: number of bits in a code; eight a byte when left out.
+        exclude: int64 (q,), the database row each query leaves out, -1 for none.
+        threads: number of threads; all processors when left out.
 
     Returns:
         float64 (q, len(at)).
+
+    Raises:
+        TypeError, ValueError: an argument has the wrong type, shape or range.
 
     Example:
         >>> codes = np.array([[0], [1], [1]], np.uint8)
@@ -322,10 +345,24 @@ def precision_recall(
     """The precision-recall curve: expected precision and recall at each rank, mean over queries.
 
     A curve over ranks rather than over radii, so that rankings without a radius can be drawn
-    beside it. Arguments and errors are those of `measure`.
+    beside it.
+
+    Args:
+        query_codes: uint8 (q, ceil(bits / 8)), q > 0.
+        database_codes: uint8 (n, ceil(bits / 8)).
+        query_labels: integers (q,), or bool (q, classes).
+        database_labels: integers (n,), or bool (n, classes).
+        ranks: ranks of the curve; when left out, about a hundred between 1 and the whole database,
+            evenly spaced on a logarithmic axis.
+        bits: number of bits in a code; eight a byte when left out.
+        exclude: int64 (q,), the database row each query leaves out, -1 for none.
+        threads: number of threads; all processors when left out.
 
     Returns:
         precision (p,), recall (p,), ranks int64 (p,).
+
+    Raises:
+        TypeError, ValueError: an argument has the wrong type, shape or range.
 
     Example:
         >>> codes = np.array([[0], [1], [1]], np.uint8)
@@ -352,11 +389,23 @@ def within_radius(
 ) -> tuple[Floats, Floats]:
     """Precision and recall of looking up everything within a Hamming radius, inclusive.
 
-    A query that finds nothing has precision 0, as in the hashing papers. Arguments and errors
-    are those of `measure`.
+    A query that finds nothing has precision 0, as in the hashing papers.
+
+    Args:
+        query_codes: uint8 (q, ceil(bits / 8)), q > 0.
+        database_codes: uint8 (n, ceil(bits / 8)).
+        query_labels: integers (q,), or bool (q, classes).
+        database_labels: integers (n,), or bool (n, classes).
+        radius: largest Hamming distance of a result.
+        bits: number of bits in a code; eight a byte when left out.
+        exclude: int64 (q,), the database row each query leaves out, -1 for none.
+        threads: number of threads; all processors when left out.
 
     Returns:
         precision (q,), recall (q,).
+
+    Raises:
+        TypeError, ValueError: an argument has the wrong type, shape or range.
 
     Example:
         >>> codes = np.array([[0], [1], [7]], np.uint8)
