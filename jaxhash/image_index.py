@@ -155,7 +155,7 @@ class ImageIndex:
         Example:
             >>> index.query("beach.jpg", k=10, pool=200).paths  # doctest: +SKIP
         """
-        found = retrieval.ask(self.model, self.codes, images, k, pool=pool, radius=radius)
+        found = retrieval.query(self.model, self.codes, images, k, pool=pool, radius=radius)
         answers = [
             Found(name, self._hits(distances, ids))
             for name, distances, ids in zip(

@@ -69,7 +69,7 @@ def check_data(config: Config, dataset: Dataset) -> None:
 def check_recipe(config: Config, base: Recipe, recipe: Recipe, method: "Method") -> None:
     """Refuse options of the optimiser and schedule that the others leave without effect.
 
-    base: what the configuration goes out from. recipe: what it comes to.
+    base: the recipe without the configuration's own numbers. recipe: with them.
 
     Raises:
         ValueError: the message names the field and what it needs.

@@ -122,7 +122,7 @@ def _absolute(data: str) -> str:
     return str(Path(data).resolve()) if Path(data).exists() else data
 
 
-def ask(
+def query(
     model: Model,
     index: HashIndex,
     items: Any,
@@ -134,7 +134,10 @@ def ask(
     """The k nearest items of an index for each query, from coarse to fine where a pool is given.
 
     Args:
-        items: pictures in any form that `Model.encode` takes, or features (q, d).
+        model: made the index.
+        index: what to search.
+        items: the queries: pictures in any form that `Model.encode` takes, or features (q, d).
+        k: results for each query.
         pool: number of nearest codes that are re-ranked by the distance of features; without it
             the codes alone decide.
         radius: largest Hamming distance of a result.
@@ -143,7 +146,7 @@ def ask(
         ValueError: the index was made by another model, or keeps no features for a pool.
 
     Example:
-        >>> ask(model, HashIndex.open("photos.index"), images, 10, pool=100)  # doctest: +SKIP
+        >>> query(model, HashIndex.open("photos.index"), images, 10, pool=100)  # doctest: +SKIP
     """
     check_made_by(index, model)
     items = as_items(items, model.spec.item_shape)

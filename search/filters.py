@@ -1,4 +1,4 @@
-"""Which rows may be results, in the forms that the searches ask for."""
+"""Filters: which rows may be results, in the forms that the searches need."""
 
 from collections.abc import Callable
 from typing import TypeVar

@@ -143,7 +143,7 @@ def test_the_old_scripts_are_doors_to_the_commands(name: str, capsys, monkeypatc
         ("query", ["--run", "none", "--index", "x.index", __file__], "no model.json in none"),
         ("query", ["--run", "none", "--index", "x.index", __file__, "-k", "0"], "-k is 0"),
         ("query", ["--run", "none", "--index", "x.index", "a.jpg"], "a.jpg: no such image file"),
-        ("query", ["--run", "none", "--index", "x.index"], "name at least one image"),
+        ("query", ["--run", "none", "--index", "x.index"], "give at least one image file"),
     ],
 )
 def test_a_mistake_is_answered_in_one_line(

@@ -207,14 +207,14 @@ def test_an_index_holds_what_the_arrays_hold(tmp_path: Path) -> None:
     distances, ids = index.search(encoded.codes, 1)
     assert (distances == 0).all()
     np.testing.assert_array_equal(encoded.codes[ids[:, 0]], encoded.codes)
-    found = retrieval.ask(model, index, items[:5], 3, pool=45)
+    found = retrieval.query(model, index, items[:5], 3, pool=45)
     assert found.ids[:, 0].tolist() == [0, 1, 2, 3, 4]
     np.testing.assert_allclose(found.distances[:, 0], 0, atol=0.02)
     # Codes alone keep no features to compare.
     encode_to_index(model, items, path, features=None)
     with pytest.raises(ValueError, match="features"):
-        retrieval.ask(model, HashIndex.open(path), items[:5], 3, pool=45)
-    assert retrieval.ask(model, HashIndex.open(path), items[:5], 3).distances.dtype == np.int32
+        retrieval.query(model, HashIndex.open(path), items[:5], 3, pool=45)
+    assert retrieval.query(model, HashIndex.open(path), items[:5], 3).distances.dtype == np.int32
 
 
 def test_a_failed_encoding_leaves_the_old_index(tmp_path: Path) -> None:
@@ -272,7 +272,7 @@ def test_undecodable_images_are_left_out_and_named(tmp_path: Path) -> None:
     # Without being told what to do about them, such images end the encoding.
     with pytest.raises(Undecodable, match=r"05\.png"):
         encode(model, dataset.items)
-    found = retrieval.ask(model, index, dataset.items[np.array([7])], 2, pool=11)
+    found = retrieval.query(model, index, dataset.items[np.array([7])], 2, pool=11)
     assert found.ids[0, 0] == 7
 
 
@@ -291,7 +291,7 @@ def test_an_index_of_another_model_is_refused(tmp_path: Path) -> None:
     encode_to_index(model, dataset.items, path, attachments=kept)
     index = HashIndex.open(path)
     with pytest.raises(ValueError, match="made by another model"):
-        retrieval.ask(other, index, dataset.items, 2)
+        retrieval.query(other, index, dataset.items, 2)
     items = retrieval.ItemRecords(index)
     assert items.class_names([1, 2]) == ["dog", "cat"]
     assert items.titles([1]) == ["dog (1)"]

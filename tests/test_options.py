@@ -423,7 +423,7 @@ def stub_query(monkeypatch: pytest.MonkeyPatch) -> list:
     monkeypatch.setattr(models, "load", model)
     monkeypatch.setattr(HashIndex, "open", opened)
     monkeypatch.setattr(data, "load_images", load_images)
-    monkeypatch.setattr(retrieval, "ask", ask)
+    monkeypatch.setattr(retrieval, "query", ask)
     titles = SimpleNamespace(titles=lambda ids: [])
     monkeypatch.setattr(retrieval, "ItemRecords", lambda index: titles)
     monkeypatch.setattr(retrieval, "gallery", Recorder())

@@ -249,7 +249,7 @@ def test_several_classes_an_item(rng):
     result = split(dataset(labels, half), "p-all")
     without = ~labels[1_500:].any(axis=1)
     assert result.query.size == 1_500 - without.sum()
-    assert f"{without.sum()} items without a class do not ask" in result.description
+    assert f"{without.sum()} items without a class are no queries" in result.description
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,9 @@
     jaxhash demo
 
 About a minute on two CPU cores. Trains DLBHC at 48 bits on scikit-learn's 1,797 digits, evaluates
-it (expected: mAP above 0.97 by codes alone), builds the index, asks it a few questions from coarse
-to fine, and leaves runs/demo/ with results.json, the training log, a precision-recall curve, a
-gallery of answers, the exported model and the index.
+it (expected: mAP above 0.97 by codes alone), builds the index, searches it with a few queries
+from coarse to fine, and leaves runs/demo/ with results.json, the training log, a precision-recall
+curve, a gallery of answers, the exported model and the index.
 """
 
 from dataclasses import dataclass
@@ -83,7 +83,7 @@ def demo(options: Demo) -> None:
     index = HashIndex.open(path)
     asking = np.random.default_rng(options.seed).choice(split.query, ASKING, replace=False)
     images = dataset.items[asking]
-    answers = retrieval.ask(model, index, images, 10, pool=POOL)
+    answers = retrieval.query(model, index, images, 10, pool=POOL)
     assert dataset.labels is not None
     names = [dataset.classes[label] for label in dataset.labels[asking]]
     figure = retrieval.gallery(retrieval.ItemRecords(index), images, answers, names, names)

@@ -23,8 +23,8 @@ class Evaluate:
     run: Path
     """Folder of the trained run."""
     protocol: str | None = None
-    """Which images ask and which are searched: p-all, p-5k, p-dsh, fraction, unseen or parts.
-    Default: the protocol of the run."""
+    """Which images are queries and which the database: p-all, p-5k, p-dsh, fraction, unseen or
+    parts. Default: the protocol of the run."""
     protocol_options: dict[str, bool | int | float] = field(default_factory=dict)
     """Options of that protocol, by name: train_share 0.8 for fraction, queries_per_class 10 for
     p-5k; a wrong name lists them."""

@@ -21,7 +21,7 @@ class Query:
     """Options of `jaxhash query`."""
 
     images: tyro.conf.Positional[tuple[Path, ...]]
-    """Image files to ask with, one or more."""
+    """Query images: one or more files."""
     run: Path
     """Folder of the trained run that made the index."""
     index: Path
@@ -47,7 +47,7 @@ def query(options: Query) -> None:
     from search import HashIndex
 
     if not options.images:
-        raise ValueError("name at least one image to ask with")
+        raise ValueError("give at least one image file as the query")
     for path in options.images:
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such image file")
@@ -64,7 +64,10 @@ def query(options: Query) -> None:
             raise FileNotFoundError(f"{options.gallery}: no such folder to draw it into")
     model = models.load(options.run)
     if model.spec.takes != "images":
-        raise ValueError(f"{options.run} was trained on features: it cannot be asked with images")
+        raise ValueError(
+            f"{options.run} was trained on features, and images cannot be its queries: give a run "
+            "that was trained on images"
+        )
     index = HashIndex.open(options.index, verify=options.verify)
     channels = 1 if model.spec.item_shape[2] == 1 else 3
     asked = load_images(
@@ -74,7 +77,7 @@ def query(options: Query) -> None:
         max_undecodable=0,
     )
     images = asked.items[np.arange(len(asked))]
-    found = retrieval.ask(
+    found = retrieval.query(
         model, index, images, options.k, pool=options.pool or None, radius=options.radius
     )
     items = retrieval.ItemRecords(index)

@@ -56,11 +56,25 @@ def rankings(
 ) -> dict[str, dict[str, Any]]:
     """Measure every baseline under a protocol; the form is that of `evaluation.measures.evaluate`.
 
-    train: float32 (m, D), features of training images, all that LSH and ITQ learn from. query,
-    database: those of `split.query` and `split.database`. labels: of the whole dataset. queries:
-    where the features themselves are ranked, and every query sorts the whole database, so many
-    ask, evenly spaced among all; all by default. "queries" in the outcome says how many. ITQ is
-    left out where there are more bits than dimensions.
+    ITQ is left out where there are more bits than dimensions.
+
+    Args:
+        train: features of training images, float32 (m, D), all that LSH and ITQ learn from.
+        query: those of `split.query`.
+        database: those of `split.database`.
+        labels: of the whole dataset.
+        split: the protocol's rows.
+        bits: length of a code.
+        seed: of the random directions.
+        queries: number of queries, evenly spaced among all, whose rankings by features are
+            measured, as each sorts the whole database; all by default. "queries" in the result
+            says how many.
+        at: cut-offs of precision.
+        top: cut-off of the mean average precision at the top.
+        threads: at most this many; all processors when None.
+
+    Returns:
+        The measures of each ranking, by its name.
 
     Raises:
         ValueError: features that do not fit the split.

@@ -312,7 +312,7 @@ def split(
         f"{query.size} queries ({f'{own} their own rankings' if found else 'not in the database'})",
     ]
     if not asks.all():
-        remarks.append(f"{np.sum(~asks)} items without a class do not ask")
+        remarks.append(f"{np.sum(~asks)} items without a class are no queries")
     if roles.remark:
         remarks.append(roles.remark)
     return Split(

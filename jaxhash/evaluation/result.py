@@ -70,7 +70,7 @@ class ResultWithoutLabels:
 
     Attributes:
         bits: length of a code.
-        images, queries: number of images, and of those that ask among the others.
+        images, queries: number of images, and of those that are queries to the others.
         neighbours: of each query, by Euclidean distance of features: those to be found.
         recall: share of them among as many nearest codes, ties at their expected value.
         recall_of_pool: share of them among the `pool` nearest codes, which features re-rank.
@@ -146,7 +146,7 @@ class Result:
     Attributes:
         protocol, split: name of the protocol, and how it split the data, in words.
         bits: length of a code.
-        queries, database: number of items that ask, and that are searched.
+        queries, database: number of queries, and of items that are searched.
         seed: of the training.
         codes: the ranking by Hamming distance, ties at their expected value.
         features: the ranking of all items by Euclidean distance; None without features.

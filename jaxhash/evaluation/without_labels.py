@@ -10,7 +10,7 @@ from jaxhash.encoding import Encoded
 from jaxhash.evaluation import measures
 
 QUERIES = 1000
-"""Images that ask, evenly spaced among all; each leaves itself out."""
+"""Queries, evenly spaced among all images; each is left out of its own ranking."""
 NEIGHBOURS = 10
 
 
@@ -28,12 +28,12 @@ def evaluate(
     """Recall of the exact feature neighbours, balance and distinct codes, ready for JSON.
 
     Args:
-        encoded: codes and features of all images; each asks among the others.
+        encoded: codes and features of all images.
         bits: length of the codes.
         seed: of the run.
         pool: nearest codes that would be re-ranked; lowered to all there are.
         neighbours: of each image, by Euclidean distance of features: those to be found.
-        queries: so many ask, evenly spaced among all.
+        queries: number of queries, evenly spaced among all images.
         threads: of the exact search.
         on_stage: called with "features" and "codes" when these are ranked.
 

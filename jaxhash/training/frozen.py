@@ -39,7 +39,7 @@ TAKEN = frozenset(
 )
 """Fields of a configuration that act here."""
 OF_LABELS = frozenset(("protocol", "protocol_options", "validation"))
-"""Those that act where the images have labels, which say who asks when it is evaluated."""
+"""Those that act where the images have labels, which decide the queries when it is evaluated."""
 CHUNK = 256
 
 

@@ -66,7 +66,7 @@ def curve(
 
     seconds: of the clock; mAP: of the queries' codes; accuracy: of the queries' classes, None
     where the method predicts none. seconds_to_first_step: all that is done before it, which is
-    reading what the configuration comes to, the initial weights and the compiled step.
+    resolving the configuration, the initial weights and the compiled step.
 
     The model that `run` keeps is the one that `training.train` chooses, on validation images or,
     without any, as the last; the points choose nothing.

@@ -48,7 +48,7 @@ class Faiss:
     """Side by side with FAISS's IndexBinaryFlat, over the cases of the project's promise."""
 
     database: Annotated[Path | None, tyro.conf.arg(help="index file of learned codes")] = None
-    queries: Annotated[Path | None, tyro.conf.arg(help="index file of codes that ask it")] = None
+    queries: Annotated[Path | None, tyro.conf.arg(help="index file of the queries' codes")] = None
     count: Annotated[int, tyro.conf.arg(help="codes in the generated databases")] = 1_000_000
     runs: Annotated[int, tyro.conf.arg(help="runs of each side")] = 15
     threads: Annotated[int, tyro.conf.arg(help="threads of each side")] = 2

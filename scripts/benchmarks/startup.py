@@ -28,7 +28,7 @@ class Options:
     index: Path = Path("runs/demo/digits.index")
     """An index that it made."""
     image: Path | None = None
-    """The image to ask with; a grey square by default."""
+    """The query image; a grey square by default."""
     runs: int = 5
     """Measured starts of each command, after a first one."""
 

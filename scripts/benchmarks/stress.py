@@ -63,7 +63,7 @@ class Question:
 
 
 def databases(options: Options) -> Iterator[tuple[HashIndex, list[Question]]]:
-    """Random 64-bit codes with clusters of equal ones stored together, and what to ask them."""
+    """Random 64-bit codes with clusters of equal ones stored together, and queries for them."""
     rng = np.random.default_rng(options.seed)
     while True:
         count = int(options.codes * rng.choice([0.1, 0.3, 1.0]))

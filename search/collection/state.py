@@ -1,4 +1,4 @@
-"""An index at one moment, and what a search or a change asks of it."""
+"""The immutable state of an index, and the steps of a search in it."""
 
 import dataclasses
 import os
