@@ -13,12 +13,7 @@ the exported model. Then, with the same --run: jaxhash evaluate, jaxhash encode,
 
 trains on a folder of class-name/image.jpg; goes on where a run broke off; takes a recipe;
 learns from a folder of images without sub-folders, on a network that has seen ImageNet. On
-several machines, start the same command on each with --coordinator, --processes and --process,
-and a --run folder that all of them share.
-
-Exit codes: 0 done; 1 a mistake or a failure, as the message says; 2 an option that does not exist;
-75 another of several processes was lost; 143 stopped by SIGTERM, after a checkpoint. After 75 and
-143 the same command goes on with --resume.
+several machines, start the same command on each with --coordinator, --processes and --process.
 """
 
 from collections.abc import Sequence
