@@ -13,6 +13,7 @@ import safetensors
 import safetensors.numpy
 
 from jaxhash.training import torch_files
+from jaxhash.trees import flatten, unflatten
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -100,7 +101,7 @@ def load(
             f"{', '.join(MAPS)}"
         )
     weights = read(path)
-    ours = _flatten(params)
+    ours = flatten(params)
     taken = []
     for their_layer, our_layer, convert in MAPS[network]:
         for theirs, our_name, turn in (
@@ -123,7 +124,7 @@ def load(
         tuple(name for name in weights if name not in used),
         tuple(name for name in ours if name not in filled),
     )
-    return _nest(ours), report
+    return unflatten(ours), report
 
 
 _BROKEN_SAFETENSORS = (
@@ -215,27 +216,6 @@ def _fit(
         )
     # A transposed view saved by others as it lies in memory would come out scrambled.
     return np.ascontiguousarray(turned, np.float32)
-
-
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{name}/")
-        else:
-            flat[prefix + name] = value
-    return flat
-
-
-def _nest(flat: Mapping[str, Any]) -> dict[str, Any]:
-    tree: dict[str, Any] = {}
-    for path, value in flat.items():
-        *folders, name = path.split("/")
-        branch = tree
-        for folder in folders:
-            branch = branch.setdefault(folder, {})
-        branch[name] = value
-    return tree
 
 
 def _some(names: Mapping[Any, Any]) -> str:

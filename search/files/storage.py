@@ -78,12 +78,12 @@ from search.codes import pad_mask
 from search.files.checksums import GROUPS, Guard, group_rows
 from search.files.checksums import DamagedFile as DamagedFile
 from search.fine.rerank import MOST_DIMENSIONS
+from search.kernels.shared import BLOCK
 
 MAGIC = b"\x89HIX\r\n\x1a\n"
 VERSION = 2
 BYTE_ORDER = 0x0102
 ALIGNMENT = 64
-BLOCK = 256
 HEADER = struct.Struct("<8sHHIQQQIIQ4x")
 CHECKSUM = struct.Struct("<I")
 ENTRY = struct.Struct("<80sII3QQI4x")
