@@ -16,7 +16,7 @@ ORDER = {
     ),
     "jaxhash": (
         "environment pickles recipes trees losses unlabelled nets data published method config "
-        "option_checks views preparation prefetch sharding "
+        "option_checks views preparation prefetch sharding device_search "
         "plots runs spec encoding models feature_files retrieval image_index training evaluation "
         "comparison analysis library cli __main__"
     ),
