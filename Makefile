@@ -46,6 +46,7 @@ ALL := --network resnet --precision bfloat16 --queries 1000 --out $(OUT)/cells
 gpu-results: .venv/ready
 	mkdir -p $(OUT)
 	$(BIN)/python scripts/benchmarks/accelerator.py --out $(OUT)/accelerator.json
+	$(BIN)/python scripts/benchmarks/device_search.py --out $(OUT)/device_search.json
 	$(BIN)/python scripts/benchmarks/encoding.py --out $(OUT)/encoding-32.json
 	$(BIN)/python scripts/benchmarks/encoding.py --network alexnet --size 224 --items 4096 \
 		--memory-items 0 --out $(OUT)/encoding-224.json

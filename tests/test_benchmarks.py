@@ -120,6 +120,13 @@ def test_accelerator(benchmark: Benchmark, tmp_path: Path, monkeypatch, capsys) 
     assert "give a network and a size" in str(stopped.value.code)
 
 
+def test_device_search(benchmark: Benchmark, tmp_path: Path, capsys) -> None:
+    words = ["--codes", 500, "--bits", 16, "--queries", 2, "--k", 3, "--rounds", 1]
+    call(benchmark("device_search"), *words, "--out", tmp_path / "rates.json")
+    rows = json.loads((tmp_path / "rates.json").read_text())["rows"]
+    assert [row["by"] for row in rows] == ["products", "counts", "processor"]
+
+
 def test_startup(benchmark: Benchmark, tmp_path: Path, capsys) -> None:
     startup = benchmark("startup")
     startup.measure(startup.Options(run=tmp_path / "none", runs=1))
