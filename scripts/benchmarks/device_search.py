@@ -14,6 +14,7 @@ Some five minutes on a GPU.
 
 import dataclasses
 import statistics
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -58,7 +59,7 @@ def measure(options: Benchmark, bits: int) -> list[dict[str, Any]]:
     for count in options.queries:
         queries = uniform(rng, count, bits)
         for k in options.k:
-            calls = {
+            calls: dict[str, Callable[[], Any]] = {
                 way: partial(device_search.knn, placed, queries, k, way=way)
                 for way in device_search.WAYS
             }
