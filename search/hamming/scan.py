@@ -28,6 +28,7 @@ from search.hamming.dealing import (
 )
 from search.hamming.dealing import tile_size as tile_size
 from search.kernels import hamming
+from search.kernels.vectors import query_words
 
 NO_ROW = -1
 NO_DISTANCE = np.iinfo(np.int32).max
@@ -403,10 +404,9 @@ def _prepare(queries: NDArray[np.uint8]) -> tuple[tuple, NDArray, NDArray, NDArr
     count, bytes_each = queries.shape
     shape = _ONE_QUERY if count == 1 else _FOUR_QUERIES
     abreast, groups = len(shape) // 8, len(shape) % 8
-    padded = np.zeros((-(-count // abreast) * abreast, bytes_each), np.uint64)
+    padded = np.zeros((-(-count // abreast) * abreast, bytes_each), np.uint8)
     padded[:count] = queries
-    padded *= np.uint64(0x0101010101010101)
-    words = padded.reshape(-1, abreast, bytes_each).transpose(0, 2, 1).reshape(-1)
+    words = query_words(padded.reshape(-1, abreast, bytes_each).transpose(0, 2, 1))
     kind = np.uint8 if bytes_each <= hamming.NARROW_BYTES else np.uint16
     masks = np.empty(abreast * groups, np.uint64)
     return shape, words, masks, np.empty(abreast * groups * hamming.LANES, kind)

@@ -13,10 +13,10 @@ results. No kernel checks its arguments.
 import numpy as np
 
 from search.kernels.compiling import compiled
-from search.kernels.shared import BLOCK, ROW_BITS, ROW_MASK, count
+from search.kernels.shared import BLOCK, ROW_BITS, ROW_MASK
 from search.kernels.shared import MISSING as MISSING
 from search.kernels.vectors import LANES as LANES
-from search.kernels.vectors import claim, lowest, mask_of, tile
+from search.kernels.vectors import byte_distance, claim, lowest, mask_of, tile
 
 STRETCH = 24576  # bytes of codes that stay in the first-level cache while queries walk them
 SAMPLE = 32  # one vector in so many is looked at to guess how near the k nearest will be
@@ -30,12 +30,12 @@ PATIENCE = 20_000  # looks at another thread's progress, some tenths of a millis
 
 @compiled
 def _distance(planes, width, row, words, first, step):  # type: ignore[no-untyped-def]
-    """Hamming distance of one code from the query whose words start at words[first]."""
+    """Hamming distance of one code from the query whose first byte is entry `first` of words."""
     at = (row // BLOCK) * width * BLOCK + row % BLOCK
     total = 0
     for plane in range(width):
         byte = np.uint64(planes[at + plane * BLOCK])
-        total += count(byte ^ (words[first + plane * step] & np.uint64(255)))
+        total += byte_distance(words, first + plane * step, byte)
     return total
 
 
@@ -150,9 +150,9 @@ def nearest(  # type: ignore[no-untyped-def]
     left out by a guess that was too low: that asks for another call, without `guess`.
 
     planes: uint8, flat; size: codes in it; progress: int64 (PROGRESS,), zeros at first; words:
-    uint64 (tiles * width * len(shape) // 8), see `tile`; allowed: uint64, a bit for every code,
-    or empty for all; out: int64 (queries, k) keys in ascending order, filled up with MISSING, or
-    left as it is by a thread that came too late to claim anything.
+    uint64, `query_words` of the bytes (tiles, width, len(shape) // 8); allowed: uint64, a bit for
+    every code, or empty for all; out: int64 (queries, k) keys in ascending order, filled up with
+    MISSING, or left as it is by a thread that came too late to claim anything.
     """
     start = claim(progress, NEXT, chunk)
     if start >= last:

@@ -1,8 +1,11 @@
 """LLVM vector operations on 64 bytes that the Hamming kernels are made of.
 
 The vectors are explicit LLVM types (`<64 x i8>`): LLVM lowers them to one AVX-512 register, two
-AVX2 or four NEON registers, whose native popcount is also of bytes. Every intrinsic has a twin in
-Python, for where numba is told not to compile.
+AVX2 or four NEON registers. Where the processor counts the bits of bytes, a distance is an xor and
+a count. Where it does not, as x86 before AVX-512 BITALG, it is looked up: a query's byte becomes
+two tables, of the distances of its half bytes from all 16 half bytes, and a code's byte two places
+in them, which are made once for all queries of a tile. Every intrinsic has a twin in Python, for
+where numba is told not to compile.
 """
 
 from typing import Any
@@ -12,12 +15,41 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
+from numpy.typing import NDArray
 
+from search.kernels.registers import registers
 from search.kernels.shared import BLOCK, PLAIN, data_of, prefetch
 from search.threads import Lock
 
 LANES = 64  # codes in a vector
 AHEAD = 8192  # bytes between what one query reads and what it asks for
+TABLES = 32  # bytes of the two tables of a query's byte
+LOOK_UP = {
+    16: "llvm.x86.ssse3.pshuf.b.128",
+    32: "llvm.x86.avx2.pshuf.b",
+    64: "llvm.x86.avx512.pshuf.b.512",
+}
+
+
+def query_words(queries: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    """What `tile` reads of each byte of the queries, in the order of the array.
+
+    Args:
+        queries: uint8, any shape.
+
+    Returns:
+        uint64 (n,): a word for each byte that repeats it, or four that are its two tables.
+
+    Example:
+        >>> len(query_words(np.zeros((1, 8, 4), np.uint8))) in (32, 128)
+        True
+    """
+    if not registers().by_table:
+        return queries.reshape(-1) * np.uint64(0x0101010101010101)
+    halves = np.stack([queries & 15, queries >> 4], axis=-1)
+    return (
+        np.bitwise_count(halves[..., None] ^ np.arange(16, dtype=np.uint8)).view("u8").reshape(-1)
+    )
 
 
 def _call(builder: Any, name: str, kind: Any, *arguments: Any) -> Any:
@@ -46,6 +78,31 @@ def _splat(builder: Any, pointer: Any, index: Any, kind: Any) -> Any:
     return builder.bitcast(
         builder.shuffle_vector(one, ir.Constant(words, ir.Undefined), zeros), kind
     )
+
+
+def _shuffle(builder: Any, one: Any, other: Any, places: Any) -> Any:
+    """The entries of two vectors at some places, those of the second after those of the first."""
+    places = list(places)
+    numbers = ir.Constant(ir.VectorType(ir.IntType(32), len(places)), places)
+    return builder.shuffle_vector(one, other or ir.Constant(one.type, ir.Undefined), numbers)
+
+
+def _look_up(builder: Any, table: Any, places: Any, size: int) -> Any:
+    """The entries of a table of 16 bytes at 64 places, by registers of `size` bytes."""
+    kind = ir.VectorType(ir.IntType(8), size)
+    function = cgutils.get_or_insert_function(
+        builder.module, ir.FunctionType(kind, [kind, kind]), LOOK_UP[size]
+    )
+    table = _shuffle(builder, table, None, [*range(16)] * (size // 16))
+    parts = [
+        builder.call(function, [table, _shuffle(builder, places, None, range(start, start + size))])
+        for start in range(0, LANES, size)
+    ]
+    while len(parts) > 1:
+        both = range(2 * parts[0].type.count)
+        pairs = zip(parts[::2], parts[1::2], strict=True)
+        parts = [_shuffle(builder, one, other, both) for one, other in pairs]
+    return parts[0]
 
 
 @intrinsic
@@ -78,7 +135,11 @@ def _tile_compiled(
         long, octet = ir.IntType(64), ir.IntType(8)
         byte = ir.VectorType(octet, LANES)
         total = ir.VectorType(ir.IntType(16), LANES) if wide else byte
-        tile = [(q, g) for q in range(queries) for g in range(groups)]
+        size, available, by_table = registers()
+        # As many sums at a time as half of the registers hold: others would go to memory and back.
+        room = max(1, available // 2 * size // LANES)
+        abreast = min(queries, room)
+        together = min(groups, room // abreast)
 
         def number(value: int) -> Any:
             return ir.Constant(long, value)
@@ -86,70 +147,103 @@ def _tile_compiled(
         def at(pointer: Any, offset: Any) -> Any:
             return builder.gep(pointer, [offset], source_etype=octet)
 
-        def scan(start: Any, stop: Any, places: list[Any]) -> None:
-            """Add the distances of the bytes from `start` to `stop` to `places`."""
+        def all_of(value: int, kind: Any) -> Any:
+            return ir.Constant(kind, [value] * LANES)
+
+        def scan(start: Any, stop: Any, part: Any, places: list[Any]) -> None:
+            """Add the distances of the bytes from `start` to `stop` to the places of a part."""
             with cgutils.for_range_slice(builder, start, stop, number(1)) as (plane, _):
                 base = builder.add(offset, builder.mul(plane, number(BLOCK)))
-                codes = []
-                for g in range(groups):
+                codes = {}
+                for g in sorted({g for _, g in part}):
                     address = at(planes, builder.add(base, number(g * LANES)))
-                    codes.append(builder.load(address, align=1, typ=byte))
+                    codes[g] = builder.load(address, align=1, typ=byte)
                     if queries == 1:
                         prefetch(builder, at(address, number(AHEAD)))
+                halves = {}
+                if by_table:
+                    for g, code in codes.items():
+                        low = builder.and_(code, all_of(15, byte))
+                        halves[g] = low, builder.lshr(code, all_of(4, byte))
                 first = builder.add(word, builder.mul(plane, number(queries)))
-                for q in range(queries):
-                    query = _splat(builder, words, builder.add(first, number(q)), byte)
-                    for g in range(groups):
-                        place = places[q * groups + g]
+                for (q, g), place in zip(part, places, strict=True):
+                    entry = builder.add(first, number(q))
+                    before = builder.load(place, typ=byte)
+                    if by_table:
+                        tables = at(words, builder.mul(entry, number(TABLES)))
+                        for half, skipped in zip(halves[g], (0, 16), strict=True):
+                            table = builder.load(
+                                at(tables, number(skipped)), align=8, typ=ir.VectorType(octet, 16)
+                            )
+                            before = builder.add(before, _look_up(builder, table, half, size))
+                    else:
+                        query = _splat(builder, words, entry, byte)
                         bits = _call(builder, "llvm.ctpop", byte, builder.xor(codes[g], query))
-                        total_bits = builder.add(builder.load(place, typ=byte), bits)
-                        builder.store(total_bits, place)
+                        before = builder.add(before, bits)
+                    builder.store(before, place)
 
-        ones = ir.Constant(total, [1] * LANES)
-        if wide:
+        def distances(part: Any) -> list[Any]:
+            """distance + 1 of each query and vector of a part."""
+            ones = all_of(1, total)
+            if not wide:
+                places = [cgutils.alloca_once(builder, byte) for _ in part]
+                for place in places:
+                    builder.store(ones, place)
+                scan(number(0), width, part, places)
+                return [builder.load(place, typ=total) for place in places]
             # Bytes hold the sum of 31 bytes' bits; then they are added to sums of 16 bits.
-            long_places = [cgutils.alloca_once_value(builder, ones) for _ in tile]
-            places = [cgutils.alloca_once(builder, byte) for _ in tile]
+            long_places = [cgutils.alloca_once(builder, total) for _ in part]
+            places = [cgutils.alloca_once(builder, byte) for _ in part]
+            for long_place in long_places:
+                builder.store(ones, long_place)
             with cgutils.for_range_slice(builder, number(0), width, number(31)) as (start, _):
                 for place in places:
-                    builder.store(ir.Constant(byte, [0] * LANES), place)
+                    builder.store(all_of(0, byte), place)
                 end = builder.add(start, number(31))
                 end = builder.select(builder.icmp_signed("<", end, width), end, width)
-                scan(start, end, places)
+                scan(start, end, part, places)
                 for place, long_place in zip(places, long_places, strict=True):
                     wider = builder.zext(builder.load(place, typ=byte), total)
                     before = builder.load(long_place, typ=total)
                     builder.store(builder.add(before, wider), long_place)
-            places = long_places
-        else:
-            places = [cgutils.alloca_once(builder, byte) for _ in tile]
-            for place in places:
-                builder.store(ones, place)
-            scan(number(0), width, places)
+            return [builder.load(place, typ=total) for place in long_places]
 
-        # Whether any sum is within its limit, without leaving the vector registers: the
-        # saturating difference sum - limit is zero exactly where the sum is within the limit.
-        found = [builder.load(place, typ=total) for place in places]
-        bounds = [
-            _splat(builder, limits, builder.add(limit, number(q)), total) for q in range(queries)
-        ]
-        least = None
-        for (q, _), value in zip(tile, found, strict=True):
-            rest = _call(builder, "llvm.usub.sat", total, value, bounds[q])
-            least = rest if least is None else _call(builder, "llvm.umin", total, least, rest)
-        flags = builder.icmp_unsigned("==", least, ir.Constant(total, [0] * LANES))
-        hit = builder.icmp_unsigned("!=", builder.bitcast(flags, long), number(0))
-        which = cgutils.alloca_once_value(builder, number(0))
-        with builder.if_then(hit, likely=False):
-            # No branches here: with hits in every other vector none could be foretold.
-            hits = number(0)
-            for index, ((q, _), value) in enumerate(zip(tile, found, strict=True)):
-                builder.store(value, at(sums, number(index * LANES * (2 if wide else 1))), align=1)
-                mask = builder.bitcast(builder.icmp_unsigned("<=", value, bounds[q]), long)
-                builder.store(mask, at(masks, number(index * 8)), align=8)
-                some = builder.zext(builder.icmp_unsigned("!=", mask, number(0)), long)
-                hits = builder.or_(hits, builder.shl(some, number(index)))
-            builder.store(hits, which)
+        which = cgutils.alloca_once(builder, long)
+        builder.store(number(0), which)
+        for q0 in range(0, queries, abreast):
+            for g0 in range(0, groups, together):
+                part = [
+                    (q, g)
+                    for q in range(q0, min(q0 + abreast, queries))
+                    for g in range(g0, min(g0 + together, groups))
+                ]
+                found = distances(part)
+                # Whether any sum is within its limit, without leaving the vector registers: the
+                # saturating difference sum - limit is zero exactly where the sum is within it.
+                bounds = {
+                    q: _splat(builder, limits, builder.add(limit, number(q)), total)
+                    for q in {q for q, _ in part}
+                }
+                least = None
+                for (q, _), value in zip(part, found, strict=True):
+                    rest = _call(builder, "llvm.usub.sat", total, value, bounds[q])
+                    least = (
+                        rest if least is None else _call(builder, "llvm.umin", total, least, rest)
+                    )
+                flags = builder.icmp_unsigned("==", least, all_of(0, total))
+                hit = builder.icmp_unsigned("!=", builder.bitcast(flags, long), number(0))
+                with builder.if_then(hit, likely=False):
+                    # No branches here: with hits in every other vector none could be foretold.
+                    hits = builder.load(which, typ=long)
+                    for (q, g), value in zip(part, found, strict=True):
+                        index = q * groups + g
+                        place = at(sums, number(index * LANES * (2 if wide else 1)))
+                        builder.store(value, place, align=1)
+                        mask = builder.bitcast(builder.icmp_unsigned("<=", value, bounds[q]), long)
+                        builder.store(mask, at(masks, number(index * 8)), align=8)
+                        some = builder.zext(builder.icmp_unsigned("!=", mask, number(0)), long)
+                        hits = builder.or_(hits, builder.shl(some, number(index)))
+                    builder.store(hits, which)
         return builder.load(which, typ=long)
 
     return signature, generate
@@ -188,6 +282,40 @@ def _tile_python(
             masks[index] = within
             which |= int(within != 0) << index
     return np.uint64(which)
+
+
+@intrinsic
+def _byte_distance_compiled(typingctx: Any, words: Any, entry: Any, value: Any) -> Any:
+    """LLVM for `byte_distance`."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        words = data_of(context, builder, signature.args[0], arguments[0])
+        _, entry, value = arguments
+        long, octet = ir.IntType(64), ir.IntType(8)
+        if not registers().by_table:
+            place = builder.gep(words, [entry], source_etype=long)
+            byte = builder.and_(builder.load(place, typ=long), ir.Constant(long, 255))
+            return builder.ctpop(builder.xor(byte, value))
+        tables = builder.mul(entry, ir.Constant(long, TABLES))
+        low = builder.and_(value, ir.Constant(long, 15))
+        high = builder.add(builder.lshr(value, ir.Constant(long, 4)), ir.Constant(long, 16))
+        both = [
+            builder.zext(
+                builder.load(
+                    builder.gep(words, [builder.add(tables, half)], source_etype=octet), typ=octet
+                ),
+                long,
+            )
+            for half in (low, high)
+        ]
+        return builder.add(*both)
+
+    return types.int64(words, types.int64, types.uint64), generate
+
+
+def _byte_distance_python(words: Any, entry: int, value: Any) -> int:
+    """The number of bits in which a byte differs from the query's byte at `entry`."""
+    return ((int(words[entry]) & 255) ^ int(value)).bit_count()
 
 
 @intrinsic
@@ -257,13 +385,14 @@ def _mask_python(sums: Any, index: int, limit: Any) -> Any:
 
 # tile(planes, offset, width, words, word, limits, limit, shape, masks, sums) -> uint64
 #   compares `len(shape) // 8` queries with `len(shape) % 8` vectors of 64 codes, the first of
-#   them at planes[offset]. words[word + plane * queries + q] repeats byte `plane` of query q;
-#   limits[limit + q] repeats its limit, one or two bytes wide as `sums`. Bit q * vectors + v of
-#   the result says whether any `distance + 1 <= limit` for query q and vector v; only then are
-#   `masks` (a bit for every code within the limit) and `sums` (distance + 1, which a byte wraps
-#   round) written, at that place.
+#   them at planes[offset]. Entry word + plane * queries + q of `words`, see `query_words`, is of
+#   byte `plane` of query q; limits[limit + q] repeats its limit, one or two bytes wide as `sums`.
+#   Bit q * vectors + v of the result says whether any `distance + 1 <= limit` for query q and
+#   vector v; only then are `masks` (a bit for every code within the limit) and `sums` (distance
+#   + 1, which a byte wraps round) written, at that place.
 # All of them are plain Python when numba is told not to compile.
 tile: Any = _tile_python if PLAIN else _tile_compiled
+byte_distance: Any = _byte_distance_python if PLAIN else _byte_distance_compiled
 lowest: Any = _lowest_python if PLAIN else _lowest_compiled
 claim: Any = _claim_python if PLAIN else _claim_compiled
 mask_of: Any = _mask_python if PLAIN else _mask_compiled
