@@ -5,7 +5,7 @@
     python scripts/benchmarks/hamming.py scale --folder DIR [--quick] [--out FILE.json]
 
 Every figure is the median and the least of interleaved runs, after both sides have warmed up, and
-stands beside the share of what the machine could do at most: popcounts of bytes a second in
+stands beside the share of what the machine could do at most: comparisons of bytes a second in
 registers, and bytes a second read from an array as large as the codes, both measured here.
 """
 
@@ -30,10 +30,10 @@ from limits import (
     Codes,
     around,
     bandwidth,
+    comparison_rate,
     floors,
     interleave,
     learned,
-    popcount_rate,
     timed,
     uniform,
 )
@@ -85,8 +85,10 @@ def faiss_table(options: Faiss) -> dict[str, Any]:
     if options.quick:
         options.count, options.runs = min(options.count, 100_000), 3
     rng = np.random.default_rng(options.seed)
-    limits = {"popcounts": popcount_rate(options.threads)}
-    print(f"popcount bound: {limits['popcounts'] / 1e9:.0f} G bytes/s, {options.threads} threads")
+    limits = {"comparisons": comparison_rate(options.threads)}
+    print(
+        f"comparison bound: {limits['comparisons'] / 1e9:.0f} G bytes/s, {options.threads} threads"
+    )
     rows: list[dict[str, Any]] = []
     for bits in options.bits:
         centres = rng.integers(0, 2, (100, bits), dtype=np.uint8)
@@ -185,7 +187,7 @@ def judge(
     return seconds | {
         "times": seconds["faiss"]["median"] / spent,
         "codes_per_second": blocks.count * queries / spent,
-        "of_popcounts": blocks.count * queries * bytes_each / spent / limits["popcounts"],
+        "of_comparisons": blocks.count * queries * bytes_each / spent / limits["comparisons"],
         "of_bandwidth": blocks.planes.nbytes * passes / spent / limits[size],
     }
 
@@ -251,7 +253,7 @@ def show(row: dict[str, Any]) -> None:
         f"  faiss {1e3 * row['faiss']['median']:9.2f} ms ({1e3 * row['faiss']['least']:.2f})"
         f"  search {1e3 * row['search']['median']:8.2f} ms ({1e3 * row['search']['least']:.2f})"
         f"  {row['times']:7.1f}x  {row['codes_per_second'] / 1e9:7.1f} G codes/s"
-        f"  {100 * row['of_popcounts']:4.0f} % popcount {100 * row['of_bandwidth']:4.0f} % memory"
+        f"  {100 * row['of_comparisons']:4.0f} % compared {100 * row['of_bandwidth']:4.0f} % memory"
         f"  {'same' if row['same'] else 'DIFFERENT'}{rest}",
         flush=True,
     )
@@ -296,7 +298,7 @@ def scale_table(options: Scale) -> dict[str, Any]:
                 rows += measure_size(options, folder, kind, count)
             finally:
                 shutil.rmtree(folder)
-    return {"limits": {"popcounts": popcount_rate(options.threads)}, "rows": rows}
+    return {"limits": {"comparisons": comparison_rate(options.threads)}, "rows": rows}
 
 
 def measure_size(options: Scale, folder: Path, kind: str, count: int) -> list[dict[str, Any]]:

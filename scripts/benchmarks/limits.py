@@ -15,16 +15,28 @@ from numpy.typing import NDArray
 
 from search import threads as pool
 from search.hamming import scan
+from search.kernels.registers import registers
+from search.kernels.vectors import look_up
 
 Codes = NDArray[np.uint8]
 PAUSE = 0.02  # seconds before a timed call
 SHORT = 0.1  # seconds that a call takes below which the caches matter
-CHAINS = 12  # independent chains of popcounts, enough to keep every unit of a core busy
+CHAINS = 12  # independent chains of operations, at most: enough to keep every unit of a core busy
+
+
+def chains() -> int:
+    """As many of them as fit into the registers, with some to spare."""
+    own = registers()
+    return max(1, min(CHAINS, (own.number - 4) * own.size // 64))
 
 
 @intrinsic
-def popcounts(typingctx: Any, rounds: Any, seed: Any) -> Any:
-    """`rounds` times 12 popcounts of the bytes of a 512-bit vector, in registers."""
+def comparisons(typingctx: Any, rounds: Any, seed: Any) -> Any:
+    """`rounds` times `chains()` comparisons of 64 bytes with a query's byte, in registers.
+
+    A comparison is what the scan does at least: an xor and a count of bits, of which the count
+    stands for both; or, where the processor has none of bytes, two look-ups and two additions.
+    """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         rounds, seed = arguments
@@ -32,18 +44,26 @@ def popcounts(typingctx: Any, rounds: Any, seed: Any) -> Any:
         count = cgutils.get_or_insert_function(
             builder.module, ir.FunctionType(byte, [byte]), "llvm.ctpop.v64i8"
         )
-        chains = []
-        for chain in range(CHAINS):
+        table = ir.Constant(ir.VectorType(ir.IntType(8), 16), [n.bit_count() for n in range(16)])
+        places = []
+        for chain in range(chains()):
             start = builder.insert_element(
                 ir.Constant(word, [chain + 1] * 8), seed, ir.Constant(ir.IntType(32), chain % 8)
             )
-            chains.append(cgutils.alloca_once_value(builder, builder.bitcast(start, byte)))
+            places.append(cgutils.alloca_once_value(builder, builder.bitcast(start, byte)))
         zero, one = ir.Constant(ir.IntType(64), 0), ir.Constant(ir.IntType(64), 1)
         with cgutils.for_range_slice(builder, zero, rounds, one):
-            for place in chains:
-                builder.store(builder.call(count, [builder.load(place, typ=byte)]), place)
-        total = builder.load(chains[0], typ=byte)
-        for place in chains[1:]:
+            for place in places:
+                value = builder.load(place, typ=byte)
+                if registers().by_table:
+                    for step in (1, 2):
+                        found = look_up(builder, table, value, registers().size)
+                        value = builder.add(found, ir.Constant(byte, [step] * 64))
+                else:
+                    value = builder.call(count, [value])
+                builder.store(value, place)
+        total = builder.load(places[0], typ=byte)
+        for place in places[1:]:
             total = builder.xor(total, builder.load(place, typ=byte))
         return builder.extract_element(builder.bitcast(total, word), ir.Constant(ir.IntType(32), 0))
 
@@ -51,9 +71,9 @@ def popcounts(typingctx: Any, rounds: Any, seed: Any) -> Any:
 
 
 @numba.njit(nogil=True)
-def count_bytes(rounds: int, seed: int) -> int:
-    """Run `popcounts`."""
-    return popcounts(rounds, seed)  # type: ignore[call-arg]
+def compare_bytes(rounds: int, seed: int) -> int:
+    """Run `comparisons`."""
+    return comparisons(rounds, seed)  # type: ignore[call-arg]
 
 
 @numba.njit(nogil=True)
@@ -65,12 +85,12 @@ def read(words: NDArray[np.uint64]) -> np.uint64:
     return total
 
 
-def popcount_rate(threads: int) -> float:
-    """Popcounts of bytes a second on all threads together, without loads or anything else."""
+def comparison_rate(threads: int) -> float:
+    """Bytes compared a second on all threads together, without loads or anything else."""
     rounds = 20_000_000  # tens of milliseconds, next to which waking a thread is nothing
     tasks = [(rounds, np.uint64(seed)) for seed in range(threads)]
-    seconds = min(timed(lambda: pool.run(count_bytes, tasks, threads)) for _ in range(8))
-    return threads * rounds * CHAINS * 64 / seconds
+    seconds = min(timed(lambda: pool.run(compare_bytes, tasks, threads)) for _ in range(8))
+    return threads * rounds * chains() * 64 / seconds
 
 
 def bandwidth(size: int, threads: int) -> float:

@@ -87,7 +87,7 @@ def _shuffle(builder: Any, one: Any, other: Any, places: Any) -> Any:
     return builder.shuffle_vector(one, other or ir.Constant(one.type, ir.Undefined), numbers)
 
 
-def _look_up(builder: Any, table: Any, places: Any, size: int) -> Any:
+def look_up(builder: Any, table: Any, places: Any, size: int) -> Any:
     """The entries of a table of 16 bytes at 64 places, by registers of `size` bytes."""
     kind = ir.VectorType(ir.IntType(8), size)
     function = cgutils.get_or_insert_function(
@@ -175,7 +175,7 @@ def _tile_compiled(
                             table = builder.load(
                                 at(tables, number(skipped)), align=8, typ=ir.VectorType(octet, 16)
                             )
-                            before = builder.add(before, _look_up(builder, table, half, size))
+                            before = builder.add(before, look_up(builder, table, half, size))
                     else:
                         query = _splat(builder, words, entry, byte)
                         bits = _call(builder, "llvm.ctpop", byte, builder.xor(codes[g], query))
