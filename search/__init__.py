@@ -3,12 +3,11 @@
 from importlib import metadata as _metadata
 
 from search.codes import pack, unpack
-from search.collection.merge import merge
 from search.files.storage import DamagedFile
 from search.files.writing import Writer
 from search.fine.exhaustive import euclidean_knn
 from search.fine.rerank import asymmetric, rerank
-from search.hamming.scan import hamming_knn, hamming_radius
+from search.hamming.direct import hamming_knn, hamming_radius
 from search.index import HashIndex
 from search.measures.listed import ranked_measure
 from search.measures.ranking import (
@@ -19,6 +18,7 @@ from search.measures.ranking import (
     precision_recall,
     within_radius,
 )
+from search.merging import merge
 
 __all__ = [
     "DamagedFile",

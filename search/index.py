@@ -11,20 +11,13 @@ from numpy.typing import NDArray
 from search import codes as _codes
 from search.collection import changes
 from search.collection.changes import above_all, new_segment
+from search.collection.combining import save
+from search.collection.ids import Where, id_list
 from search.collection.pickling import open_segment, pack, unpack
+from search.collection.query import all_within, answer, refinement
 from search.collection.segments import Segment
-from search.collection.state import (
-    State,
-    Where,
-    all_within,
-    answer,
-    attached,
-    get,
-    id_list,
-    refinement,
-    save,
-    views_of,
-)
+from search.collection.state import State, attached, get
+from search.collection.views import views_of
 from search.files import writing
 from search.files.checksums import Guard
 from search.threads import Lock

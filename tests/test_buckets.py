@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import search
 from search.hamming import buckets, scan, tables
+from search.hamming.blocks import arrange, restore
 from search.hamming.scan import knn
 
 
@@ -55,7 +56,7 @@ def draw_case(case):
     queries[:1] = 0
     if len(codes):
         queries[1:3] = codes[0]
-    return rng, codes, queries, scan.arrange(codes, case["bits"])
+    return rng, codes, queries, arrange(codes, case["bits"])
 
 
 @settings(max_examples=60, deadline=None)
@@ -64,7 +65,7 @@ def test_knn_is_the_scan(case, k, share):
     rng, codes, queries, blocks = draw_case(case)
     allowed = None if share is None else rng.random(len(codes)) < share
     index = buckets.build(blocks, threads=case["threads"])
-    found = buckets.knn(index, queries, k, allowed=allowed, threads=case["threads"])
+    found = index.knn(queries, k, allowed=allowed, threads=case["threads"])
     assert_same(found, scan.knn(blocks, queries, k, allowed=allowed))
     assert_same(found, naive.hamming_knn(queries, codes, k, allowed))
 
@@ -76,7 +77,7 @@ def test_radius_is_the_scan(case, part, share):
     allowed = None if share is None else rng.random(len(codes)) < share
     index = buckets.build(blocks, threads=case["threads"])
     radius = round(part * case["bits"])
-    found = buckets.radius(index, queries, radius, allowed=allowed, threads=case["threads"])
+    found = index.radius(queries, radius, allowed=allowed, threads=case["threads"])
     assert_same(found, scan.radius(blocks, queries, radius, allowed=allowed))
     assert_same(found, naive.hamming_radius(queries, codes, radius, allowed))
 
@@ -86,7 +87,7 @@ def test_radius_is_the_scan(case, part, share):
 def test_buckets_are_the_groups_of_equal_codes(case):
     _, codes, _, blocks = draw_case(case)
     index = buckets.build(blocks, threads=case["threads"])
-    distinct = scan.restore(index.blocks)
+    distinct = restore(index.blocks)
     assert len(np.unique(distinct, axis=0)) == len(distinct)
     first = [index.rows[start] for start in index.offsets[:-1]]
     assert first == sorted(first)
@@ -99,29 +100,29 @@ def test_buckets_are_the_groups_of_equal_codes(case):
 def test_more_distinct_codes_than_the_first_tables_hold(rng):
     codes = rng.integers(0, 256, (9000, 3), dtype=np.uint8)
     codes[4000:] = codes[rng.integers(0, 4000, 5000)]
-    blocks = scan.arrange(codes)
+    blocks = arrange(codes)
     expected = np.unique(codes, axis=0, return_index=True)[1]
     for threads in (1, 2, 7):
         index = buckets.build(blocks, threads=threads)
         np.testing.assert_array_equal(index.rows[index.offsets[:-1]], np.sort(expected))
     queries = rng.integers(0, 256, (200, 3), dtype=np.uint8)
-    assert_same(buckets.knn(index, queries, 50), scan.knn(blocks, queries, 50))
+    assert_same(index.knn(queries, 50), scan.knn(blocks, queries, 50))
 
 
 def test_build_gives_up_when_codes_hardly_repeat(rng):
-    blocks = scan.arrange(rng.integers(0, 256, (5000, 4), dtype=np.uint8))
+    blocks = arrange(rng.integers(0, 256, (5000, 4), dtype=np.uint8))
     assert buckets.build(blocks, most=1000) is None
     assert not buckets.worthwhile(blocks)
-    repeated = scan.arrange(np.tile(scan.restore(blocks, 0, 100), (50, 1)))
+    repeated = arrange(np.tile(restore(blocks, 0, 100), (50, 1)))
     assert buckets.build(repeated, most=100).blocks.count == 100
     assert not buckets.worthwhile(repeated)  # so few are as quickly scanned
-    assert buckets.worthwhile(scan.arrange(np.tile(scan.restore(repeated), (60, 1))))
+    assert buckets.worthwhile(arrange(np.tile(restore(repeated), (60, 1))))
 
 
 def test_distinct_codes_are_estimated(rng):
     for distinct in (1, 1000, 300_000):
         codes = rng.integers(0, distinct, 1_000_000).astype(np.uint32).view(np.uint8)
-        estimate = buckets.estimate_distinct(scan.arrange(codes.reshape(-1, 4)))
+        estimate = buckets.estimate_distinct(arrange(codes.reshape(-1, 4)))
         assert 0.8 * distinct <= estimate <= 1.25 * distinct
 
 
@@ -131,10 +132,10 @@ def test_tables_are_the_scan(case, k, calibrate):
     """Searched to the end, or given up for the scan when the clock says so."""
     _, codes, queries, blocks = draw_case(case)
     index = tables.build(blocks, threads=case["threads"], calibrate=calibrate)
-    found = tables.knn(index, queries, k, threads=case["threads"])
+    found = index.knn(queries, k, threads=case["threads"])
     assert_same(found, naive.hamming_knn(queries, codes, k))
     for radius in (0, 3, case["bits"] // 4):
-        found = tables.radius(index, queries, radius, threads=case["threads"])
+        found = index.radius(queries, radius, threads=case["threads"])
         assert_same(found, naive.hamming_radius(queries, codes, radius))
 
 
@@ -142,22 +143,22 @@ def test_tables_give_up_at_any_point(rng):
     """Whatever part of the queries the budget suffices for, the answers are the scan's."""
     codes = search.pack(rng.integers(0, 2, (3000, 32)))
     queries = np.concatenate([codes[:20], search.pack(rng.integers(0, 2, (30, 32)))])
-    plain = tables.build(scan.arrange(codes), calibrate=False)
+    plain = tables.build(arrange(codes), calibrate=False)
     expected = naive.hamming_knn(queries, codes, 2)
     for budget in (0, 20, 200, 2000, 20_000):
         # A comparison takes a second, a scan as many as this; half of it may be spent.
         limited = dataclasses.replace(
             plain, scan_one=float(budget), scan_many=float(budget), compare=1.0
         )
-        assert_same(tables.knn(limited, queries, 2, threads=1), expected)
-        found = tables.radius(limited, queries, 3, threads=1)
+        assert_same(limited.knn(queries, 2, threads=1), expected)
+        found = limited.radius(queries, 3, threads=1)
         assert_same(found, naive.hamming_radius(queries, codes, 3))
 
 
 def test_tables_keep_to_the_budget(rng, monkeypatch):
     """Near neighbours are found without the scan, far ones by it."""
     codes = search.pack(rng.integers(0, 2, (5000, 64)))
-    plain = tables.build(scan.arrange(codes), calibrate=False)
+    plain = tables.build(arrange(codes), calibrate=False)
     limited = dataclasses.replace(plain, scan_one=1000.0, scan_many=1000.0, compare=1.0)
     scanned = []
     monkeypatch.setattr(
@@ -167,9 +168,9 @@ def test_tables_keep_to_the_budget(rng, monkeypatch):
             scanned.append(len(queries)) or knn(blocks, queries, *rest, **more)
         ),
     )
-    tables.knn(limited, codes[:40], 1)
+    limited.knn(codes[:40], 1)
     assert not scanned
-    tables.knn(limited, search.pack(rng.integers(0, 2, (40, 64))), 1)
+    limited.knn(search.pack(rng.integers(0, 2, (40, 64))), 1)
     assert scanned == [40]
 
 
@@ -178,29 +179,27 @@ def test_tables_keep_to_the_budget(rng, monkeypatch):
 def test_buckets_with_tables_are_the_scan(case, k):
     _, codes, queries, blocks = draw_case(case)
     index = buckets.build(blocks, tables=True, threads=case["threads"])
-    assert_same(buckets.knn(index, queries, k), naive.hamming_knn(queries, codes, k))
+    assert_same(index.knn(queries, k), naive.hamming_knn(queries, codes, k))
     radius = case["bits"] // 4
-    assert_same(
-        buckets.radius(index, queries, radius), naive.hamming_radius(queries, codes, radius)
-    )
+    assert_same(index.radius(queries, radius), naive.hamming_radius(queries, codes, radius))
 
 
 def test_refusals():
-    index = buckets.build(scan.arrange(np.zeros((5, 1), np.uint8)))
+    index = buckets.build(arrange(np.zeros((5, 1), np.uint8)))
     queries = np.zeros((2, 1), np.uint8)
     with pytest.raises(ValueError, match="k must not be negative"):
-        buckets.knn(index, queries, -1)
+        index.knn(queries, -1)
     with pytest.raises(ValueError, match="queries must have 1 bytes"):
-        buckets.knn(index, np.zeros((2, 2), np.uint8), 1)
+        index.knn(np.zeros((2, 2), np.uint8), 1)
     with pytest.raises(ValueError, match="allowed must have the shape"):
-        buckets.knn(index, queries, 1, allowed=np.ones(1, bool))
+        index.knn(queries, 1, allowed=np.ones(1, bool))
     with pytest.raises(ValueError, match="radius must not be negative"):
-        buckets.radius(index, queries, -1)
+        index.radius(queries, -1)
 
 
 def test_many_threads_group_in_little_more_memory_than_two(rng):
     """A table of counts for each thread would be 32 times as large."""
-    blocks = scan.arrange(rng.integers(0, 256, (20_000, 8), dtype=np.uint8))
+    blocks = arrange(rng.integers(0, 256, (20_000, 8), dtype=np.uint8))
     buckets.build(blocks)  # compiles, which takes memory too
     peaks = {}
     for threads in (2, 64):
@@ -210,5 +209,5 @@ def test_many_threads_group_in_little_more_memory_than_two(rng):
             peaks[threads] = tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
-        assert found.blocks.count == len(np.unique(scan.restore(blocks), axis=0))
+        assert found.blocks.count == len(np.unique(restore(blocks), axis=0))
     assert peaks[64] < 2.5 * peaks[2]

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from search.hamming import buckets, scan
+from search.hamming import buckets
+from search.hamming.blocks import arrange
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts" / "benchmarks"
 
@@ -50,7 +51,7 @@ def test_codes_cannot_be_chosen_to_collide(cliffs, monkeypatch):
     monkeypatch.setattr(buckets.kernels, "enter", look)
     codes = cliffs.crafted(3000)
     assert len(np.unique(codes, axis=0)) == 3000
-    index = buckets.build(scan.arrange(codes), threads=1)
+    index = buckets.build(arrange(codes), threads=1)
     np.testing.assert_array_equal(index.rows, np.arange(3000))
     assert occupied
     for slots in occupied:

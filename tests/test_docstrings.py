@@ -28,7 +28,7 @@ def public() -> Iterator[tuple[str, Callable[..., Any]]]:
                     function = getattr(member, "__func__", member)
                     if inspect.isfunction(function) and function.__name__ == own and own[0] != "_":
                         yield f"{package.__name__}.{name}.{own}", function
-    for name in ("read_faiss", "write_faiss", "open_npy"):
+    for name in ("read_faiss", "write_faiss"):
         yield f"search.interchange.{name}", getattr(interchange, name)
 
 

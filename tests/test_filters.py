@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 from test_index import equal
 
 from search import HashIndex
-from search.collection import segments
-from search.collection.state import as_tables, distinct
+from search.collection import query, segments
+from search.collection.ids import distinct
+from search.collection.query import as_tables
 from search.filters import Filter
 from search.hamming import buckets, scan
+from search.hamming.blocks import arrange
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -92,7 +94,7 @@ def test_ids_are_located_where_they_are_found(seed, ids, wanted, gone):
     rng = np.random.default_rng(seed)
     own = np.sort(rng.choice(90, ids, replace=False)) - 20
     for given_ids in (own, None):
-        segment = segments.Segment(scan.arrange(np.zeros((ids, 1), np.uint8)), given_ids)
+        segment = segments.Segment(arrange(np.zeros((ids, 1), np.uint8)), given_ids)
         if gone:
             segment = segment.without(np.flatnonzero(rng.random(ids) < 0.4))
         asked = np.sort(rng.choice(100, wanted, replace=False)) - 25
@@ -113,7 +115,7 @@ def test_wanted_ids_are_marked_whatever_part_they_lie_in(seed, ids, wanted, task
     pool = np.concatenate([np.arange(-20, 90), [-(2**63), 2**40, 2**63 - 1]])
     own = np.sort(rng.choice(pool, ids, replace=False))
     asked = np.sort(rng.choice(pool, wanted, replace=False))
-    segment = segments.Segment(scan.arrange(np.zeros((ids, 1), np.uint8)), own)
+    segment = segments.Segment(arrange(np.zeros((ids, 1), np.uint8)), own)
     if gone:
         segment = segment.without(np.flatnonzero(rng.random(ids) < 0.4))
     expected = np.isin(own, asked)
@@ -135,9 +137,9 @@ def test_lists_become_tables_that_are_mostly_full(seed, longest, lists):
     seen = []
     for queries, near in as_tables(offsets, ids):
         assert near.size <= len(queries) * (64 + 2 * counts[queries].min())
-        for query, row in zip(queries, near, strict=True):
-            np.testing.assert_array_equal(row[row >= 0], ids[offsets[query] : offsets[query + 1]])
-            seen.append(query)
+        for one, row in zip(queries, near, strict=True):
+            np.testing.assert_array_equal(row[row >= 0], ids[offsets[one] : offsets[one + 1]])
+            seen.append(one)
     assert sorted(seen) == list(range(lists))
 
 
@@ -161,7 +163,7 @@ def test_candidates_within_a_radius_are_compared_together(rng, monkeypatch):
 
 @pytest.mark.parametrize("added", [0, 40])
 def test_many_results_take_little_more_memory_than_they_fill(added, rng, monkeypatch):
-    monkeypatch.setattr(segments, "RESULTS", 1 << 14, raising=False)
+    monkeypatch.setattr(query, "RESULTS", 1 << 14)
     codes = rng.integers(0, 256, (1000, 4), dtype=np.uint8)
     index = HashIndex(codes, ids=np.arange(1000) * 2)
     if added:

@@ -1,7 +1,5 @@
 """A HashIndex answers as a dictionary would, whatever its history, and whoever else uses it."""
 
-import sys
-
 import naive
 import numpy as np
 import pytest
@@ -9,9 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from search import HashIndex, hamming_knn, merge, pack
-from search.collection.segments import in_id_order
+from search.collection.combining import in_id_order
 from search.hamming import buckets
-from search.interchange import open_npy
 
 seeds = st.integers(0, 2**32 - 1)
 DIMENSIONS = 3
@@ -278,34 +275,6 @@ def test_strided_read_only_and_unmasked_input(rng):
         equal(index.search(frozen[:7], 9), hamming_knn(plain[:7], plain, 9, bits=20))
         index.add(frozen)
         assert len(index) == 600
-
-
-def test_rows_of_an_npy_file_search_as_blocks_do(rng, tmp_path, monkeypatch):
-    codes = rng.integers(0, 8, (1500, 3), dtype=np.uint8)
-    features = rng.integers(-2, 3, (1500, 4)).astype(np.float16)
-    np.save(tmp_path / "codes.npy", codes)
-    np.save(tmp_path / "features.npy", features)
-    monkeypatch.setattr(sys.modules["search.collection.rows"], "CHUNK_BYTES", 3 * 512)
-    rows = open_npy(tmp_path / "codes.npy", bits=22, features=tmp_path / "features.npy")
-    blocks = HashIndex(codes, bits=22, features=features)
-    fine = features[:5].astype(np.float32)
-    for start in (100, 500):
-        mask = rng.random(len(rows)) < 0.5
-        for options in (
-            {},
-            {"where": mask},
-            {"where": [5, 1400]},
-            {"radius": 2},
-            {"query_features": fine, "pool": 30},
-        ):
-            equal(rows.search(codes[:5], 40, **options), blocks.search(codes[:5], 40, **options))
-        equal(rows.within(codes[:5], 4, where=mask), blocks.within(codes[:5], 4, where=mask))
-        for index in (rows, blocks):
-            index.remove(np.arange(start, start + 400))
-            index.add(codes[:50], features[:50])
-    rows.save(tmp_path / "saved.index")
-    saved = HashIndex.open(tmp_path / "saved.index", verify=True)
-    equal(saved.search(codes[:5], 40), blocks.search(codes[:5], 40))
 
 
 @pytest.mark.parametrize(("mapped", "tables"), [(False, False), (True, False), (True, True)])

@@ -5,6 +5,7 @@ import pytest
 
 from search import HashIndex, Writer, merge, pack, ranked_measure, rerank, unpack
 from search.hamming import scan
+from search.hamming.blocks import arrange
 
 
 def good():
@@ -212,8 +213,8 @@ def test_arrays_with_rules_of_their_own_are_refused_with_the_reason(kind, reason
         "features ": lambda: index.add(codes, kind(features)),
         r"results\[1\]: distances": lambda: merge(found, (kind(found[0]), ids)),
         r"results\[1\]: ids": lambda: merge(found, (found[0], kind(ids))),
-        "allowed": lambda: scan.knn(scan.arrange(codes), codes, 1, allowed=kind(mask)),
-        "radius": lambda: scan.radius(scan.arrange(codes), codes, kind(ids[:, 0])),
+        "allowed": lambda: scan.knn(arrange(codes), codes, 1, allowed=kind(mask)),
+        "radius": lambda: scan.radius(arrange(codes), codes, kind(ids[:, 0])),
         "where": lambda: index.search(codes, 1, where=kind(mask)),
         "where ": lambda: index.search(codes, 1, where=kind(ids[0])),
         "ids ": lambda: index.remove(kind(ids[0])),

@@ -12,7 +12,6 @@ import pytest
 from test_index import equal
 
 from search import HashIndex
-from search.interchange import open_npy
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -150,14 +149,6 @@ def test_a_pickle_of_a_file_that_changed_is_refused(rng, tmp_path, step, change)
     assert "mmap=False" in str(failure.value)
     assert "an.index" in str(failure.value)
     equal(all_of(index), expected)
-
-
-def test_rows_of_an_npy_file_are_pickled(rng, tmp_path):
-    codes = rng.integers(0, 256, (300, 3), dtype=np.uint8)
-    np.save(tmp_path / "codes.npy", codes)
-    index = open_npy(tmp_path / "codes.npy", bits=21)
-    for make in COPIES.values():
-        equal(make(index).search(codes[:4], 9), index.search(codes[:4], 9))
 
 
 def test_what_is_unpickled_needs_no_kernels_of_its_own(rng):

@@ -5,18 +5,13 @@ import pytest
 from test_index import equal
 
 from search import HashIndex
-from search.interchange import open_npy
 
 
-@pytest.mark.parametrize("between", ["nothing", "compact", "save", "load", "rows", "all of it"])
+@pytest.mark.parametrize("between", ["nothing", "compact", "save", "load", "all of it"])
 @pytest.mark.parametrize("ids", [None, np.arange(10) * 3 - 20])
 def test_an_id_is_never_given_to_another_item(between, ids, tmp_path):
     codes = np.zeros((10, 1), np.uint8)
-    if between == "rows":
-        np.save(tmp_path / "codes.npy", codes)
-        index = open_npy(tmp_path / "codes.npy", ids=ids)
-    else:
-        index = HashIndex(codes, ids=ids)
+    index = HashIndex(codes, ids=ids)
     expected = 10 if ids is None else 8
     for gone in (slice(-1, None), slice(2, 3), slice(-3, None), slice(0, -4), slice(0, None)):
         index.remove(index.ids[gone])
@@ -49,15 +44,11 @@ def test_the_last_ids_of_all_are_given_and_no_more(tmp_path):
 
 
 @pytest.mark.parametrize("between", ["nothing", "compact", "save", "compact and save"])
-@pytest.mark.parametrize("kind", ["made empty", "emptied", "rows", "given no items"])
+@pytest.mark.parametrize("kind", ["made empty", "emptied", "given no items"])
 def test_an_empty_index_knows_what_its_features_are(kind, between, tmp_path):
     codes, features = np.zeros((5, 1), np.uint8), np.ones((5, 3), np.float16)
-    if kind == "rows":
-        np.save(tmp_path / "codes.npy", codes[:0])
-        index = open_npy(tmp_path / "codes.npy", features=features[:0])
-    else:
-        start = 0 if kind == "made empty" else 5
-        index = HashIndex(codes[:start], features=features[:start])
+    start = 0 if kind == "made empty" else 5
+    index = HashIndex(codes[:start], features=features[:start])
     index.remove(index.ids)
     if "compact" in between:
         index.compact()

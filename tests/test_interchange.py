@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from search import HashIndex
-from search.interchange import open_npy, read_faiss, write_faiss
+from search.interchange import read_faiss, write_faiss
 
 
 @pytest.fixture
@@ -145,48 +145,3 @@ def test_damaged_faiss_files_are_refused_before_room_is_made(rng, tmp_path):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=rf"i\.faiss.*{words}"):
             read_faiss(path)
-
-
-def test_npy_files_are_mapped_not_converted(rng, tmp_path):
-    codes = rng.integers(0, 256, (900, 6), dtype=np.uint8)
-    np.save(tmp_path / "codes.npy", codes)
-    index = open_npy(tmp_path / "codes.npy", bits=45, ids=np.arange(900) * 2)
-    assert not index._state.segments[0].codes.codes.flags.owndata
-    expected = HashIndex(codes, bits=45, ids=np.arange(900) * 2)
-    for got, wanted in zip(index.search(codes[:9], 5), expected.search(codes[:9], 5), strict=True):
-        np.testing.assert_array_equal(got, wanted)
-    np.save(tmp_path / "fortran.npy", np.asfortranarray(codes))
-    other = open_npy(tmp_path / "fortran.npy", bits=45, ids=np.arange(900) * 2)
-    np.testing.assert_array_equal(other.search(codes[:9], 5)[1], index.search(codes[:9], 5)[1])
-    np.save(tmp_path / "empty.npy", codes[:0])
-    assert open_npy(tmp_path / "empty.npy").search(codes[:2], 1)[1].tolist() == [[-1], [-1]]
-
-
-def test_npy_files_that_are_refused(rng, tmp_path):
-    path = tmp_path / "codes.npy"
-    codes = rng.integers(0, 256, (90, 6), dtype=np.uint8)
-    np.save(path, codes)
-    whole = path.read_bytes()
-    for length in (0, 5, 60, len(whole) - 1):
-        path.write_bytes(whole[:length])
-        with pytest.raises(ValueError, match="path: "):
-            open_npy(path)
-    np.save(path, np.array([{}], dtype=object), allow_pickle=True)
-    with pytest.raises(ValueError, match="path: "):
-        open_npy(path)
-    np.savez(tmp_path / "many.npz", codes)
-    with pytest.raises(ValueError, match="archive"):
-        open_npy(tmp_path / "many.npz")
-    np.save(path, codes.astype(np.int64))
-    with pytest.raises(TypeError, match="path: codes"):
-        open_npy(path)
-    np.save(path, codes)
-    for arguments, error, words in [
-        ({"bits": 49}, ValueError, "path: codes"),
-        ({"ids": np.arange(90)[::-1]}, ValueError, "ids must strictly ascend"),
-        ({"ids": np.arange(89)}, ValueError, "ids"),
-        ({"features": np.zeros((89, 2), np.float32)}, ValueError, "features must have 90"),
-        ({"features": path}, TypeError, "features"),
-    ]:
-        with pytest.raises(error, match=words):
-            open_npy(path, **arguments)

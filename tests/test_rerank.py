@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from search import asymmetric, merge, pack, paging, rerank
 from search.fine.rerank import as_single, smallest
+from search.merging import merge_within
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -287,6 +288,23 @@ def test_merge_equals_its_twin(seed, lists, queries, width, real, data):
     np.testing.assert_array_equal(got[0], expected[0])
     np.testing.assert_array_equal(got[1], expected[1])
     assert got[0].dtype == kind
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=seeds, parts=st.integers(1, 4), queries=st.integers(0, 3), count=st.integers(0, 40))
+def test_radius_results_of_parts_are_those_of_the_whole(seed, parts, queries, count):
+    rng = np.random.default_rng(seed)
+    codes = rng.integers(0, 8, (count, 1), dtype=np.uint8)
+    asked = rng.integers(0, 8, (queries, 1), dtype=np.uint8)
+    dealt = rng.integers(0, parts, count)
+    results = []
+    for part in range(parts):
+        ids = np.flatnonzero(dealt == part)
+        offsets, distances, rows = naive.hamming_radius(asked, codes[ids], 1)
+        results.append((offsets, distances.astype(np.int32), ids[rows]))
+    expected = naive.hamming_radius(asked, codes, 1)
+    for got, wanted in zip(merge_within(results), expected, strict=True):
+        np.testing.assert_array_equal(got, wanted)
 
 
 def test_merge_refuses_what_it_cannot_merge():

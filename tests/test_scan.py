@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 import search
 from search import threads
 from search.hamming import scan
+from search.hamming.blocks import Blocks, arrange, restore, take
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -91,7 +92,7 @@ def test_radius_is_every_code_within(case, share):
 def test_filter_is_the_filtered_ranking(case, share, k):
     rng, codes, queries = draw_case(case)
     allowed = rng.random(len(codes)) < share
-    blocks = scan.arrange(codes, case["bits"])
+    blocks = arrange(codes, case["bits"])
     options = {"allowed": allowed, "threads": case["threads"]}
     assert_same(
         scan.knn(blocks, queries, k, **options), naive.hamming_knn(queries, codes, k, allowed)
@@ -107,7 +108,7 @@ def test_many_ties_over_many_blocks_and_threads(rng):
     """Enough codes to split, to fill the buffer of candidates again and again, and to tie."""
     codes = draw_codes(rng, 30_000, 16)
     queries = draw_codes(rng, 70, 16)
-    blocks = scan.arrange(codes)
+    blocks = arrange(codes)
     for k in (1, 300, 3000):
         expected = naive.hamming_knn(queries, codes, k)
         for count in (1, 2, 7):
@@ -131,7 +132,7 @@ def test_the_sample_misleads(rng):
     codes = draw_codes(rng, 64 * 256, 64)
     queries = draw_codes(rng, 9, 64)
     codes[:256] = codes[32 * 256 : 33 * 256] = queries[4]
-    blocks = scan.arrange(codes)
+    blocks = arrange(codes)
     for part in (queries, queries[4:5]):
         for k in (500, 512, 513, 600):
             found = scan.knn(blocks, part, k, threads=1)
@@ -141,14 +142,14 @@ def test_the_sample_misleads(rng):
 def test_radius_of_every_query_its_own(rng):
     codes, queries = draw_codes(rng, 3000, 24), draw_codes(rng, 5, 24)
     radii = np.array([-1, 0, 6, 12, 24])
-    found = scan.radius(scan.arrange(codes), queries, radii)
+    found = scan.radius(arrange(codes), queries, radii)
     assert_same(found, naive.hamming_radius(queries, codes, radii))
 
 
 def test_radius_of_more_queries_than_a_tile(rng):
     codes, queries = draw_codes(rng, 300, 16), draw_codes(rng, 150, 16)
     for threads_used in (1, 3):
-        found = scan.radius(scan.arrange(codes), queries, 4, threads=threads_used)
+        found = scan.radius(arrange(codes), queries, 4, threads=threads_used)
         assert_same(found, naive.hamming_radius(queries, codes, 4))
 
 
@@ -191,47 +192,47 @@ def test_strided_and_read_only_input(rng):
 
 def test_blocks_from_a_memory_map(rng, tmp_path):
     codes, queries = draw_codes(rng, 1000, 40), draw_codes(rng, 6, 40)
-    blocks = scan.arrange(codes)
+    blocks = arrange(codes)
     blocks.planes.tofile(tmp_path / "planes")
     mapped = np.memmap(tmp_path / "planes", np.uint8, "r", shape=blocks.planes.shape)
-    opened = scan.Blocks(mapped, 1000, 40)
+    opened = Blocks(mapped, 1000, 40)
     assert opened.planes.ctypes.data == mapped.ctypes.data
     assert_same(scan.knn(opened, queries, 8), scan.knn(blocks, queries, 8))
-    np.testing.assert_array_equal(scan.restore(opened), codes)
+    np.testing.assert_array_equal(restore(opened), codes)
 
 
 @settings(max_examples=25, deadline=None)
 @given(cases, st.data())
 def test_restore_and_take_invert_arrange(case, data):
     _, codes, _ = draw_case(case)
-    blocks = scan.arrange(codes, case["bits"], threads=case["threads"])
-    np.testing.assert_array_equal(scan.restore(blocks), codes)
+    blocks = arrange(codes, case["bits"], threads=case["threads"])
+    np.testing.assert_array_equal(restore(blocks), codes)
     start, stop = data.draw(st.tuples(st.integers(0, len(codes)), st.integers(0, len(codes))))
-    np.testing.assert_array_equal(scan.restore(blocks, start, stop), codes[start:stop])
+    np.testing.assert_array_equal(restore(blocks, start, stop), codes[start:stop])
     rows = np.arange(len(codes))[::-2]
-    np.testing.assert_array_equal(scan.take(blocks, rows), codes[rows])
+    np.testing.assert_array_equal(take(blocks, rows), codes[rows])
 
 
 def test_arrange_writes_where_it_is_told(rng):
     codes = draw_codes(rng, 700, 16)
     out = np.full((3, 2, 256), 9, np.uint8)
-    assert scan.arrange(codes, out=out).planes.ctypes.data == out.ctypes.data
-    np.testing.assert_array_equal(out, scan.arrange(codes).planes)
+    assert arrange(codes, out=out).planes.ctypes.data == out.ctypes.data
+    np.testing.assert_array_equal(out, arrange(codes).planes)
     assert not out[2, :, 700 - 512 :].any()
     with pytest.raises(ValueError, match="out must be"):
-        scan.arrange(codes, out=out[:2])
+        arrange(codes, out=out[:2])
 
 
 def test_blocks_refuse_what_does_not_fit():
     with pytest.raises(ValueError, match="planes must be"):
-        scan.Blocks(np.zeros((1, 8, 256), np.uint8), 257, 64)
+        Blocks(np.zeros((1, 8, 256), np.uint8), 257, 64)
     with pytest.raises(ValueError, match="planes must be"):
-        scan.Blocks(np.zeros((1, 8, 256), np.int8), 100, 64)
+        Blocks(np.zeros((1, 8, 256), np.int8), 100, 64)
 
 
 def test_sixteen_callers_agree(rng):
     codes, queries = draw_codes(rng, 20_000, 48), draw_codes(rng, 9, 48)
-    blocks = scan.arrange(codes)
+    blocks = arrange(codes)
     expected = naive.hamming_knn(queries, codes, 30)
     results = [None] * 16
 
@@ -273,7 +274,7 @@ def test_knn_refuses(change, kind, problem):
 
 
 def test_radius_and_filter_refuse():
-    blocks = scan.arrange(np.zeros((5, 1), np.uint8))
+    blocks = arrange(np.zeros((5, 1), np.uint8))
     queries = np.zeros((2, 1), np.uint8)
     with pytest.raises(ValueError, match="radius must not be negative"):
         scan.radius(blocks, queries, -1)
@@ -312,7 +313,8 @@ IN_ANOTHER_PROCESS = """
 import sys
 sys.path[:0] = [{tests!r}, {root!r}]
 import naive, numba, numpy as np, search
-from search.hamming import buckets, scan
+from search.hamming import buckets
+from search.hamming.blocks import arrange
 rng = np.random.default_rng(3)
 for bits in {widths}:
     codes = search.pack(rng.integers(0, 2, (300, bits)))
@@ -329,11 +331,11 @@ for bits in {widths}:
     if not numba.config.DISABLE_JIT:
         continue  # the other kernels have no vectors of their own
     repeated = codes[rng.integers(0, 20, 60)]
-    index = buckets.build(scan.arrange(repeated, bits), tables=bits < 100)
-    found = buckets.knn(index, queries, 9)
+    index = buckets.build(arrange(repeated, bits), tables=bits < 100)
+    found = index.knn(queries, 9)
     for one, other in zip(found, naive.hamming_knn(queries, repeated, 9)):
         np.testing.assert_array_equal(one, other)
-    found = buckets.radius(index, queries, 3)
+    found = index.radius(queries, 3)
     for one, other in zip(found, naive.hamming_radius(queries, repeated, 3)):
         np.testing.assert_array_equal(one, other)
 assert "jax" not in sys.modules

@@ -14,6 +14,7 @@ import pytest
 import search
 from search import threads
 from search.hamming import dealing, scan
+from search.hamming.blocks import Blocks, arrange
 from search.hamming.dealing import most_sharing, workers_for_nearest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -139,8 +140,9 @@ import atexit, sys, threading
 sys.path.insert(0, sys.argv[1])
 import numpy as np
 from search.hamming import scan
+from search.hamming.blocks import arrange
 codes = np.arange(100_000, dtype=np.uint32).view(np.uint8).reshape(-1, 4)
-blocks = scan.arrange(codes)
+blocks = arrange(codes)
 scan.workers_for_nearest = lambda blocks, queries, k, workers: workers
 
 def search():
@@ -173,7 +175,7 @@ def test_a_helper_of_an_earlier_round_finds_nothing_to_do(rng, monkeypatch):
     """It must not claim blocks of the round after, whose results it would not put there."""
     codes = search.pack(rng.integers(0, 2, (64 * 256, 64)))
     codes[:256] = codes[0]
-    blocks = scan.arrange(codes)
+    blocks = arrange(codes)
     expected = naive.hamming_knn(codes[:1], codes, 1000)
     late, rounds = [], []
 
@@ -199,7 +201,7 @@ def test_searches_in_two_rounds_are_right_whoever_is_switched_when(rng, monkeypa
     monkeypatch.setattr(scan, "workers_for_nearest", lambda blocks, queries, k, workers: workers)
     codes = search.pack(rng.integers(0, 2, (64 * 256, 64)))
     codes[:256] = codes[0]
-    blocks = scan.arrange(codes)
+    blocks = arrange(codes)
     expected = naive.hamming_knn(codes[:1], codes, 1000)
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
@@ -218,7 +220,7 @@ def test_few_queries_share_the_database_whoever_takes_what(rng, monkeypatch):
     codes = search.pack(rng.integers(0, 2, (64 * 256, 64)))
     queries = search.pack(rng.integers(0, 2, (5, 64)))
     codes[:256] = codes[32 * 256 : 33 * 256] = queries[4]
-    blocks = scan.arrange(codes)
+    blocks = arrange(codes)
     monkeypatch.setattr(scan, "workers_for_nearest", lambda blocks, queries, k, workers: workers)
     for part in (queries, queries[4:]):
         for k in (1, 20, 512, 600):
@@ -231,13 +233,13 @@ def test_few_queries_share_the_database_whoever_takes_what(rng, monkeypatch):
 
 def test_codes_begin_with_a_cache_line():
     for count in (1, 1000, 5000):
-        planes = scan.arrange(np.zeros((count, 3), np.uint8)).planes
+        planes = arrange(np.zeros((count, 3), np.uint8)).planes
         assert planes.ctypes.data % 64 == 0
 
 
 def test_no_more_threads_share_a_query_than_help():
     """64 lists of 10,000 results, to be merged into one, cost more than the search itself."""
-    blocks = scan.Blocks(np.empty((7813, 8, 256), np.uint8), 2_000_000, 64)
+    blocks = Blocks(np.empty((7813, 8, 256), np.uint8), 2_000_000, 64)
     useful = most_sharing(blocks, 10_000)
     assert useful < 8
     assert workers_for_nearest(blocks, 7, 10_000, 64) == useful
@@ -254,6 +256,6 @@ def test_the_nearest_are_sought_by_no_more_threads_than_help(rng, monkeypatch):
     monkeypatch.setattr(dealing, "_WORK", 1)  # each thread has enough to do
     monkeypatch.setattr(threads, "share", lambda *_: pytest.fail("shared"))
     codes = search.pack(rng.integers(0, 2, (64 * 256, 64)))
-    found = scan.knn(scan.arrange(codes), codes[:30], 10_000, threads=64)
+    found = scan.knn(arrange(codes), codes[:30], 10_000, threads=64)
     for one, other in zip(found, naive.hamming_knn(codes[:30], codes, 10_000), strict=True):
         np.testing.assert_array_equal(one, other)

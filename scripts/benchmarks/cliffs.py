@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from search import HashIndex
 from search.hamming import buckets, scan
+from search.hamming.blocks import arrange
 
 LIMIT = 3.0
 Pair = tuple[str, Callable[[], object], Callable[[], object]]
@@ -167,8 +168,8 @@ def candidates(config: Config) -> Iterator[Pair]:
 def collisions(config: Config) -> Iterator[Pair]:
     """Grouping codes that were chosen to collide in a hash table, by grouping others."""
     rng = np.random.default_rng(config.seed)
-    chosen = scan.arrange(crafted(sized(config, 20_000)))
-    others = scan.arrange(uniform(rng, chosen.count, 64))
+    chosen = arrange(crafted(sized(config, 20_000)))
+    others = arrange(uniform(rng, chosen.count, 64))
     yield (
         f"grouping {chosen.count:,} codes chosen to collide",
         lambda: buckets.build(others, threads=config.threads),
@@ -200,7 +201,7 @@ def unmixed(value: int, shift: int) -> int:
 def crowds(config: Config) -> Iterator[Pair]:
     """Far more threads than can help, where each would keep many results, by two of them."""
     rng = np.random.default_rng(config.seed)
-    blocks = scan.arrange(uniform(rng, sized(config, 2_000_000), 64))
+    blocks = arrange(uniform(rng, sized(config, 2_000_000), 64))
     k, asked = min(10_000, blocks.count), uniform(rng, min(500, blocks.count), 64)
 
     def search(threads: int) -> Callable[[], object]:

@@ -244,25 +244,10 @@ def npz() -> Iterator[Seed]:
 
 
 def npy() -> Iterator[Seed]:
-    """Datasets in a folder of `.npy`, and codes that are searched where they lie."""
+    """Datasets in a folder of `.npy`."""
     files = {f"d.x/{name}.npy": _npy(array) for name, array in _arrays().items()}
     heads = {name: [(content[:128], _head(content))] for name, content in files.items()}
     yield Seed(files, _dataset("d.x"), heads)
-
-    def search(folder: Path) -> Any:
-        from search.interchange import open_npy
-
-        index = open_npy(folder / "codes.npy", features=folder / "features.npy")
-        return index.search(np.zeros((1, 6), np.uint8), 3)
-
-    rng = _RNG(4)
-    codes = _npy(rng.integers(0, 256, (70, 6), np.uint8))
-    features = _npy(rng.normal(size=(70, 2)).astype(np.float16))
-    yield Seed(
-        {"codes.npy": codes, "features.npy": features},
-        search,
-        {"codes.npy": [(codes[:128], _head(codes))]},
-    )
 
 
 def _head(content: bytes) -> Pack:

@@ -41,6 +41,8 @@ from numpy.typing import NDArray
 
 from search.files import storage
 from search.hamming import buckets, scan, tables
+from search.hamming.blocks import BLOCK, Blocks, arrange, restore, take
+from search.hamming.dealing import tile_size
 
 
 @dataclass
@@ -117,7 +119,7 @@ def compare(
     """The cases of one database: k nearest for 1, 100 and 1,000 queries, and two radii."""
     flat = faiss.IndexBinaryFlat(8 * database.shape[1])
     flat.add(database)
-    blocks = scan.arrange(database, bits)
+    blocks = arrange(database, bits)
     size = f"bandwidth of {blocks.planes.nbytes} bytes"
     limits[size] = bandwidth(blocks.planes.nbytes, options.threads)
     least = floors(blocks, options.threads, options.runs)
@@ -174,7 +176,7 @@ def equal(one: tuple[NDArray, NDArray], other: tuple[NDArray, NDArray]) -> bool:
 
 def judge(
     seconds: dict[str, dict[str, float]],
-    blocks: scan.Blocks,
+    blocks: Blocks,
     queries: int,
     k: int,
     limits: dict[str, float],
@@ -183,7 +185,7 @@ def judge(
     """The ratio of the medians, codes a second, and the shares of both physical limits."""
     spent = seconds["search"]["median"]
     bytes_each = blocks.planes.shape[1]
-    passes = -(-queries // scan.tile_size(k, blocks.bits))
+    passes = -(-queries // tile_size(k, blocks.bits))
     return seconds | {
         "times": seconds["faiss"]["median"] / spent,
         "codes_per_second": blocks.count * queries / spent,
@@ -195,7 +197,7 @@ def judge(
 def stored(path: Path) -> tuple[Codes, int]:
     """The codes of an index file, as jaxhash encode writes it, and their bits."""
     found = storage.read(path, mmap=False, verify=True)
-    return scan.restore(scan.Blocks(found.planes, found.count, found.bits)), found.bits
+    return restore(Blocks(found.planes, found.count, found.bits)), found.bits
 
 
 def compare_repeating(
@@ -213,7 +215,7 @@ def compare_repeating(
     for label, codes in ((name, database), (f"{name}, repeated", drawn)):
         flat = faiss.IndexBinaryFlat(8 * codes.shape[1])
         flat.add(codes)
-        blocks = scan.arrange(codes, bits)
+        blocks = arrange(codes, bits)
         index = buckets.build(blocks)
         assert index is not None
         size = f"bandwidth of {blocks.planes.nbytes} bytes"
@@ -224,13 +226,13 @@ def compare_repeating(
                 {
                     "faiss": partial(flat.search, queries, k),
                     "scan": partial(scan.knn, blocks, queries, k, threads=options.threads),
-                    "buckets": partial(buckets.knn, index, queries, k, threads=options.threads),
+                    "buckets": partial(index.knn, queries, k, threads=options.threads),
                 },
                 options.runs,
             )
             theirs = flat.search(queries, k)
             same = equal(theirs, scan.knn(blocks, queries, k))
-            same = same and equal(theirs, buckets.knn(index, queries, k))
+            same = same and equal(theirs, index.knn(queries, k))
             seconds["search"] = seconds["buckets" if chosen else "scan"]
             row = {
                 "codes": label, "bits": bits, "queries": len(queries), "k": k, "same": same,
@@ -305,11 +307,11 @@ def measure_size(options: Scale, folder: Path, kind: str, count: int) -> list[di
     """Build, open and search one database of 64-bit codes: scan, and buckets or tables."""
     rng = np.random.default_rng(options.seed)
     path = folder / "planes"
-    shape = (-(-count // scan.BLOCK), 8, scan.BLOCK)
+    shape = (-(-count // BLOCK), 8, BLOCK)
     centres = learned(rng, options.distinct, 64)
     arranging = 0.0
     planes = np.memmap(path, np.uint8, "w+", shape=shape)
-    step = scan.BLOCK << 15
+    step = BLOCK << 15
     for start in range(0, count, step):
         size = min(step, count - start)
         if kind == "uniform":
@@ -317,14 +319,14 @@ def measure_size(options: Scale, folder: Path, kind: str, count: int) -> list[di
         else:
             # Some codes are far more frequent than others: the r-th in proportion to 1 / r.
             codes = centres[np.power(len(centres), rng.random(size)).astype(np.int64) - 1]
-        part = planes[start // scan.BLOCK : -(-(start + size) // scan.BLOCK)]
-        arranging += timed(partial(scan.arrange, codes, out=part, threads=options.threads))
+        part = planes[start // BLOCK : -(-(start + size) // BLOCK)]
+        arranging += timed(partial(arrange, codes, out=part, threads=options.threads))
     arranging += timed(planes.flush)
     del planes
 
     begun = time.perf_counter()
     mapped = np.memmap(path, np.uint8, "r", shape=shape)
-    blocks = scan.Blocks(mapped, count, 64)
+    blocks = Blocks(mapped, count, 64)
     opening = time.perf_counter() - begun
     common: dict[str, Any] = {"codes": kind, "count": count}
     rows: list[dict[str, Any]] = [
@@ -333,7 +335,7 @@ def measure_size(options: Scale, folder: Path, kind: str, count: int) -> list[di
         | {"bytes_per_code": path.stat().st_size / count}
     ]
     near = rng.integers(0, count, 100)
-    queries = scan.take(blocks, near) ^ np.packbits(rng.random((100, 64)) < 0.03, axis=1)
+    queries = take(blocks, near) ^ np.packbits(rng.random((100, 64)) < 0.03, axis=1)
     searches: dict[str, Callable[..., Any]] = {
         "scan": lambda asked, k: scan.knn(blocks, asked, k, threads=options.threads)
     }
@@ -347,7 +349,7 @@ def measure_size(options: Scale, folder: Path, kind: str, count: int) -> list[di
             | {"by": "buckets", "build": built, "distinct": index.blocks.count}
             | {"bytes_per_code": index.nbytes / count}
         )
-        searches["buckets"] = lambda asked, k: buckets.knn(index, asked, k, threads=options.threads)
+        searches["buckets"] = lambda asked, k: index.knn(asked, k, threads=options.threads)
     elif tables.size(count, 64) <= options.memory:
         begun = time.perf_counter()
         plain = tables.build(blocks, threads=options.threads)
@@ -357,7 +359,7 @@ def measure_size(options: Scale, folder: Path, kind: str, count: int) -> list[di
             | {"by": "tables", "build": built}
             | {"bytes_per_code": (plain.nbytes + blocks.planes.nbytes) / count}
         )
-        searches["tables"] = lambda asked, k: tables.knn(plain, asked, k, threads=options.threads)
+        searches["tables"] = lambda asked, k: plain.knn(asked, k, threads=options.threads)
     for row in rows:
         search = searches[row["by"]]
         for asked in (queries[:1], queries):

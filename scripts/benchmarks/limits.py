@@ -14,7 +14,7 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from search import threads as pool
-from search.hamming import scan
+from search.hamming.blocks import Blocks
 from search.kernels.registers import registers
 from search.kernels.vectors import look_up
 
@@ -101,7 +101,7 @@ def bandwidth(size: int, threads: int) -> float:
     return words.nbytes / seconds
 
 
-def floors(blocks: scan.Blocks, threads: int, runs: int) -> dict[str, dict[str, float]]:
+def floors(blocks: Blocks, threads: int, runs: int) -> dict[str, dict[str, float]]:
     """What bounds one query: reading its bytes once, on one thread and on all, and the hand-over.
 
     Taken in turn and after pauses as the searches are, so that the caches are as cold.

@@ -1,1 +1,1 @@
-"""Codes under ids that can be changed and searched: segments, states, merged results."""
+"""Codes under ids that can be changed and searched: segments, states, views, answers."""

@@ -7,11 +7,13 @@ from numpy.typing import NDArray
 
 from search import paging
 from search.codes import validate
-from search.collection.segments import Segment, combine, implicit
-from search.collection.state import State, distinct, rows_of, some
+from search.collection.combining import combine
+from search.collection.ids import distinct, some
+from search.collection.segments import Segment, implicit
+from search.collection.state import State, rows_of
 from search.files import storage, writing
 from search.fine.rerank import check_features
-from search.hamming import scan
+from search.hamming.blocks import arrange
 
 # A new segment takes in an older one that is less than this many times as long: the number of
 # segments stays logarithmic, and so does the number of times that a code is copied.
@@ -100,7 +102,7 @@ def new_segment(
             )
         _check_finite(features)
     if ids is None:
-        return Segment(scan.arrange(codes, bits), None, features)
+        return Segment(arrange(codes, bits), None, features)
     ids = writing.check_ids(ids, len(codes))
     if np.any(ids[1:] <= ids[:-1]):
         order = np.argsort(ids, kind="stable")
@@ -111,7 +113,7 @@ def new_segment(
         features = None if features is None else features[order]
     else:
         ids = ids.copy()
-    return Segment(scan.arrange(codes, bits), implicit(ids), features)
+    return Segment(arrange(codes, bits), implicit(ids), features)
 
 
 def _check_finite(features: NDArray[np.floating]) -> None:

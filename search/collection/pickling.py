@@ -4,11 +4,10 @@ import errno
 import os
 from typing import Any
 
-from search.collection.rows import Rows
 from search.collection.segments import Segment
 from search.collection.state import State, attached
 from search.files import storage
-from search.hamming.scan import Blocks
+from search.hamming.blocks import Blocks
 
 
 def pack(state: State) -> dict[str, Any]:
@@ -57,11 +56,10 @@ def _pack_segment(segment: Segment) -> dict[str, Any]:
     if segment.source is not None:
         _reopen(segment.source)  # better refused here than by whoever gets the pickle
         return {"source": segment.source, "dead": segment.dead}
-    codes = segment.codes
-    layout = {"rows": codes.codes} if isinstance(codes, Rows) else {"planes": codes.planes}
-    return layout | {
-        "count": len(codes),
-        "bits": codes.bits,
+    return {
+        "planes": segment.codes.planes,
+        "count": len(segment.codes),
+        "bits": segment.codes.bits,
         "ids": segment.ids,
         "features": segment.features,
         "dead": segment.dead,
@@ -71,11 +69,7 @@ def _pack_segment(segment: Segment) -> dict[str, Any]:
 def _unpack_segment(packed: dict[str, Any]) -> Segment:
     if "source" in packed:
         return _reopen(packed["source"]).without(packed["dead"])
-    codes: Blocks | Rows
-    if "rows" in packed:
-        codes = Rows(packed["rows"], packed["bits"])
-    else:
-        codes = Blocks(packed["planes"], packed["count"], packed["bits"])
+    codes = Blocks(packed["planes"], packed["count"], packed["bits"])
     return Segment(codes, packed["ids"], packed["features"], packed["dead"])
 
 

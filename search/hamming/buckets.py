@@ -14,11 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search import threads as pool
-from search.codes import check_count, width
+from search.codes import check_count, validate, width
 from search.filters import Filter, as_filter
 from search.hamming import scan
 from search.hamming import tables as multi_index
-from search.hamming.scan import BLOCK, NO_DISTANCE, NO_ROW, Blocks
+from search.hamming.blocks import BLOCK, Blocks, arrange, restore, take
+from search.hamming.scan import NO_DISTANCE, NO_ROW
+from search.hamming.searchable import Nearest, Scanned, Searchable, Within
 from search.hamming.tables import Tables
 from search.kernels import buckets as kernels
 from search.kernels import hamming
@@ -43,7 +45,7 @@ class Buckets:
         tables: the distinct codes by parts of their bits, to find near ones without a scan.
 
     Example:
-        >>> found = build(scan.arrange(np.array([[5], [7], [5]], np.uint8)))
+        >>> found = build(arrange(np.array([[5], [7], [5]], np.uint8)))
         >>> found.offsets, found.rows
         (array([0, 2, 3]), array([0, 2, 1], dtype=uint32))
     """
@@ -72,6 +74,93 @@ class Buckets:
     def __len__(self) -> int:
         return self.count
 
+    def knn(
+        self,
+        queries: NDArray[np.uint8],
+        k: int,
+        *,
+        allowed: NDArray[np.bool_] | Filter | None = None,
+        threads: int | None = None,
+    ) -> Nearest:
+        """As `scan.knn`.
+
+        Example:
+            >>> found = build(arrange(np.array([[5], [7], [5]], np.uint8)))
+            >>> found.knn(np.array([[5]], np.uint8), 2)
+            (array([[0, 0]], dtype=int32), array([[0, 2]]))
+        """
+        k = check_count(k, "k")
+        workers = pool.resolve(threads)
+        queries, _ = validate(queries, self.bits, "queries")
+        chosen, among = _filter(self, allowed)
+        distances = np.full((len(queries), k), NO_DISTANCE, np.int32)
+        found = np.full((len(queries), k), NO_ROW, np.int64)
+        most = min(k, self.blocks.count)
+        if most == 0:
+            return distances, found
+
+        # A code stands for several rows, so fewer than k codes are often enough. Whether they were
+        # is known afterwards: those nearer than the last of them, which are complete, had k rows.
+        reach = min(most, 8 + 4 * -(-k * self.blocks.count // self.count))
+        left = np.arange(len(queries))
+        while len(left):
+            near, codes = scan.knn(
+                self.blocks, queries[left], reach, allowed=among, threads=workers
+            )
+            starts = np.arange(len(left) + 1, dtype=np.int64) * reach
+            whole = reach == self.blocks.count or (reach == most and chosen is None)
+            if reach == most and not whole:
+                # With a filter the order of first rows means nothing: take all that tie.
+                last = np.where(codes[:, -1] < 0, self.bits, near[:, -1]).astype(np.int64)
+                starts, near, codes = scan.radius(
+                    self.blocks, queries[left], last, allowed=among, threads=workers
+                )
+                whole = True
+            certain = _expand(
+                self, near.ravel(), codes.ravel(), starts, whole, chosen, left, distances, found,
+                workers,
+            )  # fmt: skip
+            left = left[~certain]
+            reach = min(most, 4 * reach)
+        return distances, found
+
+    def radius(
+        self,
+        queries: NDArray[np.uint8],
+        radius: int | NDArray[np.integer],
+        *,
+        allowed: NDArray[np.bool_] | Filter | None = None,
+        threads: int | None = None,
+    ) -> Within:
+        """As `scan.radius`.
+
+        Example:
+            >>> found = build(arrange(np.array([[5], [7], [5]], np.uint8)))
+            >>> found.radius(np.array([[5]], np.uint8), 1)
+            (array([0, 3]), array([0, 0, 1], dtype=int32), array([0, 2, 1]))
+        """
+        workers = pool.resolve(threads)
+        chosen, among = _filter(self, allowed)
+        distinct: Searchable = Scanned(self.blocks) if self.tables is None else self.tables
+        starts, near, codes = distinct.radius(queries, radius, allowed=among, threads=workers)
+        mask = _ANY if chosen is None else chosen.allowed
+        totals = np.empty(len(starts) - 1, np.int64)
+        kernels.weigh(codes, starts, self.offsets, self.rows, mask, totals)
+        offsets = np.zeros(len(starts), np.int64)
+        np.cumsum(totals, out=offsets[1:])
+        keys = np.empty(offsets[-1], np.int64)
+
+        def unfold(start: int, stop: int) -> None:
+            kernels.unfold(
+                near, codes, starts[start : stop + 1], self.offsets, self.rows, mask,
+                offsets[start : stop + 1], keys,
+            )  # fmt: skip
+            for query in range(start, stop):
+                keys[offsets[query] : offsets[query + 1]].sort()
+
+        pool.run(unfold, _tasks(len(totals)), workers)
+        return offsets, (keys >> ROW_BITS).astype(np.int32), keys & ROW_MASK
+
 
 def estimate_distinct(blocks: Blocks) -> int:
     """Estimate the number of distinct codes from those that a sample holds once and twice.
@@ -80,14 +169,14 @@ def estimate_distinct(blocks: Blocks) -> int:
     Statistics 11, 1984), no more than the number of codes.
 
     Example:
-        >>> estimate_distinct(scan.arrange(np.zeros((10, 4), np.uint8)))
+        >>> estimate_distinct(arrange(np.zeros((10, 4), np.uint8)))
         1
     """
     if blocks.count <= _SAMPLE:
-        codes = scan.restore(blocks)
+        codes = restore(blocks)
     else:
         rng = np.random.default_rng(1984)
-        codes = scan.take(blocks, np.unique(rng.integers(0, blocks.count, _SAMPLE)))
+        codes = take(blocks, np.unique(rng.integers(0, blocks.count, _SAMPLE)))
     if len(codes) == 0:
         return 0
     keys = np.ascontiguousarray(codes).view(np.dtype((np.void, codes.shape[1]))).ravel()
@@ -107,7 +196,7 @@ def worthwhile(blocks: Blocks) -> bool:
     as the codes.
 
     Example:
-        >>> worthwhile(scan.arrange(np.zeros((500_000, 4), np.uint8)))
+        >>> worthwhile(arrange(np.zeros((500_000, 4), np.uint8)))
         True
     """
     most = min(_WORTH * blocks.count, blocks.count - _SAVED / width(blocks.bits))
@@ -134,7 +223,7 @@ def build(
         threads: number of threads; all processors when left out.
 
     Example:
-        >>> build(scan.arrange(np.array([[5], [7], [5]], np.uint8))).blocks.count
+        >>> build(arrange(np.array([[5], [7], [5]], np.uint8))).blocks.count
         2
     """
     count = blocks.count
@@ -176,100 +265,9 @@ def build(
 
     pool.run(place, [(share,) for share in range(len(shares))], workers)
     codes = words.astype(">u8").view(np.uint8).reshape(len(words), 8 * words.shape[1])
-    distinct = scan.arrange(codes[:, : width(blocks.bits)], blocks.bits, threads=workers)
+    distinct = arrange(codes[:, : width(blocks.bits)], blocks.bits, threads=workers)
     index = multi_index.build(distinct, threads=workers) if tables else None
     return Buckets(distinct, offsets, rows, index)
-
-
-def knn(
-    buckets: Buckets,
-    queries: NDArray[np.uint8],
-    k: int,
-    *,
-    allowed: NDArray[np.bool_] | Filter | None = None,
-    threads: int | None = None,
-) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """The k nearest codes of every query: arguments and results are those of `scan.knn`.
-
-    Example:
-        >>> found = build(scan.arrange(np.array([[5], [7], [5]], np.uint8)))
-        >>> knn(found, np.array([[5]], np.uint8), 2)
-        (array([[0, 0]], dtype=int32), array([[0, 2]]))
-    """
-    k = check_count(k, "k")
-    workers = pool.resolve(threads)
-    queries, _ = scan.validate(queries, buckets.bits, "queries")
-    chosen, among = _filter(buckets, allowed)
-    distances = np.full((len(queries), k), NO_DISTANCE, np.int32)
-    found = np.full((len(queries), k), NO_ROW, np.int64)
-    most = min(k, buckets.blocks.count)
-    if most == 0:
-        return distances, found
-
-    # A code stands for several rows, so fewer than k codes are often enough. Whether they were
-    # is known afterwards: those nearer than the last of them, which are complete, had k rows.
-    reach = min(most, 8 + 4 * -(-k * buckets.blocks.count // buckets.count))
-    left = np.arange(len(queries))
-    while len(left):
-        near, codes = scan.knn(buckets.blocks, queries[left], reach, allowed=among, threads=workers)
-        starts = np.arange(len(left) + 1, dtype=np.int64) * reach
-        whole = reach == buckets.blocks.count or (reach == most and chosen is None)
-        if reach == most and not whole:
-            # With a filter the order of first rows means nothing: take all that tie.
-            last = np.where(codes[:, -1] < 0, buckets.bits, near[:, -1]).astype(np.int64)
-            starts, near, codes = scan.radius(
-                buckets.blocks, queries[left], last, allowed=among, threads=workers
-            )
-            whole = True
-        certain = _expand(
-            buckets, near.ravel(), codes.ravel(), starts, whole, chosen, left, distances, found,
-            workers,
-        )  # fmt: skip
-        left = left[~certain]
-        reach = min(most, 4 * reach)
-    return distances, found
-
-
-def radius(
-    buckets: Buckets,
-    queries: NDArray[np.uint8],
-    radius: int | NDArray[np.integer],
-    *,
-    allowed: NDArray[np.bool_] | Filter | None = None,
-    threads: int | None = None,
-) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int64]]:
-    """All codes within a Hamming distance: arguments and results are those of `scan.radius`.
-
-    Example:
-        >>> found = build(scan.arrange(np.array([[5], [7], [5]], np.uint8)))
-        >>> radius(found, np.array([[5]], np.uint8), 1)
-        (array([0, 3]), array([0, 0, 1], dtype=int32), array([0, 2, 1]))
-    """
-    workers = pool.resolve(threads)
-    chosen, among = _filter(buckets, allowed)
-    if buckets.tables is not None and among is None:
-        starts, near, codes = multi_index.radius(buckets.tables, queries, radius, threads=workers)
-    else:
-        starts, near, codes = scan.radius(
-            buckets.blocks, queries, radius, allowed=among, threads=workers
-        )
-    mask = _ANY if chosen is None else chosen.allowed
-    totals = np.empty(len(starts) - 1, np.int64)
-    kernels.weigh(codes, starts, buckets.offsets, buckets.rows, mask, totals)
-    offsets = np.zeros(len(starts), np.int64)
-    np.cumsum(totals, out=offsets[1:])
-    keys = np.empty(offsets[-1], np.int64)
-
-    def unfold(start: int, stop: int) -> None:
-        kernels.unfold(
-            near, codes, starts[start : stop + 1], buckets.offsets, buckets.rows, mask,
-            offsets[start : stop + 1], keys,
-        )  # fmt: skip
-        for query in range(start, stop):
-            keys[offsets[query] : offsets[query + 1]].sort()
-
-    pool.run(unfold, _tasks(len(totals)), workers)
-    return offsets, (keys >> ROW_BITS).astype(np.int32), keys & ROW_MASK
 
 
 def _expand(

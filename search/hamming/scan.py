@@ -10,13 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search import threads as pool
-from search.codes import check_count, pad_mask, refuse_subclass, validate, validate_queries, width
+from search.codes import check_count, pad_mask, refuse_subclass, validate, width
 from search.filters import Filter, as_filter
-from search.hamming.blocks import BLOCK as BLOCK
-from search.hamming.blocks import Blocks as Blocks
-from search.hamming.blocks import arrange as arrange
-from search.hamming.blocks import restore as restore
-from search.hamming.blocks import take as take
+from search.hamming.blocks import BLOCK, Blocks, arrange, take
 from search.hamming.dealing import (
     ABREAST,
     TILE,
@@ -24,11 +20,12 @@ from search.hamming.dealing import (
     edges,
     query_edges,
     split,
+    tile_size,
     workers_for_nearest,
 )
-from search.hamming.dealing import tile_size as tile_size
 from search.kernels import hamming
 from search.kernels.vectors import query_words
+from search.merging import merge_tables
 
 NO_ROW = -1
 NO_DISTANCE = np.iinfo(np.int32).max
@@ -177,8 +174,7 @@ def _together(
         return all(hamming.await_others(own, total) for own in progress)
 
     pool.share(search, [(part,) for part in parts], finished)
-    keys = np.empty((count, k), np.int64)
-    hamming.merge(parts, keys)
+    keys, _ = merge_tables(parts, parts, k)  # a key is distance and row in one
     return keys, bool(progress[:, hamming.GUESSED].any())
 
 
@@ -271,82 +267,6 @@ def radius(
         workers,
     )
     return offsets, distances, order if rows is None else rows[order]
-
-
-def hamming_knn(
-    queries: NDArray[np.uint8],
-    codes: NDArray[np.uint8],
-    k: int,
-    *,
-    bits: int | None = None,
-    threads: int | None = None,
-) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """The k nearest codes of every query by Hamming distance, ties by id.
-
-    For more than one search over the same codes, a `HashIndex` saves their rearrangement.
-
-    Args:
-        queries: uint8 (q, ceil(bits / 8)), or (ceil(bits / 8),) for a single one; pad bits are
-            masked.
-        codes: uint8 (n, ceil(bits / 8)); the id of a code is its row.
-        k: results for each query.
-        bits: bits in a code; eight a byte when left out.
-        threads: number of threads; all processors when left out.
-
-    Returns:
-        distances int32 (q, k) and ids int64 (q, k), in (distance, id) order; both (k,) for a
-        single query. Where there are fewer than k: id -1, with the largest int32 as distance.
-
-    Raises:
-        TypeError, ValueError: an argument has a wrong type, shape or range.
-
-    Example:
-        >>> codes = np.array([[0b1111], [0b0001], [0b0011]], np.uint8)
-        >>> hamming_knn(np.zeros((1, 1), np.uint8), codes, 2)
-        (array([[1, 2]], dtype=int32), array([[1, 2]]))
-    """
-    blocks = arrange(codes, bits, threads=threads)
-    queries, alone = validate_queries(queries, blocks.bits)
-    distances, ids = knn(blocks, queries, k, threads=threads)
-    return (distances[0], ids[0]) if alone else (distances, ids)
-
-
-def hamming_radius(
-    queries: NDArray[np.uint8],
-    codes: NDArray[np.uint8],
-    radius: int,
-    *,
-    bits: int | None = None,
-    threads: int | None = None,
-) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int64]]:
-    """All codes within a Hamming distance of every query, that distance included, ties by id.
-
-    Args:
-        queries: uint8 (q, ceil(bits / 8)), or (ceil(bits / 8),) for a single one; pad bits are
-            masked.
-        codes: uint8 (n, ceil(bits / 8)); the id of a code is its row.
-        radius: the largest distance of a result.
-        bits: bits in a code; eight a byte when left out.
-        threads: number of threads; all processors when left out.
-
-    Returns:
-        offsets int64 (q + 1,), distances int32 and ids int64: query i has the results
-        offsets[i] to offsets[i + 1], in (distance, id) order.
-
-    Raises:
-        TypeError, ValueError: an argument has a wrong type, shape or range.
-
-    Example:
-        >>> codes = np.array([[0b1111], [0b0001], [0b0011]], np.uint8)
-        >>> hamming_radius(np.zeros((1, 1), np.uint8), codes, 2)
-        (array([0, 2]), array([1, 2], dtype=int32), array([1, 2]))
-    """
-    blocks = arrange(codes, bits, threads=threads)
-    queries, _ = validate_queries(queries, blocks.bits)
-    return _radius(blocks, queries, check_count(radius, "radius"), threads=threads)
-
-
-_radius = radius  # `hamming_radius` has an argument of that name
 
 
 def _queries(blocks: Blocks, queries: NDArray[np.uint8]) -> NDArray[np.uint8]:

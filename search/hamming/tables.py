@@ -14,9 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search import threads as pool
-from search.codes import check_count, width
+from search.codes import check_count, pad_mask, validate, width
+from search.filters import Filter
 from search.hamming import scan
-from search.hamming.scan import NO_DISTANCE, NO_ROW, Blocks
+from search.hamming.blocks import Blocks, take
+from search.hamming.scan import NO_DISTANCE, NO_ROW
+from search.hamming.searchable import Nearest, Within
 from search.kernels import hamming
 from search.kernels import tables as kernels
 from search.kernels.shared import ROW_BITS, ROW_MASK
@@ -57,6 +60,117 @@ class Tables:
         """Bytes that the tables take, without the blocks."""
         return self.starts.nbytes + self.words.nbytes + self.rows.nbytes
 
+    def knn(
+        self,
+        queries: NDArray[np.uint8],
+        k: int,
+        *,
+        allowed: NDArray[np.bool_] | Filter | None = None,
+        threads: int | None = None,
+    ) -> Nearest:
+        """As `scan.knn`; with `allowed` it is the scan.
+
+        Example:
+            >>> from search.hamming.blocks import arrange
+            >>> codes = arrange(np.array([[5], [7], [5]], np.uint8))
+            >>> build(codes).knn(np.array([[5]], np.uint8), 2)
+            (array([[0, 0]], dtype=int32), array([[0, 2]]))
+        """
+        if allowed is not None:
+            return scan.knn(self.blocks, queries, k, allowed=allowed, threads=threads)
+        k = check_count(k, "k")
+        workers = pool.resolve(threads)
+        queries, _ = validate(queries, self.blocks.bits, "queries")
+        distances = np.full((len(queries), k), NO_DISTANCE, np.int32)
+        rows = np.full((len(queries), k), NO_ROW, np.int64)
+        reach = min(k, self.blocks.count)
+        if reach == 0 or len(queries) == 0:
+            return distances, rows
+        words = _words(queries, self.blocks.bits)
+        radii = np.full(len(queries), self.blocks.bits, np.int64)
+        limit = budget(self, len(queries), workers)
+        certain = np.zeros(len(queries), np.bool_)
+
+        def search(start: int, stop: int) -> None:
+            keys = np.empty((stop - start, 4 * reach + 1024), np.int64)
+            filled, spent = np.empty((2, stop - start), np.int64)
+            kernels.probe(
+                words[start:stop], self.edges, self.starts, self.words, self.rows, reach,
+                radii[start:stop], limit, keys, filled, spent,
+            )  # fmt: skip
+            for query in np.flatnonzero(filled >= 0):
+                found = keys[query : query + 1, : filled[query]]
+                found.sort(axis=1)
+                place = slice(start + query, start + query + 1)
+                first = np.ascontiguousarray(found[:, :reach])
+                hamming.split(first, distances[place], rows[place])
+            certain[start:stop] = filled >= 0
+
+        # The first queries are the sample: where most of them had to be given up, so would others.
+        tried = min(len(queries), _TRIED)
+        pool.run(search, _tasks(0, tried), workers)
+        if 2 * np.count_nonzero(certain) > tried:
+            pool.run(search, _tasks(tried, len(queries)), workers)
+        left = np.flatnonzero(~certain)
+        if len(left):
+            distances[left], rows[left] = scan.knn(self.blocks, queries[left], k, threads=workers)
+        return distances, rows
+
+    def radius(
+        self,
+        queries: NDArray[np.uint8],
+        radius: int | NDArray[np.integer],
+        *,
+        allowed: NDArray[np.bool_] | Filter | None = None,
+        threads: int | None = None,
+    ) -> Within:
+        """As `scan.radius`; with `allowed` it is the scan.
+
+        Example:
+            >>> from search.hamming.blocks import arrange
+            >>> codes = arrange(np.array([[5], [7], [5]], np.uint8))
+            >>> build(codes).radius(np.array([[5]], np.uint8), 0)
+            (array([0, 2]), array([0, 0], dtype=int32), array([0, 2]))
+        """
+        if allowed is not None:
+            return scan.radius(self.blocks, queries, radius, allowed=allowed, threads=threads)
+        workers = pool.resolve(threads)
+        queries, _ = validate(queries, self.blocks.bits, "queries")
+        radii = scan.check_radii(radius, len(queries), self.blocks.bits)
+        words = _words(queries, self.blocks.bits)
+        limit = budget(self, len(queries), workers)
+        filled, spent = np.zeros((2, len(queries)), np.int64)
+
+        def look(start: int, stop: int, keys: NDArray[np.int64], limit: int) -> None:
+            kernels.probe(
+                words[start:stop], self.edges, self.starts, self.words, self.rows, _UNLIMITED,
+                radii[start:stop], limit, keys, filled[start:stop], spent[start:stop],
+            )  # fmt: skip
+
+        def tally(start: int, stop: int) -> None:
+            look(start, stop, np.empty((stop - start, 0), np.int64), limit)
+
+        tried = min(len(queries), _TRIED)
+        pool.run(tally, _tasks(0, tried), workers)
+        if (filled < 0).any():
+            return scan.radius(self.blocks, queries, radii, threads=workers)
+        pool.run(tally, _tasks(tried, len(queries)), workers)
+        if (filled < 0).any():
+            return scan.radius(self.blocks, queries, radii, threads=workers)
+        offsets = np.zeros(len(queries) + 1, np.int64)
+        np.cumsum(filled, out=offsets[1:])
+        keys = np.empty(offsets[-1], np.int64)
+
+        def collect(start: int, stop: int) -> None:
+            for query in range(start, stop):
+                own = keys[offsets[query] : offsets[query + 1]]
+                if len(own):
+                    look(query, query + 1, own[None], _UNLIMITED)
+                    own.sort()
+
+        pool.run(collect, _tasks(0, len(queries)), workers)
+        return offsets, (keys >> ROW_BITS).astype(np.int32), keys & ROW_MASK
+
 
 def parts(count: int, bits: int) -> int:
     """Into how many parts to cut codes: each about as wide as the logarithm of their number.
@@ -91,7 +205,8 @@ def build(blocks: Blocks, *, threads: int | None = None, calibrate: bool = True)
         calibrate: without it tables are always searched to the end, however long it takes.
 
     Example:
-        >>> build(scan.arrange(np.zeros((10, 8), np.uint8)), calibrate=False).words.shape
+        >>> from search.hamming.blocks import arrange
+        >>> build(arrange(np.zeros((10, 8), np.uint8)), calibrate=False).words.shape
         (16, 10, 1)
     """
     cut = parts(blocks.count, blocks.bits)
@@ -122,7 +237,7 @@ def _calibrate(tables: Tables) -> tuple[float, float, float]:
     blocks = tables.blocks
     some = rng.integers(0, blocks.count, 32)
     flips = rng.random((len(some), blocks.bits)) < 0.05
-    queries = scan.take(blocks, some) ^ np.packbits(flips, axis=1)
+    queries = take(blocks, some) ^ np.packbits(flips, axis=1)
     words = _words(queries, blocks.bits)
     radii = np.full(len(some), min(blocks.bits, 3 * (len(tables.edges) - 1)), np.int64)
     keys = np.empty((len(some), 0), np.int64)
@@ -160,107 +275,6 @@ def budget(tables: Tables, queries: int, threads: int) -> int:
     return _UNLIMITED if math.isinf(seconds) else int(_SHARE * seconds / tables.compare)
 
 
-def knn(
-    tables: Tables, queries: NDArray[np.uint8], k: int, *, threads: int | None = None
-) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """The k nearest codes of every query: arguments and results are those of `scan.knn`.
-
-    Example:
-        >>> codes = scan.arrange(np.array([[5], [7], [5]], np.uint8))
-        >>> knn(build(codes), np.array([[5]], np.uint8), 2)
-        (array([[0, 0]], dtype=int32), array([[0, 2]]))
-    """
-    k = check_count(k, "k")
-    workers = pool.resolve(threads)
-    queries, _ = scan.validate(queries, tables.blocks.bits, "queries")
-    distances = np.full((len(queries), k), NO_DISTANCE, np.int32)
-    rows = np.full((len(queries), k), NO_ROW, np.int64)
-    reach = min(k, tables.blocks.count)
-    if reach == 0 or len(queries) == 0:
-        return distances, rows
-    words = _words(queries, tables.blocks.bits)
-    radii = np.full(len(queries), tables.blocks.bits, np.int64)
-    limit = budget(tables, len(queries), workers)
-    certain = np.zeros(len(queries), np.bool_)
-
-    def search(start: int, stop: int) -> None:
-        keys = np.empty((stop - start, 4 * reach + 1024), np.int64)
-        filled, spent = np.empty((2, stop - start), np.int64)
-        kernels.probe(
-            words[start:stop], tables.edges, tables.starts, tables.words, tables.rows, reach,
-            radii[start:stop], limit, keys, filled, spent,
-        )  # fmt: skip
-        for query in np.flatnonzero(filled >= 0):
-            found = keys[query : query + 1, : filled[query]]
-            found.sort(axis=1)
-            place = slice(start + query, start + query + 1)
-            first = np.ascontiguousarray(found[:, :reach])
-            hamming.split(first, distances[place], rows[place])
-        certain[start:stop] = filled >= 0
-
-    # The first queries are the sample: where most of them had to be given up, so would others.
-    tried = min(len(queries), _TRIED)
-    pool.run(search, _tasks(0, tried), workers)
-    if 2 * np.count_nonzero(certain) > tried:
-        pool.run(search, _tasks(tried, len(queries)), workers)
-    left = np.flatnonzero(~certain)
-    if len(left):
-        distances[left], rows[left] = scan.knn(tables.blocks, queries[left], k, threads=workers)
-    return distances, rows
-
-
-def radius(
-    tables: Tables,
-    queries: NDArray[np.uint8],
-    radius: int | NDArray[np.integer],
-    *,
-    threads: int | None = None,
-) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int64]]:
-    """All codes within a Hamming distance: arguments and results are those of `scan.radius`.
-
-    Example:
-        >>> codes = scan.arrange(np.array([[5], [7], [5]], np.uint8))
-        >>> radius(build(codes), np.array([[5]], np.uint8), 0)
-        (array([0, 2]), array([0, 0], dtype=int32), array([0, 2]))
-    """
-    workers = pool.resolve(threads)
-    queries, _ = scan.validate(queries, tables.blocks.bits, "queries")
-    radii = scan.check_radii(radius, len(queries), tables.blocks.bits)
-    words = _words(queries, tables.blocks.bits)
-    limit = budget(tables, len(queries), workers)
-    filled, spent = np.zeros((2, len(queries)), np.int64)
-
-    def look(start: int, stop: int, keys: NDArray[np.int64], limit: int) -> None:
-        kernels.probe(
-            words[start:stop], tables.edges, tables.starts, tables.words, tables.rows, _UNLIMITED,
-            radii[start:stop], limit, keys, filled[start:stop], spent[start:stop],
-        )  # fmt: skip
-
-    def tally(start: int, stop: int) -> None:
-        look(start, stop, np.empty((stop - start, 0), np.int64), limit)
-
-    tried = min(len(queries), _TRIED)
-    pool.run(tally, _tasks(0, tried), workers)
-    if (filled < 0).any():
-        return scan.radius(tables.blocks, queries, radii, threads=workers)
-    pool.run(tally, _tasks(tried, len(queries)), workers)
-    if (filled < 0).any():
-        return scan.radius(tables.blocks, queries, radii, threads=workers)
-    offsets = np.zeros(len(queries) + 1, np.int64)
-    np.cumsum(filled, out=offsets[1:])
-    keys = np.empty(offsets[-1], np.int64)
-
-    def collect(start: int, stop: int) -> None:
-        for query in range(start, stop):
-            own = keys[offsets[query] : offsets[query + 1]]
-            if len(own):
-                look(query, query + 1, own[None], _UNLIMITED)
-                own.sort()
-
-    pool.run(collect, _tasks(0, len(queries)), workers)
-    return offsets, (keys >> ROW_BITS).astype(np.int32), keys & ROW_MASK
-
-
 def _tasks(start: int, stop: int) -> list[tuple[int, int]]:
     """(start, stop) of the queries that each task has."""
     return [(first, min(first + _TASK, stop)) for first in range(start, stop, _TASK)]
@@ -271,5 +285,5 @@ def _words(queries: NDArray[np.uint8], bits: int) -> NDArray[np.uint64]:
     padded = np.zeros((len(queries), 8 * -(-bits // 64)), np.uint8)
     padded[:, : queries.shape[1]] = queries
     if len(queries):
-        padded[:, width(bits) - 1] &= np.uint8(scan.pad_mask(bits))
+        padded[:, width(bits) - 1] &= np.uint8(pad_mask(bits))
     return padded.view(">u8").astype(np.uint64)

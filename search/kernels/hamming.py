@@ -355,21 +355,3 @@ def split(keys, distances, rows):  # type: ignore[no-untyped-def]
             found = key != MISSING
             distances[query, position] = key >> ROW_BITS if found else np.iinfo(np.int32).max
             rows[query, position] = key & ROW_MASK if found else -1
-
-
-@compiled
-def merge(parts, out):  # type: ignore[no-untyped-def]
-    """Merge ascending keys (parts, queries, k) into the k least of each query (queries, k)."""
-    count_parts, queries, length = parts.shape
-    heads = np.empty(count_parts, np.int64)
-    for query in range(queries):
-        heads[:] = 0
-        for position in range(length):
-            best = MISSING
-            owner = 0
-            for part in range(count_parts):
-                if heads[part] < length and parts[part, query, heads[part]] < best:
-                    best = parts[part, query, heads[part]]
-                    owner = part
-            heads[owner] += 1
-            out[query, position] = best

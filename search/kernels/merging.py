@@ -6,35 +6,36 @@ from search.kernels.compiling import compiled
 
 
 @compiled
-def merge_ranked(distances, ids, heads, out_distances, out_ids):  # type: ignore[no-untyped-def]
+def merge(distances, ids, starts, stops, edges, out_distances, out_ids):  # type: ignore[no-untyped-def]
     """The best of several lists for each query, by (distance, id), missing results last.
 
-    `distances` and `ids` (s, q, w), each row ascending with id -1 at its end; `out_distances` and
-    `out_ids` (q, k), k <= w; `heads` int64 (s,), scratch.
+    `distances` and `ids` (m,) hold the lists, each ascending with missing results (id -1) at its
+    end. `starts` and `stops`, int64 (lists, queries), say where each lies. Query i gets as many as
+    fit from `edges[i]` to `edges[i + 1]` of the results; its lists have at least so many.
     """
-    lists, queries, _ = distances.shape
+    lists, queries = starts.shape
+    heads = np.empty(lists, np.int64)
     for query in range(queries):
-        heads[:] = 0
-        for rank in range(out_ids.shape[1]):
-            best = 0
-            for other in range(1, lists):
-                id_ = ids[other, query, heads[other]]
-                best_id = ids[best, query, heads[best]]
-                distance = distances[other, query, heads[other]]
-                best_distance = distances[best, query, heads[best]]
-                if id_ != -1 and (
-                    best_id == -1
-                    or distance < best_distance
-                    or (distance == best_distance and id_ < best_id)
+        heads[:] = starts[:, query]
+        for place in range(edges[query], edges[query + 1]):
+            best, owner = -1, 0
+            for other in range(lists):
+                at = heads[other]
+                if at < stops[other, query] and (
+                    best == -1
+                    or (
+                        ids[at] != -1
+                        and (
+                            ids[best] == -1
+                            or distances[at] < distances[best]
+                            or (distances[at] == distances[best] and ids[at] < ids[best])
+                        )
+                    )
                 ):
-                    best = other
-            out_distances[query, rank] = distances[best, query, heads[best]]
-            out_ids[query, rank] = ids[best, query, heads[best]]
-            if heads[best] < ids.shape[2] - 1:
-                heads[best] += 1
-            else:
-                # Only the last rank to be filled can use up a list of at least k entries.
-                break
+                    best, owner = at, other
+            out_distances[place] = distances[best]
+            out_ids[place] = ids[best]
+            heads[owner] += 1
 
 
 @compiled

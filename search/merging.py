@@ -1,5 +1,7 @@
 """Results of the parts of a database, merged into the results of the whole."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -7,6 +9,7 @@ from search import codes as _codes
 from search.kernels import merging
 
 Result = tuple[NDArray, NDArray]
+Within = tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int64]]
 
 
 def merge(*results: Result, k: int | None = None) -> Result:
@@ -40,18 +43,49 @@ def merge(*results: Result, k: int | None = None) -> Result:
     k = width if k is None else _codes.check_count(k, "k")
     if k > width:
         raise ValueError(f"k must be at most the {width} results that each part gives, not {k}")
-    return merge_checked(results, k)
+    return merge_nearest(results, k)
 
 
-def merge_checked(results: tuple[Result, ...] | list[Result], k: int) -> Result:
+def merge_nearest(results: Sequence[Result], k: int) -> Result:
     """`merge` of results that are known to be right."""
     if len(results) == 1 or k == 0 or not len(results[0][1]):
         return results[0][0][:, :k], results[0][1][:, :k]
     distances = np.stack([distances for distances, _ in results])
-    ids = np.stack([ids for _, ids in results])
-    out = np.empty((ids.shape[1], k), distances.dtype), np.empty((ids.shape[1], k), np.int64)
-    merging.merge_ranked(distances, ids, np.empty(len(results), np.int64), *out)
-    return out
+    return merge_tables(distances, np.stack([ids for _, ids in results]), k)
+
+
+def merge_tables(distances: NDArray, ids: NDArray[np.int64], k: int) -> Result:
+    """The `k` best of tables (parts, q, w) of ranked results: distances and ids (q, k)."""
+    parts, queries, width = ids.shape
+    starts = (np.arange(parts * queries) * width).reshape(parts, queries)
+    best, found = np.empty((queries, k), distances.dtype), np.empty((queries, k), np.int64)
+    merging.merge(
+        distances.reshape(-1), ids.reshape(-1), starts, starts + width, np.arange(queries + 1) * k,
+        best.reshape(-1), found.reshape(-1),
+    )  # fmt: skip
+    return best, found
+
+
+def merge_within(parts: Sequence[Within]) -> Within:
+    """Radius results of several parts of a database as one, in (distance, id) order.
+
+    Example:
+        >>> part = np.array([0, 1]), np.array([3], np.int32), np.array([5])
+        >>> merge_within([part, (part[0], part[1] - 1, part[2] + 1)])[2]
+        array([6, 5])
+    """
+    if len(parts) == 1:
+        return parts[0]
+    before = np.cumsum([0] + [len(ids) for _, _, ids in parts])
+    places = np.stack([own + start for (own, _, _), start in zip(parts, before, strict=False)])
+    offsets = np.sum([own for own, _, _ in parts], axis=0)
+    distances, ids = np.empty(offsets[-1], np.int32), np.empty(offsets[-1], np.int64)
+    merging.merge(
+        np.concatenate([near for _, near, _ in parts]),
+        np.concatenate([each for _, _, each in parts]),
+        places[:, :-1].copy(), places[:, 1:].copy(), offsets, distances, ids,
+    )  # fmt: skip
+    return offsets, distances, ids
 
 
 def _check(name: str, result: Result, first: NDArray) -> None:

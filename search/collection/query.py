@@ -1,0 +1,188 @@
+"""Answers to queries: the nearest of all views, candidates, and their order by finer distances."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from search.collection.ids import Where
+from search.collection.state import State
+from search.collection.views import View, views_of
+from search.fine.rerank import MOST_CANDIDATES, check_queries
+from search.hamming.dealing import TILE
+from search.hamming.scan import NO_DISTANCE
+from search.hamming.searchable import Nearest, Within
+from search.merging import merge_nearest, merge_within
+
+# Results, at least, that the search of a group of queries may hold beside those of the others.
+RESULTS = 1 << 22
+
+
+@dataclasses.dataclass(frozen=True)
+class Refinement:
+    """What candidates are put in order by: float32 (q, d) features, or latents with a threshold."""
+
+    values: NDArray[np.float32]
+    threshold: float | None = None
+
+    def best(
+        self,
+        state: State,
+        queries: slice | NDArray[np.int64],
+        candidates: NDArray[np.int64],
+        k: int,
+        threads: int | None,
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """The `k` best of candidate ids (q, p) for some of the queries."""
+        values, results = self.values[queries], []
+        for segment in state.segments:
+            rows = np.where(candidates == -1, -1, segment.find(candidates))
+            if self.threshold is None:
+                results.append(segment.rerank(values, rows, k, threads))
+            else:
+                results.append(segment.asymmetric(values, rows, k, self.threshold, threads))
+        return merge_nearest(results, k)
+
+
+def refinement(
+    state: State,
+    query_features: NDArray[np.floating] | None,
+    query_latents: NDArray[np.floating] | None,
+    threshold: float,
+    queries: int,
+) -> Refinement | None:
+    """The one that the arguments of a search ask for, checked against the index."""
+    if query_features is None and query_latents is None:
+        return None
+    if query_features is None:
+        assert query_latents is not None
+        latents = check_queries(query_latents, "query_latents")
+        if latents.shape != (queries, state.bits):
+            raise ValueError(
+                f"query_latents must have the shape ({queries}, {state.bits}), not {latents.shape}"
+            )
+        if not np.isfinite(threshold):
+            raise ValueError(f"threshold must be finite, not {threshold}")
+        return Refinement(latents, float(threshold))
+    if query_latents is not None:
+        raise ValueError("query_latents and query_features: give one of them")
+    if state.features is None:
+        raise ValueError(
+            "query_features: the index has no features to compare them with; search "
+            "by codes alone, without a pool"
+        )
+    fine = check_queries(query_features)
+    if fine.shape != (queries, state.features[1]):
+        raise ValueError(
+            f"query_features must have the shape ({queries}, {state.features[1]}), not {fine.shape}"
+        )
+    return Refinement(fine)
+
+
+def answer(
+    state: State,
+    queries: NDArray[np.uint8],
+    k: int,
+    fine: "Refinement | None",
+    pool: int | None,
+    radius: int | None,
+    where: Where | None,
+    threads: int | None,
+) -> tuple[NDArray[np.int32] | NDArray[np.float32], NDArray[np.int64]]:
+    """The results of `HashIndex.search`, whose arguments these are, checked."""
+    if fine is None:
+        if pool is not None:
+            raise ValueError("pool needs query_features or query_latents: else k alone counts")
+        return only_within(nearest(views_of(state, where, threads), queries, k, threads), radius)
+    if pool is None and radius is None:
+        raise ValueError("re-ranking needs candidates: give pool, radius or both")
+    views = views_of(state, where, threads)
+    distances = np.full((len(queries), k), np.inf, np.float32)
+    found = np.full((len(queries), k), -1, np.int64)
+    if pool is None:
+        assert radius is not None
+        offsets, _, ids = all_within(views, queries, radius, threads)
+        for some_queries, near in as_tables(offsets, ids):
+            best = fine.best(state, some_queries, near, k, threads)
+            distances[some_queries], found[some_queries] = best
+        return distances, found
+    group = max(1, MOST_CANDIDATES // max(1, min(pool, len(state))))
+    for start in range(0, len(queries), group):
+        part = slice(start, start + group)
+        near = candidates(views, queries[part], pool, radius, threads)
+        distances[part], found[part] = fine.best(state, part, near, k, threads)
+    return distances, found
+
+
+def nearest(
+    views: Sequence[View], queries: NDArray[np.uint8], k: int, threads: int | None
+) -> Nearest:
+    """Distances and ids (q, k) of the nearest in all views."""
+    group = max(TILE, RESULTS // max(1, k))
+    if len(queries) <= group:
+        return merge_nearest([view.knn(queries, k, threads) for view in views], k)
+    # What lies between the rows of a view and the merged ids takes several times the memory of
+    # the results, so only some of them pass through it at a time.
+    best, found = np.empty((len(queries), k), np.int32), np.empty((len(queries), k), np.int64)
+    for start in range(0, len(queries), group):
+        part = slice(start, start + group)
+        best[part], found[part] = nearest(views, queries[part], k, threads)
+    return best, found
+
+
+def all_within(
+    views: list[View], queries: NDArray[np.uint8], radius: int, threads: int | None
+) -> Within:
+    """Offsets, distances and ids of all within `radius` in all views."""
+    return merge_within([view.radius(queries, radius, threads) for view in views])
+
+
+def candidates(
+    views: list[View],
+    queries: NDArray[np.uint8],
+    pool: int,
+    radius: int | None,
+    threads: int | None,
+) -> NDArray[np.int64]:
+    """Ids (q, pool) of the nearest candidates."""
+    pool = min(pool, sum(len(view.segment) for view in views))
+    return only_within(nearest(views, queries, pool, threads), radius)[1]
+
+
+def only_within(result: Nearest, radius: int | None) -> Nearest:
+    """The part of a result that lies within `radius`; the rest becomes missing."""
+    distances, ids = result
+    if radius is None:
+        return distances, ids
+    far = distances > radius
+    distances[far], ids[far] = NO_DISTANCE, -1  # in place: they may be large
+    return distances, ids
+
+
+def as_tables(
+    offsets: NDArray[np.int64], ids: NDArray[np.int64]
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Lists of candidates as tables: queries (r,), and their ids (r, p), filled up with -1.
+
+    Each has lists of like length, and about `MOST_CANDIDATES` entries at most.
+
+    Example:
+        >>> for queries, near in as_tables(np.array([0, 2, 3]), np.array([7, 8, 9])):
+        ...     print(queries, near.tolist())
+        [1 0] [[9, -1], [7, 8]]
+    """
+    counts = np.diff(offsets)
+    order = np.argsort(counts, kind="stable")
+    ascending = counts[order]
+    start = 0
+    while start < len(order):
+        stop = int(np.searchsorted(ascending, 64 + 2 * ascending[start], side="right"))
+        stop = min(stop, start + max(1, MOST_CANDIDATES // max(1, int(ascending[stop - 1]))))
+        queries = order[start:stop]
+        columns = np.arange(ascending[stop - 1])
+        near = np.full((len(queries), len(columns)), -1)
+        inside = columns < counts[queries, None]
+        near[inside] = ids[(offsets[queries, None] + columns)[inside]]
+        yield queries, near
+        start = stop
