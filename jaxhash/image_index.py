@@ -166,11 +166,27 @@ class ImageIndex:
 
     def _hits(self, distances: np.ndarray, ids: np.ndarray) -> tuple[Hit, ...]:
         known = ids[ids >= 0].tolist()
-        paths = [None] * len(known) if self.items.paths is None else self.items.titles(known)
-        labels = self.items.class_names(known)
-        if self.items.labels is None:
-            labels = [self._class_of(path) for path in paths]
-        return tuple(map(Hit, known, distances[: len(known)].tolist(), paths, labels))
+        return tuple(map(Hit, known, distances[: len(known)].tolist(), *self.names(known)))
+
+    def names(self, ids: Sequence[int]) -> tuple[list[str | None], list[str | None]]:
+        """Paths and labels of items, None where they are not known.
+
+        Args:
+            ids: of items of the index.
+
+        Returns:
+            Their paths, and the names of their classes.
+
+        Example:
+            >>> index.names([17])  # doctest: +SKIP
+            (['photos/beach/17.jpg'], ['beach'])
+        """
+        paths: list[str | None] = [None] * len(ids)
+        if self.items.paths is not None:
+            paths = list(self.items.titles(ids))
+        if self.items.labels is not None:
+            return paths, self.items.class_names(ids)
+        return paths, [self._class_of(path) for path in paths]
 
     def _class_of(self, path: str | None) -> str | None:
         """The name of a file's folder, if it is a class of the model."""

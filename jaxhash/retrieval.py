@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,7 +12,7 @@ from jaxhash import data as sources
 from jaxhash import models, option_checks
 from jaxhash.data import Dataset, folders, prepared
 from jaxhash.data.pictures import as_items
-from jaxhash.encoding import encode
+from jaxhash.encoding import Encoded, encode
 from jaxhash.models import Model
 from search import HashIndex
 
@@ -149,15 +150,25 @@ def query(
         >>> query(model, HashIndex.open("photos.index"), images, 10, pool=100)  # doctest: +SKIP
     """
     check_made_by(index, model)
-    items = as_items(items, model.spec.item_shape)
-    # A few queries are not filled up to a full batch; powers of two keep the compiled programs few.
-    size = min(1 << max(len(items) - 1, 0).bit_length(), BATCH)
-    encoded = encode(model, items, batch_size=size, features="float32", keep=("codes", "features"))
+    encoded = encode_queries(model, items)
     if pool is None:
         return Neighbours(*index.search(encoded.codes, k, radius=radius))
     return Neighbours(
         *index.search(encoded.codes, k, query_features=encoded.features, pool=pool, radius=radius)
     )
+
+
+def encode_queries(model: Model, items: Any) -> Encoded:
+    """Codes, and features as float32, of queries in any form that `Model.encode` takes.
+
+    A few are not filled up to a full batch; powers of two keep the compiled programs few.
+
+    Example:
+        >>> encode_queries(model, images).codes  # doctest: +SKIP
+    """
+    items = as_items(items, model.spec.item_shape)
+    size = min(1 << max(len(items) - 1, 0).bit_length(), BATCH)
+    return encode(model, items, batch_size=size, features="float32", keep=("codes", "features"))
 
 
 def check_made_by(index: HashIndex, model: Model) -> None:
@@ -194,6 +205,17 @@ class ItemRecords:
         kept = index.attachments
         self.paths = json.loads(bytes(kept[PATHS])) if PATHS in kept else None
         self.labels = np.frombuffer(bytes(kept[LABELS]), "<i4") if LABELS in kept else None
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """What the index was made from, where that was no folder of files.
+
+        Raises:
+            ValueError: it is not there any more, or the index does not say what it was.
+        """
+        if "data" not in self.card:
+            raise ValueError("the index does not say where its images are")
+        return sources.load(self.card["data"], data_dir=self.card["data_dir"])
 
     def class_names(self, ids: Sequence[int]) -> list[str | None]:
         """The class of each item; None where it is not known."""
@@ -234,12 +256,9 @@ class ItemRecords:
                     )
             loaded = sources.load_images(files, image_size=size, max_undecodable=0)
             return list(loaded.items[np.arange(len(files))])
-        if "data" not in self.card:
-            raise ValueError("the index does not say where its images are")
-        dataset = sources.load(self.card["data"], data_dir=self.card["data_dir"])
-        if dataset.kind != "images":
+        if self.dataset.kind != "images":
             raise ValueError("the items of this index are features: there is nothing to show")
-        return list(dataset.items[np.asarray(ids)])
+        return list(self.dataset.items[np.asarray(ids)])
 
 
 def gallery(

@@ -431,6 +431,17 @@ def stub_query(monkeypatch: pytest.MonkeyPatch) -> list:
     return [model.calls, opened.calls, loaded.calls, answer.calls, drawn.calls]
 
 
+def stub_serve(monkeypatch: pytest.MonkeyPatch) -> list:
+    server = pytest.importorskip("jaxhash.serve.server", reason="needs the extra `serve`")
+    service = importlib.import_module("jaxhash.serve.service")
+    made = Recorder(SimpleNamespace(snapshot=[], model=None, warm=lambda: None))
+    run = Recorder()
+    monkeypatch.setattr(service, "Service", made)
+    monkeypatch.setattr(service, "described", lambda model: "")
+    monkeypatch.setattr(server, "run", run)
+    return [made.calls, [options for _, options in run.calls], run.calls]
+
+
 HERE = Path(__file__)
 # command -> (what it is given at least, option -> words that change what it does)
 COMMAND_OPTIONS: dict[str, tuple[list[Any], dict[str, list[Any]]]] = {
@@ -487,9 +498,30 @@ COMMAND_OPTIONS: dict[str, tuple[list[Any], dict[str, list[Any]]]] = {
             "verify": ["--verify"],
         },
     ),
+    "serve": (
+        ["--run", "none", "--index", "x.index"],
+        {
+            "run": ["--run", "other"],
+            "index": ["--index", "y.index"],
+            "host": ["--host", "localhost"],
+            "port": ["--port", 8001],
+            "writable": ["--writable"],
+            "images": ["--images", HERE.parent],
+            "max_upload": ["--max-upload", 1],
+            "max_megapixels": ["--max-megapixels", 1],
+            "timeout": ["--timeout", 1],
+            "waiting": ["--waiting", 1],
+        },
+    ),
 }
 CASES = [(name, option) for name, (_, table) in COMMAND_OPTIONS.items() for option in table]
-STUBS = {"train": stub_train, "encode": stub_encode, "evaluate": stub_evaluate, "query": stub_query}
+STUBS = {
+    "train": stub_train,
+    "encode": stub_encode,
+    "evaluate": stub_evaluate,
+    "query": stub_query,
+    "serve": stub_serve,
+}
 
 
 @pytest.mark.parametrize("name", COMMAND_OPTIONS)
@@ -533,6 +565,9 @@ def test_an_option_of_a_command_changes_what_it_does(
         ("encode", ["--out", "x.npz", "--part", "test"], ValueError, "--part is for an index"),
         ("encode", ["--batch-size", 0], ValueError, "--batch-size is 0"),
         ("query", ["--pool", -1], ValueError, "--pool is -1"),
+        ("serve", ["--port", 0], ValueError, "--port is 0: give 1 to 65535"),
+        ("serve", ["--timeout", 0], ValueError, "--timeout is 0.0: give a number above 0"),
+        ("serve", ["--images", "none"], FileNotFoundError, "no such folder"),
         ("query", ["--radius", -1], ValueError, "--radius is -1"),
         ("query", ["--gallery", "out.jpg"], ValueError, "give the name of a .png file"),
         ("query", ["--gallery", "no/out.png"], FileNotFoundError, "no such folder"),

@@ -18,7 +18,7 @@ ORDER = {
         "environment pickles recipes trees losses unlabelled nets data published method config "
         "option_checks views preparation prefetch sharding device_search "
         "plots runs spec encoding models feature_files retrieval image_index training evaluation "
-        "comparison analysis library cli __main__"
+        "comparison analysis library serve cli __main__"
     ),
 }
 

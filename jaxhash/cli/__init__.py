@@ -15,6 +15,7 @@ COMMANDS = {
     "evaluate": "measure how well the codes of a trained network retrieve",
     "encode": "encode images into an index that can be searched, or into features",
     "query": "find the images of an index that are nearest to given ones",
+    "serve": "answer queries by HTTP, with a page to drop a picture on",
     "demo": "all of it on handwritten digits, in about a minute",
 }
 
