@@ -89,7 +89,7 @@ async def search(service: Service, request: Request) -> Response:
         **vectors,
     )
     result = await service.search(wanted)
-    answers = [
+    answers: list[dict[str, Any]] = [
         {"query": name, "ids": ids, "distances": distances}
         for name, ids, distances in zip(names, result.ids, result.distances, strict=True)
     ]
