@@ -3,7 +3,7 @@
 from importlib import metadata as _metadata
 
 from search.codes import pack, unpack
-from search.files.storage import DamagedFile
+from search.files.checksums import DamagedFile
 from search.files.writing import Writer
 from search.fine.exhaustive import euclidean_knn
 from search.fine.rerank import asymmetric, rerank
@@ -11,13 +11,13 @@ from search.hamming.direct import hamming_knn, hamming_radius
 from search.index import HashIndex
 from search.measures.listed import ranked_measure
 from search.measures.ranking import (
-    Measures,
     average_precision,
     measure,
     precision_at,
     precision_recall,
     within_radius,
 )
+from search.measures.result import Measures
 from search.merging import merge
 
 __all__ = [

@@ -104,7 +104,7 @@ class HashIndex:
         """Open the index that was saved at `path`.
 
         Args:
-            path: an index file, see `search.files.storage`.
+            path: an index file, see `search.files.format`.
             mmap: leave the arrays in the file and read what a search asks for; opening takes
                 milliseconds at any size. What is read for the first time is compared with its
                 checksums, so that a search in a damaged file raises `DamagedFile` rather than

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from search import DamagedFile, HashIndex
-from search.files import checksums, storage
+from search.files import checking, checksums, reading
+from search.files import format as file_format
 
 GOLDEN = Path(__file__).parent / "golden"
 REPOSITORY = Path(__file__).parent.parent
@@ -160,7 +161,7 @@ def many(path, rng, damaged=None):
     index.save(path)
     if damaged is not None:
         whole = bytearray(path.read_bytes())
-        for row in storage.ENTRY.iter_unpack(whole[storage.HEADER.unpack(whole[:60])[6] :]):
+        for row in file_format.ENTRY.iter_unpack(whole[file_format.HEADER.unpack(whole[:60])[6] :]):
             if row[0].rstrip(b"\0").decode() == damaged:
                 whole[row[6] + 20_000] ^= 1  # in one of several groups
         path.write_bytes(whole)
@@ -244,19 +245,19 @@ def counting(function, calls):
 
 def as_version_1(whole):
     """The file that a program of version 1 would have written."""
-    fields = list(storage.HEADER.unpack(whole[:60]))
-    rows = [list(row) for row in storage.ENTRY.iter_unpack(whole[fields[6] :])]
+    fields = list(file_format.HEADER.unpack(whole[:60]))
+    rows = [list(row) for row in file_format.ENTRY.iter_unpack(whole[fields[6] :])]
     rows = [row for row in rows if not row[0].startswith(b"checksums/")]
-    end = storage.aligned(max(row[6] + size_of(row) for row in rows))
-    body = b"".join(storage.ENTRY.pack(*row) for row in rows)
+    end = file_format.aligned(max(row[6] + size_of(row) for row in rows))
+    body = b"".join(file_format.ENTRY.pack(*row) for row in rows)
     fields[1], fields[5:] = 1, [end + len(body), end, len(rows), zlib.crc32(body), 0]
-    head = storage.HEADER.pack(*fields)
+    head = file_format.HEADER.pack(*fields)
     return head + struct.pack("<I", zlib.crc32(head)) + whole[64:end] + body
 
 
 def size_of(row):
     """Bytes of the section of a table entry."""
-    return row[3] * row[4] * row[5] * np.dtype(storage.TYPES[row[1]]).itemsize
+    return row[3] * row[4] * row[5] * np.dtype(file_format.TYPES[row[1]]).itemsize
 
 
 def test_cut_short_at_every_length_or_extended_it_is_refused(tmp_path):
@@ -274,16 +275,16 @@ def test_cut_short_at_every_length_or_extended_it_is_refused(tmp_path):
 
 def forge(whole, header=None, entries=None):
     """A file with other header fields or table entries and right checksums."""
-    fields = list(storage.HEADER.unpack(whole[:60]))
+    fields = list(file_format.HEADER.unpack(whole[:60]))
     table = fields[6]
-    rows = [list(row) for row in storage.ENTRY.iter_unpack(whole[table:])]
+    rows = [list(row) for row in file_format.ENTRY.iter_unpack(whole[table:])]
     for which, position, value in entries or []:
         rows[which][position] = value
-    body = b"".join(storage.ENTRY.pack(*row) for row in rows)
+    body = b"".join(file_format.ENTRY.pack(*row) for row in rows)
     fields[8] = zlib.crc32(body)
     for position, value in header or []:
         fields[position] = value
-    head = storage.HEADER.pack(*fields)
+    head = file_format.HEADER.pack(*fields)
     return head + struct.pack("<I", zlib.crc32(head)) + whole[64:table] + body
 
 
@@ -355,8 +356,8 @@ def test_features_of_no_items_have_dimensions_that_can_be(dimensions, tmp_path):
 def alter(whole, section, at, new):
     """The file with bytes of a section changed and all checksums right."""
     whole = bytearray(whole)
-    table = storage.HEADER.unpack(whole[:60])[6]
-    rows = [list(row) for row in storage.ENTRY.iter_unpack(whole[table:])]
+    table = file_format.HEADER.unpack(whole[:60])[6]
+    rows = [list(row) for row in file_format.ENTRY.iter_unpack(whole[table:])]
     names = [row[0].rstrip(b"\0").decode() for row in rows]
     changes = []
     for name in (section, "checksums/" + section):
@@ -394,7 +395,8 @@ def test_verify_looks_at_the_order_of_ids_at_every_place(place, tmp_path, monkey
     ids = [3, 5, 6, 9, 11]
     ids[place - 1], ids[place] = ids[place], ids[place - 1]
     path.write_bytes(alter(path.read_bytes(), "ids", 0, struct.pack("<5q", *ids)))
-    monkeypatch.setattr(storage, "PIECE", 16)
+    monkeypatch.setattr(reading, "PIECE", 16)
+    monkeypatch.setattr(checking, "PIECE", 16)
     with pytest.raises(DamagedFile, match="ascend"):
         HashIndex.open(path, verify=True)
 
@@ -402,8 +404,8 @@ def test_verify_looks_at_the_order_of_ids_at_every_place(place, tmp_path, monkey
 def test_verify_compares_the_checksums_of_groups_and_the_next_id(tmp_path):
     path, _ = small(tmp_path)
     whole = path.read_bytes()
-    table = storage.HEADER.unpack(whole[:60])[6]
-    row = list(storage.ENTRY.iter_unpack(whole[table:]))[4]
+    table = file_format.HEADER.unpack(whole[:60])[6]
+    row = list(file_format.ENTRY.iter_unpack(whole[table:]))[4]
     assert row[0].rstrip(b"\0") == b"checksums/codes"
     other = whole[: row[6]] + b"1234" + whole[row[6] + 4 :]
     path.write_bytes(forge(other, [], [(4, 7, zlib.crc32(b"1234"))]))
@@ -431,10 +433,10 @@ def test_a_file_of_many_gigabytes_opens_without_being_read(tmp_path):
     """Sparse: a thousand million codes of 64 bits, all zero, whose checksum nobody computed."""
     path, count = tmp_path / "big.index", 1_000_000_000
     blocks = -(-count // 256)
-    end = storage.ALIGNMENT + blocks * 8 * 256
-    table = storage.ENTRY.pack(b"codes", 1, 3, blocks, 8, 256, storage.ALIGNMENT, 0)
-    head = storage.HEADER.pack(
-        storage.MAGIC, 1, 0x0102, 64, count, end + 128, end, 1, zlib.crc32(table), 0
+    end = file_format.ALIGNMENT + blocks * 8 * 256
+    table = file_format.ENTRY.pack(b"codes", 1, 3, blocks, 8, 256, file_format.ALIGNMENT, 0)
+    head = file_format.HEADER.pack(
+        file_format.MAGIC, 1, 0x0102, 64, count, end + 128, end, 1, zlib.crc32(table), 0
     )
     try:
         with open(path, "wb") as file:

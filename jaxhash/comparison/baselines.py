@@ -22,8 +22,8 @@ from jaxhash.data.protocols import Split
 from jaxhash.evaluation import measures
 from search import threads as pool
 from search.measures.counting import check_cuts, check_exclude
-from search.measures.ranking import from_hits, share, spread
 from search.measures.relevance import Relevance, relate
+from search.measures.result import from_hits, share, spread
 
 BASELINES = {
     "lsh": "features, LSH",

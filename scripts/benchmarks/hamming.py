@@ -39,7 +39,7 @@ from limits import (
 )
 from numpy.typing import NDArray
 
-from search.files import storage
+from search.files import reading
 from search.hamming import buckets, scan, tables
 from search.hamming.blocks import BLOCK, Blocks, arrange, restore, take
 from search.hamming.dealing import tile_size
@@ -196,7 +196,7 @@ def judge(
 
 def stored(path: Path) -> tuple[Codes, int]:
     """The codes of an index file, as jaxhash encode writes it, and their bits."""
-    found = storage.read(path, mmap=False, verify=True)
+    found = reading.read(path, mmap=False, verify=True)
     return restore(Blocks(found.planes, found.count, found.bits)), found.bits
 
 

@@ -11,7 +11,8 @@ from search.collection.combining import combine
 from search.collection.ids import distinct, some
 from search.collection.segments import Segment, implicit
 from search.collection.state import State, rows_of
-from search.files import storage, writing
+from search.files import writing
+from search.files.format import PIECE
 from search.fine.rerank import check_features
 from search.hamming.blocks import arrange
 
@@ -120,7 +121,7 @@ def _check_finite(features: NDArray[np.floating]) -> None:
     """Refuse NaN and infinity, a piece at a time; a mapped store is not read for it."""
     if paging.owner(features) is not None:
         return  # `rerank` refuses them when it meets them
-    step = max(1, storage.PIECE // max(1, features.shape[1] * features.itemsize))
+    step = max(1, PIECE // max(1, features.shape[1] * features.itemsize))
     for start in range(0, len(features), step):
         if not np.isfinite(features[start : start + step]).all():
             raise ValueError("features must be finite, but hold NaN or infinity")

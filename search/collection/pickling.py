@@ -6,7 +6,7 @@ from typing import Any
 
 from search.collection.segments import Segment
 from search.collection.state import State, attached
-from search.files import storage
+from search.files import reading
 from search.hamming.blocks import Blocks
 
 
@@ -38,9 +38,9 @@ def unpack(packed: dict[str, Any]) -> State:
 
 def open_segment(
     path: str | os.PathLike[str], mmap: bool, verify: bool
-) -> tuple[Segment, storage.Stored]:
+) -> tuple[Segment, reading.Stored]:
     """The segment in an index file, and what else the file holds."""
-    stored = storage.read(path, mmap=mmap, verify=verify)
+    stored = reading.read(path, mmap=mmap, verify=verify)
     segment = Segment(
         Blocks(stored.planes, stored.count, stored.bits),
         stored.ids,
@@ -73,7 +73,7 @@ def _unpack_segment(packed: dict[str, Any]) -> Segment:
     return Segment(codes, packed["ids"], packed["features"], packed["dead"])
 
 
-def _reopen(source: storage.Source) -> Segment:
+def _reopen(source: reading.Source) -> Segment:
     """The segment in a file, if that is still the one it was."""
     advice = "to pickle what an index holds, open it with mmap=False"
     try:

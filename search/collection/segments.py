@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from search import threads as pool
 from search.collection.once import once
 from search.files.checksums import Guard
-from search.files.storage import Source
+from search.files.reading import Source
 from search.filters import Filter
 from search.fine.rerank import asymmetric, frozen, rerank
 from search.hamming import buckets

@@ -1,4 +1,4 @@
-"""Write index files: whole or not at all, in constant memory; see `search.files.storage`."""
+"""Write index files: whole or not at all, in constant memory; see `search.files.format`."""
 
 import contextlib
 import math
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from search.codes import as_int64, check_bits, check_count, pad_mask, validate, width
 from search.files.atomic import replacing, scratch
 from search.files.checksums import GROUPS, group_rows
-from search.files.storage import (
+from search.files.format import (
     ALIGNMENT,
     ATTACHMENT,
     BLOCK,
@@ -126,7 +126,7 @@ def write(
     """Write arrays that are in the format's layout already; they may be larger than memory.
 
     The arrays may be mapped from `path` itself: the old file lives until they are released.
-    `next_id` is above every id, see `search.files.storage`.
+    `next_id` is above every id, see `search.files.format`.
 
     Raises:
         OSError: the disk is full or cannot be written; the old file is as it was.

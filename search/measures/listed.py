@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from search.codes import refuse_subclass
 from search.measures.counting import check_cuts, check_exclude, check_positive
-from search.measures.ranking import (
+from search.measures.relevance import relate
+from search.measures.result import (
     Denominator,
     Measures,
     check_denominator,
@@ -20,7 +21,6 @@ from search.measures.ranking import (
     share,
     spread,
 )
-from search.measures.relevance import relate
 
 
 def ranked_measure(
