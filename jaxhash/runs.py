@@ -23,7 +23,6 @@ from typing import Any
 
 from jaxhash.config import Config, from_json, to_json
 from jaxhash.environment import environment
-from search.files.atomic import replacing
 
 CONFIG, PLAN, ENVIRONMENT, METRICS, SKIPPED = (
     "config.json",
@@ -144,6 +143,8 @@ def write_skipped(folder: Path | str, skipped: Iterable[tuple[Any, str]]) -> Non
 
 def write_text(path: Path, text: str) -> None:
     """Write a file that is whole or as it was before."""
+    from search.files.atomic import replacing  # late: with it comes all of the search
+
     with replacing(path) as file:
         file.write(text.encode())
 

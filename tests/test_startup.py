@@ -36,6 +36,14 @@ def test_help_imports_neither_jax_nor_numpy(words: list[str]) -> None:
     assert not found & {"jax", "numpy", "numba", "flax", "tyro", *HEAVY}
 
 
+@pytest.mark.parametrize("words", ["--help", "--help-all"])
+def test_help_of_no_command_imports_jax_or_numpy(words: str) -> None:
+    found = imported(
+        f"from jaxhash import cli\nfor name in cli.COMMANDS:\n    cli.main([name, {words!r}])"
+    )
+    assert not found & {"jax", "numpy", "numba", "flax", "search", *HEAVY}
+
+
 def test_a_query_imports_nothing_that_only_training_needs(tmp_path: Path) -> None:
     labels = np.arange(24) % 2
     shades = (60 + 120 * labels[:, None, None, None]).astype(np.uint8)
