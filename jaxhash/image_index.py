@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from jaxhash import encoding, models, retrieval
-from jaxhash.data import Dataset
+from jaxhash.data import Dataset, pictures
 from jaxhash.models import Model
 from search import HashIndex
 from search.files.atomic import replacing
@@ -156,13 +155,13 @@ class ImageIndex:
             >>> index.query("beach.jpg", k=10, pool=200).paths  # doctest: +SKIP
         """
         found = retrieval.query(self.model, self.codes, images, k, pool=pool, radius=radius)
+        alone = pictures.is_one(images, self.model.spec.item_shape)
+        names = _names([images] if alone else images, len(found.ids))
         answers = [
             Found(name, self._hits(distances, ids))
-            for name, distances, ids in zip(
-                _names(images, len(found.ids)), found.distances, found.ids, strict=True
-            )
+            for name, distances, ids in zip(names, found.distances, found.ids, strict=True)
         ]
-        return answers[0] if _is_one(images) else answers
+        return answers[0] if alone else answers
 
     def _hits(self, distances: np.ndarray, ids: np.ndarray) -> tuple[Hit, ...]:
         known = ids[ids >= 0].tolist()
@@ -272,17 +271,8 @@ def open_index(path: str | os.PathLike[str], model: Model | str | os.PathLike[st
     return ImageIndex(model, HashIndex.open(path))
 
 
-def _is_one(images: Any) -> bool:
-    """Whether it is a single picture, and not several."""
-    if isinstance(images, str | os.PathLike | Image.Image):
-        return True
-    return isinstance(images, np.ndarray) and images.ndim in (2, 3) and images.dtype == np.uint8
-
-
 def _names(images: Any, count: int) -> Sequence[str]:
     """What to call each query: its path, or its number."""
-    if _is_one(images):
-        images = [images]
     if isinstance(images, Sequence):
         return [
             os.fspath(image) if isinstance(image, str | os.PathLike) else str(at)

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from jaxhash import data as sources
-from jaxhash import models
+from jaxhash import models, retrieval
 from jaxhash.config import Config
 from jaxhash.data import Dataset, archives, folders
 from jaxhash.evaluation import run as evaluation_run
@@ -135,7 +135,8 @@ def evaluate(
 
     Args:
         run: folder of the run.
-        data: the data that it was trained on, where that was given as arrays or a `Dataset`.
+        data: the data that it was trained on, where that was given as arrays or a `Dataset`, or
+            has another place now; that of the run by default.
         protocol: which images are queries and which the database; that of the run by default.
         protocol_options: numbers of the protocol, such as `queries_per_class=10`.
         top: cut-off of the mean average precision at the top.
@@ -155,9 +156,12 @@ def evaluate(
         0.9823
     """
     dataset = None if data is None else _dataset(data)
+    if dataset is None and data is not None:
+        model = models.load(Path(run))
+        dataset = retrieval.load_items(os.fspath(data), model, labelled=True)  # type: ignore[arg-type]
     document = evaluation_run.evaluate_run(
         Path(run),
-        dataset=sources.load(data) if dataset is None and data is not None else dataset,  # type: ignore[arg-type]
+        dataset=dataset,
         protocol=protocol,
         protocol_options=protocol_options,
         top=top,

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -115,6 +116,16 @@ def test_results_have_names_and_types(run: Path) -> None:
     assert jaxhash.Result.from_dict(kept) == result
     with pytest.raises(ValueError, match="no result of an evaluation"):
         jaxhash.Result.from_dict({"rankings": {}})
+
+
+def test_data_that_has_moved_is_prepared_as_the_model_wants_it(
+    run: Path, photos: Path, tmp_path: Path
+) -> None:
+    """Pictures of several sizes have none that they could be read in without the model."""
+    shutil.copytree(photos, tmp_path / "moved")
+    moved = jaxhash.evaluate(run, data=tmp_path / "moved")
+    assert isinstance(moved, jaxhash.Result)
+    assert moved.codes == jaxhash.evaluate(run).codes
 
 
 def test_answers_become_json_and_csv(run: Path, photos: Path, tmp_path: Path) -> None:

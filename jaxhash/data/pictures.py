@@ -41,7 +41,7 @@ def as_items(images: Any, item_shape: tuple[int, ...]) -> Any:
         return _batch(images, item_shape)
     if hasattr(images, "shape") and not isinstance(images, np.ndarray):
         return images  # a lazy sequence or a device array that knows its size
-    if isinstance(images, str | os.PathLike | Image.Image | np.ndarray):
+    if is_one(images, item_shape):
         images = [images]
     if not isinstance(images, Sequence):
         raise TypeError(
@@ -49,6 +49,20 @@ def as_items(images: Any, item_shape: tuple[int, ...]) -> Any:
         )
     pixels = [_one(image, item_shape, f"image {at}") for at, image in enumerate(images)]
     return np.stack(pixels) if pixels else np.empty((0, *item_shape), np.uint8)
+
+
+def is_one(images: Any, item_shape: tuple[int, ...]) -> bool:
+    """Whether `as_items` takes this for a single picture: a path, a PIL image, or its array.
+
+    Example:
+        >>> is_one("a.jpg", (32, 32, 3)), is_one(["a.jpg"], (32, 32, 3))
+        (True, False)
+    """
+    if len(item_shape) == 1:
+        return False
+    if isinstance(images, np.ndarray):
+        return images.ndim < 4
+    return isinstance(images, str | os.PathLike | Image.Image)
 
 
 def _features(images: Any, length: int) -> Any:
