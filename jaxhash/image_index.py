@@ -13,6 +13,7 @@ import numpy as np
 from jaxhash import encoding, models, retrieval
 from jaxhash.data import Dataset, pictures
 from jaxhash.models import Model
+from jaxhash.shards.records import open_any
 from search import HashIndex
 from search.files.atomic import replacing
 
@@ -106,6 +107,7 @@ class ImageIndex:
     Args:
         model: the model that made the codes.
         codes: the codes under their ids, see `search.HashIndex`.
+        items: what is known of the images; by default what the index keeps.
 
     Raises:
         ValueError: the index was made by another model.
@@ -115,11 +117,13 @@ class ImageIndex:
         >>> index.query("beach.jpg", k=3).paths  # doctest: +SKIP
     """
 
-    def __init__(self, model: Model, codes: HashIndex) -> None:
+    def __init__(
+        self, model: Model, codes: HashIndex, items: retrieval.ItemRecords | None = None
+    ) -> None:
         retrieval.check_made_by(codes, model)
         self.model = model
         self.codes = codes
-        self.items = retrieval.ItemRecords(codes)
+        self.items = retrieval.ItemRecords(codes) if items is None else items
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -249,17 +253,17 @@ def build(
 
 
 def open_index(path: str | os.PathLike[str], model: Model | str | os.PathLike[str]) -> ImageIndex:
-    """Open an index file, mapped, with the model that made it.
+    """Open an index file or a folder of shards, mapped, with the model that made it.
 
     Args:
-        path: of the index file.
+        path: of the index file, or of a folder of shards.
         model: a model, or the folder of a run.
 
     Returns:
         The index.
 
     Raises:
-        FileNotFoundError: there is no such file or run.
+        FileNotFoundError: there is no such file or run, or shards are missing.
         search.DamagedFile: the file is damaged.
         ValueError: another model made it.
 
@@ -268,7 +272,7 @@ def open_index(path: str | os.PathLike[str], model: Model | str | os.PathLike[st
     """
     if not isinstance(model, Model):
         model = models.load(Path(model))
-    return ImageIndex(model, HashIndex.open(path))
+    return ImageIndex(model, *open_any(path))
 
 
 def _names(images: Any, count: int) -> Sequence[str]:

@@ -60,19 +60,8 @@ def load_items(
     """
     option_checks.check_place(data, data_dir=data_dir)
     spec = model.spec
-    size = None
-    if spec.takes == "images" and spec.item_shape[0] == spec.item_shape[1]:
-        size = spec.item_shape[0]
     if _is_folder_of_images(data, data_dir):
-        if spec.takes == "features":
-            raise ValueError(f"the model takes features, and {data} is a folder of images")
-        if size is None:
-            height, width, _ = spec.item_shape
-            raise ValueError(
-                f"the model takes images of {height} x {width} pixels, and files are cut to "
-                "squares: train with image_size, or bring arrays of that size"
-            )
-        channels = 1 if spec.item_shape[2] == 1 else 3
+        size, channels = file_form(model, data)
         load = folders.load if labelled and folders.has_classes(data) else folders.load_images
         share = 0.01 if max_undecodable is None else max_undecodable
         return load(data, image_size=size, channels=channels, max_undecodable=share)
@@ -80,10 +69,31 @@ def load_items(
         raise ValueError(
             f"max_undecodable is for folders of image files, and {data} is none: leave it out"
         )
-    dataset = sources.load(data, data_dir=data_dir, image_size=size)
+    square = spec.takes == "images" and spec.item_shape[0] == spec.item_shape[1]
+    dataset = sources.load(
+        data, data_dir=data_dir, image_size=spec.item_shape[0] if square else None
+    )
     if dataset.kind != spec.takes:
         raise ValueError(f"the model takes {spec.takes}, and {data} holds {dataset.kind}")
     return dataset
+
+
+def file_form(model: Model, data: str) -> tuple[int, int]:
+    """The side in pixels and the channels that image files are decoded to for a model.
+
+    Raises:
+        ValueError: the model takes features, or images that are not square.
+    """
+    spec = model.spec
+    if spec.takes == "features":
+        raise ValueError(f"the model takes features, and {data} is a folder of images")
+    height, width, channels = spec.item_shape
+    if height != width:
+        raise ValueError(
+            f"the model takes images of {height} x {width} pixels, and files are cut to "
+            "squares: train with image_size, or bring arrays of that size"
+        )
+    return height, 1 if channels == 1 else 3
 
 
 def _is_folder_of_images(data: str, data_dir: str | None) -> bool:

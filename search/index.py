@@ -9,12 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search import codes as _codes
+from search import shards
 from search.collection import changes
 from search.collection.changes import above_all, new_segment
 from search.collection.combining import save
 from search.collection.ids import Where, id_list
 from search.collection.pickling import open_segment, pack, unpack
-from search.collection.query import all_within, answer, refinement
+from search.collection.query import all_within, answer, refinement, rerank
 from search.collection.segments import Segment
 from search.collection.state import State, attached, get
 from search.collection.views import views_of
@@ -104,7 +105,8 @@ class HashIndex:
         """Open the index that was saved at `path`.
 
         Args:
-            path: an index file, see `search.files.format`.
+            path: an index file, see `search.files.format`; or a folder of them that are the
+                shards of one index, see `search.shards`.
             mmap: leave the arrays in the file and read what a search asks for; opening takes
                 milliseconds at any size. What is read for the first time is compared with its
                 checksums, so that a search in a damaged file raises `DamagedFile` rather than
@@ -118,11 +120,16 @@ class HashIndex:
         Raises:
             search.DamagedFile: the file is not whole, or not an index; with `mmap` and
                 without `verify` also from whatever method first looks at a damaged part.
-            OSError: it cannot be read.
+            OSError: it cannot be read, or shards are missing.
+            ValueError: shards do not belong together.
 
         Example:
             >>> index = HashIndex.open("photos.index")  # doctest: +SKIP
         """
+        if os.path.isdir(path):
+            index = cls.__new__(cls)
+            index._begin(shards.open_all(path, mmap, verify))
+            return index
         segment, stored = open_segment(path, mmap, verify)
         return cls.of_segment(segment, stored.attachments, stored.next_id)
 
@@ -272,6 +279,53 @@ class HashIndex:
         fine = refinement(state, query_features, query_latents, threshold, len(queries))
         distances, ids = answer(state, queries, k, fine, pool, radius, where, threads)
         return (distances[0], ids[0]) if alone else (distances, ids)
+
+    def rerank(
+        self,
+        query_features: NDArray[np.floating] | None,
+        ids: NDArray[np.integer],
+        k: int,
+        *,
+        query_latents: NDArray[np.floating] | None = None,
+        threshold: float = 0.5,
+        threads: int | None = None,
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """The `k` best of given candidates, by a finer distance: the second half of `search`.
+
+        Candidates that are not in the index are passed over, so that each shard of a database
+        can be given all of them, and `search.merge` has the result.
+
+        Args:
+            query_features: float (q, d), finite; None with `query_latents`.
+            ids: integers (q, p), the candidates of each query; -1 for none; repetitions count
+                once.
+            k: results for each query.
+            query_latents: float (q, bits), in place of features, as in `search`.
+            threshold: as in `search`.
+            threads: at most this many; all processors when None.
+
+        Returns:
+            distances float32 (q, k), not squared; ids int64 (q, k); in (distance, id) order.
+            Where there are fewer than k: infinity and -1.
+
+        Raises:
+            TypeError, ValueError: naming the argument.
+
+        Example:
+            >>> features = np.array([[5.0], [2.0], [0.0]], np.float32)
+            >>> index = HashIndex(np.zeros((3, 1), np.uint8), features=features)
+            >>> index.rerank(np.zeros((1, 1)), np.array([[0, 1, 7]]), 3)
+            (array([[ 2.,  5., inf]], dtype=float32), array([[ 1,  0, -1]]))
+        """
+        return rerank(
+            self._state,
+            query_features,
+            ids,
+            _codes.check_count(k, "k"),
+            query_latents,
+            threshold,
+            threads,
+        )
 
     def within(
         self,

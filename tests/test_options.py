@@ -22,6 +22,7 @@ from jaxhash import (
     runs,
     sharding,
 )
+from jaxhash.cli import shards
 from jaxhash.cli.command import Command, parse
 from jaxhash.config import Config, to_json
 from jaxhash.data import Dataset
@@ -392,8 +393,11 @@ def stub_encode(monkeypatch: pytest.MonkeyPatch) -> list:
         return write(*words[2:], rows=None if rows is None else rows.tolist(), **options)
 
     monkeypatch.setattr(encoding, "encode_to_index", encode)
+    sharded = Recorder(None)
+    monkeypatch.setattr(shards, "encode_shards", sharded)
     return [
         model.calls,
+        sharded.calls,
         [(words[:1], options) for words, options in load.calls],
         load.calls,
         write.calls,
@@ -471,6 +475,8 @@ COMMAND_OPTIONS: dict[str, tuple[list[Any], dict[str, list[Any]]]] = {
             "batch_size": ["--batch-size", 3],
             "max_undecodable": ["--max-undecodable", 0.5],
             "overwrite": ["--overwrite"],
+            "shards": ["--shards", 3],
+            "workers": ["--shards", 3, "--workers", 2],
         },
     ),
     "evaluate": (

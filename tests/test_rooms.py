@@ -12,13 +12,13 @@ ROOT = Path(__file__).resolve().parent.parent
 ORDER = {
     "search": (
         "codes processors threads paging filters kernels merging hamming measures fine files "
-        "collection index faiss_layout interchange"
+        "collection shards index scattered faiss_layout interchange"
     ),
     "jaxhash": (
         "environment pickles recipes trees losses unlabelled nets data published method config "
         "option_checks views preparation prefetch sharding device_search "
-        "plots runs spec encoding models feature_files retrieval image_index training evaluation "
-        "comparison analysis library serve cli __main__"
+        "plots runs spec encoding models feature_files retrieval shards image_index "
+        "training evaluation comparison analysis library serve cli __main__"
     ),
 }
 

@@ -10,6 +10,13 @@ is a folder of image files, at any depth, or whatever jaxhash train takes for --
 
 writes the features instead, as data that jaxhash train takes: how a method that learns from
 features is trained on top of a network.
+
+    jaxhash encode --run runs/photos --data photos/ --shards 20 --out photos.index/
+
+writes a folder of 20 index files instead. The same command goes on where it was broken off, and
+any number of processes and machines that share the folder may run it at once. Here the data can
+also be a list of paths (.txt), tar files as photos-{000..099}.tar, array_records, or remote ones
+of these (s3://, gs://).
 """
 
 from dataclasses import dataclass
@@ -43,6 +50,10 @@ class Encode:
     """Share of a folder's image files that may fail to decode. Default: 0.01."""
     overwrite: bool = False
     """Replace a file that is there."""
+    shards: int | None = None
+    """Write a folder of so many index files, each whole or not there."""
+    workers: int = 1
+    """Processes on this machine that encode shards. One uses all its GPUs; several are for CPUs."""
 
 
 def encode(options: Encode) -> None:
@@ -50,8 +61,12 @@ def encode(options: Encode) -> None:
     from tqdm import tqdm
 
     from jaxhash import encoding, models, retrieval
+    from jaxhash.cli.shards import encode_shards, is_for_shards
     from jaxhash.feature_files import write_features
 
+    if is_for_shards(options):
+        encode_shards(options)
+        return
     if options.out.exists() and not options.overwrite:
         raise FileExistsError(f"{options.out} exists: replace it with --overwrite")
     if options.batch_size is not None and options.batch_size < 1:
@@ -110,9 +125,10 @@ COMMAND = Command(
     __doc__,
     Encode,
     encode,
+    common=("run", "data", "out", "part", "features", "overwrite", "shards", "workers"),
     groups={
         "data": ("data", "data_dir", "part", "max_undecodable"),
         "method": ("run",),
-        "output and run": ("out", "features", "overwrite", "batch_size"),
+        "output and run": ("out", "features", "overwrite", "batch_size", "shards", "workers"),
     },
 )

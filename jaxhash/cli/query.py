@@ -25,7 +25,7 @@ class Query:
     run: Path
     """Folder of the trained run that made the index."""
     index: Path
-    """The index file, from jaxhash encode."""
+    """The index file, or folder of shards, from jaxhash encode."""
     k: Annotated[int, tyro.conf.arg(aliases=["-k"])] = 10
     """Results for each image."""
     pool: int = 200
@@ -44,7 +44,7 @@ def query(options: Query) -> None:
 
     from jaxhash import models, retrieval
     from jaxhash.data import load_images
-    from search import HashIndex
+    from jaxhash.shards.records import open_any
 
     if not options.images:
         raise ValueError("give at least one image file as the query")
@@ -68,7 +68,7 @@ def query(options: Query) -> None:
             f"{options.run} was trained on features, and images cannot be its queries: give a run "
             "that was trained on images"
         )
-    index = HashIndex.open(options.index, verify=options.verify)
+    index, items = open_any(options.index, verify=options.verify)
     channels = 1 if model.spec.item_shape[2] == 1 else 3
     asked = load_images(
         list(options.images),
@@ -80,7 +80,6 @@ def query(options: Query) -> None:
     found = retrieval.query(
         model, index, images, options.k, pool=options.pool or None, radius=options.radius
     )
-    items = retrieval.ItemRecords(index)
     for path, distances, ids in zip(options.images, *found, strict=True):
         known = ids >= 0
         print(f"{path}:{'' if known.any() else ' nothing found'}")

@@ -199,6 +199,20 @@ def load_images(
     )
 
 
+def files_below(folder: Path, skipped: list[tuple[str, str]]) -> Iterator[str]:
+    """Every file to try below a folder, at any depth, in the order of names.
+
+    Args:
+        folder: The folder.
+        skipped: (path, reason) of folders that cannot be looked into is appended here.
+
+    Example:
+        >>> next(files_below(Path("photos"), []))  # doctest: +SKIP
+        'photos/beach/1.jpg'
+    """
+    return _walk(folder, skipped)
+
+
 def shown(path: str | Path) -> str:
     """A path as text that can be printed and written: bytes that are not UTF-8 as \\xNN."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")

@@ -106,11 +106,11 @@ def load(
             f"{folder}: its descriptions, dataset_info.json and features.json, cannot be read "
             f"({type(error).__name__}: {error}); prepare it again."
         ) from error
-    image_key = _image_key(info["name"], features, tfds)
+    picture_key = image_key(info["name"], features, tfds)
     label_key = _label_key(info, features, tfds)
     # Only these two are parsed, whatever else a record holds, and the image is decoded here.
-    pair = tfds.features.FeaturesDict({key: features[key] for key in (image_key, label_key)})
-    encoded = {image_key: tfds.decode.SkipDecoding()}
+    pair = tfds.features.FeaturesDict({key: features[key] for key in (picture_key, label_key)})
+    encoded = {picture_key: tfds.decode.SkipDecoding()}
     splits = _choose_splits(builder, info["name"])
     sizes = {part: builder.info.splits[split].num_examples for part, split in splits.items()}
     total = sum(sizes.values())
@@ -120,7 +120,7 @@ def load(
     label = label.feature if several else label
     names = tuple(label.names or map(str, range(label.num_classes)))
     labels = np.zeros((total, len(names)) if several else total, bool if several else np.int32)
-    channels = 1 if features[image_key].shape[-1] == 1 else 3
+    channels = 1 if features[picture_key].shape[-1] == 1 else 3
     items: np.ndarray | None = None
     done = 0
     with ThreadPoolExecutor(os.cpu_count()) as threads:
@@ -141,7 +141,7 @@ def load(
                         f"{folder}: a record of {split} between {start} and {start + len(chunk)} "
                         f"is damaged ({error}); prepare it again."
                     ) from error
-                files = [example[image_key] for example in examples]
+                files = [example[picture_key] for example in examples]
                 if items is None:
                     items = _allocate(
                         info["name"], files[0], total, image_size, channels, memory_limit
@@ -232,7 +232,7 @@ def newest(base: Path, version: str | None = None) -> Path | None:
     return max(found, key=lambda path: [int(x) for x in path.name.split(".")], default=None)
 
 
-def _image_key(name: str, features: Any, tfds: Any) -> str:
+def image_key(name: str, features: Any, tfds: Any) -> str:
     """Name of the one image feature."""
     keys = [key for key in features if isinstance(features[key], tfds.features.Image)]
     key = "image" if "image" in keys else keys[0] if len(keys) == 1 else None

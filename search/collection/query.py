@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from search.codes import as_int64
 from search.collection.ids import Where
 from search.collection.state import State
 from search.collection.views import View, views_of
@@ -112,6 +113,36 @@ def answer(
         part = slice(start, start + group)
         near = candidates(views, queries[part], pool, radius, threads)
         distances[part], found[part] = fine.best(state, part, near, k, threads)
+    return distances, found
+
+
+def rerank(
+    state: State,
+    query_features: NDArray[np.floating] | None,
+    ids: NDArray[np.integer],
+    k: int,
+    query_latents: NDArray[np.floating] | None,
+    threshold: float,
+    threads: int | None,
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """The results of `HashIndex.rerank`, whose arguments these are."""
+    if not isinstance(ids, np.ndarray) or ids.dtype.kind not in "iu":
+        kind = getattr(ids, "dtype", type(ids).__name__)
+        raise TypeError(f"ids must be a NumPy array of integers, not {kind}")
+    if ids.ndim != 2:
+        raise ValueError(f"ids must have the shape (q, p), not {ids.shape}")
+    near = as_int64(ids.ravel(), "ids").reshape(ids.shape)
+    distances = np.full((len(near), k), np.inf, np.float32)
+    found = np.full((len(near), k), -1, np.int64)
+    if not len(state) and (query_features is None) != (query_latents is None):
+        return distances, found  # an empty shard need not know what features the others have
+    fine = refinement(state, query_features, query_latents, threshold, len(near))
+    if fine is None:
+        raise ValueError("re-ranking needs query_features or query_latents: give one of them")
+    group = max(1, MOST_CANDIDATES // max(1, ids.shape[1]))
+    for start in range(0, len(near), group):
+        part = slice(start, start + group)
+        distances[part], found[part] = fine.best(state, part, near[part], k, threads)
     return distances, found
 
 

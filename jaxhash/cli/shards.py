@@ -1,0 +1,84 @@
+"""What `jaxhash encode` does where a folder of shards is asked for."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jaxhash.cli.encode import Encode
+
+
+def is_for_shards(options: "Encode") -> bool:
+    """Whether shards are asked for, or were begun in the folder.
+
+    Raises:
+        ValueError: workers are asked for without them.
+    """
+    from jaxhash.shards import folder
+
+    if options.shards is not None or folder.is_folder(options.out):
+        return True
+    if options.workers != 1:
+        raise ValueError("--workers is for shards: give --shards too")
+    return False
+
+
+def encode_shards(options: "Encode") -> None:
+    """Encode as the options say into a folder of shards, or go on with it."""
+    from tqdm import tqdm
+
+    from jaxhash import models
+    from jaxhash.shards import folder, workers
+    from search.shards import file_name
+
+    if options.part is not None:
+        raise ValueError("--part is for one index: shards hold all images of the data")
+    if options.data_dir is not None:
+        raise ValueError("--data-dir is for datasets with a name: give the path of files instead")
+    if options.workers < 1:
+        raise ValueError(f"--workers is {options.workers}: give at least 1")
+    if options.batch_size is not None and options.batch_size < 1:
+        raise ValueError(f"--batch-size is {options.batch_size}: give at least 1")
+    share = 0.01 if options.max_undecodable is None else options.max_undecodable
+    if not 0 <= share <= 1:
+        raise ValueError(f"--max-undecodable is {share}: give a share from 0 to 1")
+    model = models.load(options.run)
+    shards = options.shards or folder.load(options.out).shards
+    manifest = folder.begin(
+        options.out,
+        model,
+        options.data,
+        shards,
+        features=None if options.features == "none" else options.features or "float16",
+        overwrite=options.overwrite,
+        say=print,
+    )
+    todo = folder.missing(options.out, manifest)
+    if len(todo) < manifest.shards:
+        print(f"{manifest.shards - len(todo)} of {manifest.shards} shards are done")
+    total = sum(manifest.first(shard + 1) - manifest.first(shard) for shard in todo)
+    with tqdm(total=total, unit="image", unit_scale=True) as bar:
+        workers.encode(
+            model,
+            options.run,
+            options.out,
+            workers=options.workers,
+            batch_size=options.batch_size,
+            max_undecodable=share,
+            on_batch=bar.update,
+            say=bar.write,
+        )
+    from jaxhash.shards.records import Names
+
+    names = Names(options.out, manifest)
+    bad = list(folder.left_out(options.out, manifest))
+    for path, reason in manifest.skipped:
+        print(f"left out {path}: {reason}")
+    for item, reason in bad:
+        print(f"left out {names[item]}: {reason}")
+    size = sum(
+        (options.out / file_name(shard, manifest.shards)).stat().st_size
+        for shard in range(manifest.shards)
+    )
+    print(
+        f"{options.out}: {manifest.items - len(bad)} codes of {model.bits} bits in "
+        f"{manifest.shards} shards, {size / 1e6:.1f} MB"
+    )
