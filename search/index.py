@@ -439,8 +439,9 @@ class HashIndex:
         a file only here, because it means to read all of it.
 
         Args:
-            tables: also make multi-index tables, for near neighbours among about a million
-                distinct codes or more; `search.hamming.tables.size` tells their memory.
+            tables: also make multi-index tables, for the nearest neighbour (`k=1`) and for
+                `within` a small radius, among about a million distinct codes or more; other
+                searches are as before. `search.hamming.tables.size` tells their memory.
             threads: at most this many; all processors when None.
 
         Example:

@@ -184,6 +184,25 @@ def test_buckets_with_tables_are_the_scan(case, k):
     assert_same(index.radius(queries, radius), naive.hamming_radius(queries, codes, radius))
 
 
+def test_the_nearest_item_is_found_by_tables(rng, monkeypatch):
+    """And more of them by the scan, as is any that a filter lets through."""
+    codes = search.pack(rng.integers(0, 2, (400, 32)))
+    index = buckets.build(arrange(codes), tables=True)
+    asked = []
+    knn = tables.Tables.knn
+    monkeypatch.setattr(
+        tables.Tables,
+        "knn",
+        lambda self, queries, k, **more: asked.append(k) or knn(self, queries, k, **more),
+    )
+    allowed = rng.random(400) < 0.5
+    for k in (1, 2):
+        assert_same(index.knn(codes[:9], k), naive.hamming_knn(codes[:9], codes, k))
+        found = index.knn(codes[:9], k, allowed=allowed)
+        assert_same(found, naive.hamming_knn(codes[:9], codes, k, allowed))
+    assert asked == [1, 1]
+
+
 def test_refusals():
     index = buckets.build(arrange(np.zeros((5, 1), np.uint8)))
     queries = np.zeros((2, 1), np.uint8)

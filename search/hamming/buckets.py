@@ -31,6 +31,7 @@ _SAMPLE = 1 << 16  # rows looked at to estimate how often codes repeat
 _WORTH = 0.5  # distinct codes per row, at most,
 _SAVED = 1 << 20  # and bytes of codes a query need not look at, at least, for the index to pay
 _TASK = 64  # queries whose codes one task turns into rows
+_BY_TABLES = 1  # neighbours that tables find sooner than a scan, at most: the tenth lies too far
 _TALLIES = 4  # threads that count, at most: each keeps some 20 bytes for every distinct code
 
 
@@ -103,10 +104,11 @@ class Buckets:
         # is known afterwards: those nearer than the last of them, which are complete, had k rows.
         reach = min(most, 8 + 4 * -(-k * self.blocks.count // self.count))
         left = np.arange(len(queries))
+        distinct: Searchable = Scanned(self.blocks)
+        if self.tables is not None and k <= _BY_TABLES:
+            distinct = self.tables
         while len(left):
-            near, codes = scan.knn(
-                self.blocks, queries[left], reach, allowed=among, threads=workers
-            )
+            near, codes = distinct.knn(queries[left], reach, allowed=among, threads=workers)
             starts = np.arange(len(left) + 1, dtype=np.int64) * reach
             whole = reach == self.blocks.count or (reach == most and chosen is None)
             if reach == most and not whole:
