@@ -5,11 +5,13 @@ import json
 import runpy
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+import small
 from PIL import Image
 
 from jaxhash import cli, runs
@@ -17,6 +19,7 @@ from jaxhash.cli import options
 from jaxhash.cli.command import parse
 from jaxhash.config import Config
 from jaxhash.data import load as load_dataset
+from jaxhash.nets import NETWORKS
 from jaxhash.training import loop
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -34,13 +37,12 @@ def script():
 
 
 @pytest.fixture(scope="module")
-def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A run on the digits, long enough to be better than chance and no longer."""
     folder = tmp_path_factory.mktemp("runs") / "digits"
     config = Config(
-        network="dsh",
+        network="small",
         recipe="scratch",
-        image_size=8,
         bits=20,
         batch_size=64,
         epochs=4,
@@ -48,8 +50,10 @@ def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         learning_rate=0.003,
         augment="none",
     )
-    loop.train(config, folder, devices=jax.devices()[:1])
-    return folder
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(NETWORKS, "small", small.NETWORK)
+        loop.train(config, folder, devices=jax.devices()[:1])
+        yield folder
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -82,7 +82,7 @@ def test_all_notebooks_are_tried_here():
 
 
 def test_bits_of_a_run_trained_on_the_spot(execute, tmp_path):
-    outputs = execute(BITS, JAXHASH_NETWORK="dsh", JAXHASH_EPOCHS=1)
+    outputs = execute(BITS, JAXHASH_NETWORK="dsh", JAXHASH_EPOCHS=0.1)
     said = text_of(outputs)
     assert "dlbhc, 48 bits, on dsh; p-all" in said
     assert "359 held-out items, 1,438 in the database" in said

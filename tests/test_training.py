@@ -13,12 +13,14 @@ import jax
 import naive
 import numpy as np
 import pytest
+import small
 from test_steps import FAST, Loop, blobs, leaves, recorded
 
 from jaxhash import models, runs
 from jaxhash.config import Config
 from jaxhash.data import Dataset
 from jaxhash.method import METHODS
+from jaxhash.nets import NETWORKS
 from jaxhash.training import checkpoints, loop, metrics_log, pretrained
 from jaxhash.training.planning import settle
 
@@ -140,8 +142,11 @@ BROKEN_OFF = """
 import os, signal, sys
 import jax
 sys.path.insert(0, "tests")
+import small
 from test_training import RESUMED
+from jaxhash.nets import NETWORKS
 from jaxhash.training import loop
+NETWORKS["small"] = small.NETWORK
 
 def on_step(progress):
     if progress.step == int(sys.argv[2]):
@@ -150,8 +155,7 @@ def on_step(progress):
 loop.train(RESUMED, sys.argv[1], devices=jax.devices()[:1], on_step=on_step)
 """
 RESUMED = Config(
-    network="dsh",
-    image_size=8,
+    network="small",
     bits=12,
     batch_size=64,
     steps=12,
@@ -163,7 +167,10 @@ RESUMED = Config(
 )
 
 
-def test_a_killed_run_ends_with_the_same_parameters(tmp_path: Path) -> None:
+def test_a_killed_run_ends_with_the_same_parameters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(NETWORKS, "small", small.NETWORK)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     # As many devices there as here: XLA's thread pool depends on their number.
     environment = os.environ | {
