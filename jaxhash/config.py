@@ -139,24 +139,24 @@ class Config:
             ValueError: the message names the field.
         """
         if not 1 <= self.bits <= 1024:
-            raise ValueError(f"bits is {self.bits}: give 1 to 1024")
+            raise ValueError(f"bits is {self.bits}; give 1 to 1024")
         if not 0 <= self.validation < 1:
-            raise ValueError(f"validation is {self.validation}: give a share in [0, 1)")
+            raise ValueError(f"validation is {self.validation}; give a share in [0, 1)")
         if not 0 <= self.average < 1:
-            raise ValueError(f"average is {self.average}: give a decay in [0, 1), 0 for none")
+            raise ValueError(f"average is {self.average}; give a decay in [0, 1), 0 for none")
         if self.log_every < 1:
-            raise ValueError(f"log_every is {self.log_every}: give at least 1 step")
+            raise ValueError(f"log_every is {self.log_every}; give at least 1 step")
         if self.eval_every is not None and not self.eval_every > 0:
-            raise ValueError(f"eval_every is {self.eval_every}: give more than 0 epochs")
+            raise ValueError(f"eval_every is {self.eval_every}; give more than 0 epochs")
         if not 0 <= self.seed < 2**32:
-            raise ValueError(f"seed is {self.seed}: give 0 to {2**32 - 1}")
+            raise ValueError(f"seed is {self.seed}; give 0 to {2**32 - 1}")
         if not 0 <= self.max_undecodable <= 1:
-            raise ValueError(f"max_undecodable is {self.max_undecodable}: give a share in [0, 1]")
+            raise ValueError(f"max_undecodable is {self.max_undecodable}; give a share in [0, 1]")
         if self.epochs is not None and self.steps is not None:
-            raise ValueError("epochs and steps both give the length of the run: keep one")
+            raise ValueError("epochs and steps both give the length of the run; keep one")
         for name in ("latent_rate", "classifier_rate"):
             if self.head_rate is not None and getattr(self, name) is not None:
-                raise ValueError(f"head_rate and {name} both give a layer's rate: keep one")
+                raise ValueError(f"head_rate and {name} both give a layer's rate; keep one")
 
     def recipe_over(self, base: Recipe) -> Recipe:
         """The recipe with the fields given here in place of its own.
@@ -235,19 +235,19 @@ def check_values(values: Mapping[str, Any], hints: Mapping[str, Any], *, source:
             raise ValueError(f"{source} has an unknown field {name!r}{suggestion(name, hints)}")
         if not _fits(value, hints[name]):
             raise ValueError(
-                f"{source} has {name} = {value!r}: it has to be {_describe(hints[name])}"
+                f"{source} has {name} = {value!r}; it has to be {_describe(hints[name])}"
             )
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """': did you mean ...?' when one of the known names is close, else ''.
+    """' (did you mean ...?)' when one of the known names is close, else ''.
 
     Example:
         >>> suggestion("bist", ["bits", "seed"])
-        ': did you mean bits?'
+        ' (did you mean bits?)'
     """
     close = difflib.get_close_matches(name, list(known), n=1)
-    return f": did you mean {close[0]}?" if close else ""
+    return f" (did you mean {close[0]}?)" if close else ""
 
 
 def _fits(value: Any, hint: Any) -> bool:

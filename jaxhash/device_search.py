@@ -98,7 +98,7 @@ def place(
             _check_features(features, len(codes))
     if len(ids) > MOST:
         raise ValueError(
-            f"the database has {len(ids)} codes; {MOST} are the most: divide it, see search.merge"
+            f"the database has {len(ids)} codes; {MOST} are the most; divide it, see search.merge"
         )
     mesh = sharding.local_mesh(devices)
     share = max(1, -(-len(ids) // mesh.size))

@@ -92,11 +92,11 @@ def batches(
         ...     writer.append(part.codes, part.features, rows)
     """
     if features not in FEATURE_TYPES:
-        raise ValueError(f"features is {features!r}: choose one of {', '.join(FEATURE_TYPES)}")
+        raise ValueError(f"features is {features!r}; choose one of {', '.join(FEATURE_TYPES)}")
     if batch_size is None:
         batch_size = NETWORKS[model.spec.network].batch
     if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}: give at least 1")
+        raise ValueError(f"batch_size is {batch_size}; give at least 1")
     chosen = np.arange(len(items)) if rows is None else np.asarray(rows)
     mesh = sharding.local_mesh(devices)
     size = -(-batch_size // mesh.size) * mesh.size
@@ -149,7 +149,7 @@ def _compiled(
 ) -> Callable[[Mapping[str, Any], jax.Array], Encoded]:
     for name in keep:
         if name not in Encoded._fields:
-            raise ValueError(f"keep names {name!r}: choose among {', '.join(Encoded._fields)}")
+            raise ValueError(f"keep names {name!r}; choose among {', '.join(Encoded._fields)}")
     module = spec.build()
 
     def encode_batch(variables: Mapping[str, Any], items: jax.Array) -> Encoded:

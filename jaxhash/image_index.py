@@ -232,7 +232,7 @@ def build(
         >>> index = build(model, "photos/", "photos.index")  # doctest: +SKIP
     """
     if Path(path).exists() and not overwrite:
-        raise FileExistsError(f"{os.fspath(path)} exists: give overwrite, or another path")
+        raise FileExistsError(f"{os.fspath(path)} exists; give overwrite, or another path")
     name = data.name if isinstance(data, Dataset) else os.fspath(data)
     dataset = data if isinstance(data, Dataset) else retrieval.load_items(name, model)
     skipped = encoding.encode_to_index(

@@ -75,7 +75,7 @@ def train(
     known = {field.name for field in dataclasses.fields(Config)}
     for name in options:
         if name not in known:
-            raise TypeError(f"unknown option {name!r}: choose among {', '.join(sorted(known))}")
+            raise TypeError(f"unknown option {name!r}; choose among {', '.join(sorted(known))}")
     dataset = _dataset(data)
     if method is None:
         loose = folders.is_loose(data) if dataset is None else dataset.labels is None  # type: ignore[arg-type]
@@ -232,7 +232,7 @@ def register(row: Method | Network) -> None:
     else:
         raise TypeError(f"give a Method or a Network, not {type(row).__name__}")
     if row.name in FITS or table.setdefault(row.name, row) != row:
-        raise ValueError(f"the name {row.name!r} is taken: give yours another")
+        raise ValueError(f"the name {row.name!r} is taken; give yours another")
 
 
 def register_dataset(name: str, load: Callable[[int | None], Dataset]) -> None:
@@ -249,7 +249,7 @@ def register_dataset(name: str, load: Callable[[int | None], Dataset]) -> None:
         >>> register_dataset("photos-2024", lambda size: my_dataset(size))  # doctest: +SKIP
     """
     if name in datasets():
-        raise ValueError(f"the name {name!r} is taken: give yours another")
+        raise ValueError(f"the name {name!r} is taken; give yours another")
     sources.EMBEDDED[name] = load
 
 

@@ -191,7 +191,7 @@ class Method:
         for name in options:
             if name not in takes:
                 raise ValueError(
-                    f"unknown option {name!r} for method {self.name!r}: this loss takes "
+                    f"unknown option {name!r} for method {self.name!r}; this loss takes "
                     f"{', '.join(takes) or 'no options'}"
                 )
         return options

@@ -105,14 +105,14 @@ def load(folder: Path | str) -> Model:
     for name in (runs.MODEL, runs.WEIGHTS):
         if not (folder / name).is_file():
             reason = (
-                "its training has not finished: go on with it (resume=True) first"
+                "its training has not finished; go on with it (resume=True) first"
                 if (folder / runs.CONFIG).is_file()
                 else "give the folder of a finished run"
             )
-            raise FileNotFoundError(f"no {name} in {folder}: {reason}")
+            raise FileNotFoundError(f"no {name} in {folder}; {reason}")
     values = runs.read_json(folder / runs.MODEL)
     if values.pop("format", None) != FORMAT:
-        raise ValueError(f"{folder / runs.MODEL} is not of format {FORMAT}: export it again")
+        raise ValueError(f"{folder / runs.MODEL} is not of format {FORMAT}; export it again")
     try:
         arrays = safetensors.numpy.load_file(folder / runs.WEIGHTS)
     except SafetensorError as error:

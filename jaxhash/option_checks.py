@@ -42,7 +42,7 @@ def check_place(data: str, *, data_dir: str | None, download: bool = False) -> N
     for name, given in (("data_dir", data_dir is not None), ("download", download)):
         if given:
             raise ValueError(
-                f"{name} is for datasets that are known by a name, and {what}: leave it out"
+                f"{name} is for datasets that are known by a name, and {what}; leave it out"
             )
 
 
@@ -56,13 +56,13 @@ def check_data(config: Config, dataset: Dataset) -> None:
     if config.max_undecodable != Config.max_undecodable and dataset.paths is None:
         raise ValueError(
             "max_undecodable is for folders of image files, and "
-            f"{dataset.name} holds none: leave it out"
+            f"{dataset.name} holds none; leave it out"
         )
     if config.image_size is not None and dataset.kind == "features":
-        raise ValueError(f"image_size is given, and {dataset.name} holds features: leave it out")
+        raise ValueError(f"image_size is given, and {dataset.name} holds features; leave it out")
     if config.resident == "device" and jax.process_count() > 1:
         raise ValueError(
-            "resident is 'device', and several processes always stream the images: leave it out"
+            "resident is 'device', and several processes always stream the images; leave it out"
         )
 
 
@@ -77,40 +77,40 @@ def check_recipe(config: Config, base: Recipe, recipe: Recipe, method: "Method")
     for name, schedules in _OF_SCHEDULES.items():
         if getattr(config, name) is not None and recipe.schedule not in schedules:
             raise ValueError(
-                f"{name} is given, and the schedule is {recipe.schedule!r}, which has none: give "
+                f"{name} is given, and the schedule is {recipe.schedule!r}, which has none; give "
                 f"the schedule {' or '.join(schedules)} too, or leave it out"
             )
     if recipe.schedule == "step" and not recipe.drops:
         raise ValueError(
-            "schedule is 'step', and without drops the rate would never change: give drops too, "
+            "schedule is 'step', and without drops the rate would never change; give drops too, "
             "fractions of the run such as 0.5 0.75, or another schedule"
         )
     if recipe.optimizer == "sgd" and config.beta2 is not None:
-        raise ValueError("beta2 is given, and the optimizer is sgd: give adam or adamw too")
+        raise ValueError("beta2 is given, and the optimizer is sgd; give adam or adamw too")
     changed = (base.optimizer == "sgd") != (recipe.optimizer == "sgd")
     if changed and config.learning_rate is None:
         raise ValueError(
             f"optimizer is {recipe.optimizer!r}, and the recipe's learning_rate of "
-            f"{base.learning_rate:g} is meant for {base.optimizer}: give learning_rate too; "
+            f"{base.learning_rate:g} is meant for {base.optimizer}; give learning_rate too; "
             f"{'0.1' if recipe.optimizer == 'sgd' else '0.001'} is usual from random weights, and "
             "a hundredth of it from pretrained ones"
         )
     if config.nesterov and not recipe.momentum:
-        raise ValueError("nesterov is given, and momentum is 0: leave one of them out")
+        raise ValueError("nesterov is given, and momentum is 0; leave one of them out")
     if config.decay_all and not recipe.weight_decay:
-        raise ValueError("decay_all is given, and weight_decay is 0: give it too")
+        raise ValueError("decay_all is given, and weight_decay is 0; give it too")
     if config.classifier_rate is not None and method.classifier == "none":
         raise ValueError(
-            f"classifier_rate is given, and method {method.name!r} has no classifier: leave it out"
+            f"classifier_rate is given, and method {method.name!r} has no classifier; leave it out"
         )
     if config.label_smoothing is not None:
         if not method.takes("label_smoothing"):
             raise ValueError(
                 f"label_smoothing is given, and the loss of method {method.name!r} has no target "
-                "to smooth: leave it out"
+                "to smooth; leave it out"
             )
         if "label_smoothing" in config.options:
-            raise ValueError("label_smoothing is given twice, once among the options: keep one")
+            raise ValueError("label_smoothing is given twice, once among the options; keep one")
 
 
 def check_options(
@@ -127,9 +127,9 @@ def check_options(
         if name in config.options:
             raise ValueError(f"option {name!r} would do nothing: {reason}")
     if "multilabel" in config.options and labels.ndim == 1:
-        raise ValueError("option 'multilabel' would do nothing: each item has one class here")
+        raise ValueError("option 'multilabel' would do nothing; each item has one class here")
     if options.get("triplets") == "rows" and method.batches != "class-pair":
         raise ValueError(
             "triplets is 'rows', which takes each third of a batch for anchors, positives and "
-            "negatives: choose method mhcln-paper, whose batches are drawn so"
+            "negatives; choose method mhcln-paper, whose batches are drawn so"
         )

@@ -72,9 +72,11 @@ def gallery(
     for row in range(rows):
         known = (right, distances) if titles is None else (right, distances, titles)
         if any(len(each[row]) != len(neighbours[row]) for each in known):
-            raise ValueError(f"row {row}: neighbours, right, distances and titles differ in length")
+            raise ValueError(
+                f"neighbours, right, distances and titles of row {row} differ in length"
+            )
     if not rows:
-        raise ValueError("queries is empty: there is nothing to show")
+        raise ValueError("queries is empty; there is nothing to show")
     columns = 1 + max(len(each) for each in neighbours)
     layout = ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.05)
     figure = Figure(figsize=(1.32 * columns + 0.2, 1.68 * rows + 0.45), layout=layout)

@@ -26,7 +26,7 @@ def prepare(
     for name, value in (("mean", mean), ("std", std)):
         if value.shape != items.shape[-1:]:
             raise ValueError(
-                f"{name} has shape {value.shape} for items of shape {items.shape}: give one value "
+                f"{name} has shape {value.shape} for items of shape {items.shape}; give one value "
                 "for each channel"
             )
     x = items.astype(jnp.float32)

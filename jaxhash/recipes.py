@@ -11,7 +11,7 @@ STARTS = ("fan-in", "dlbhc", "ssdh", "xavier", "normal", "he", "he-average", "un
 
 def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
-        raise ValueError(f"{name} is {value!r}: choose one of {', '.join(known)}")
+        raise ValueError(f"{name} is {value!r}; choose one of {', '.join(known)}")
 
 
 @dataclass(frozen=True)
@@ -82,24 +82,24 @@ class Recipe:
             "bias_rate",
         ):
             if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} is {getattr(self, name)}: give a number above 0")
+                raise ValueError(f"{name} is {getattr(self, name)}; give a number above 0")
         for name in ("momentum", "beta2", "label_smoothing"):
             if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}: give a number in [0, 1)")
+                raise ValueError(f"{name} is {getattr(self, name)}; give a number in [0, 1)")
         for name in ("warmup", "final_rate"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is {getattr(self, name)}: give a number in [0, 1]")
+                raise ValueError(f"{name} is {getattr(self, name)}; give a number in [0, 1]")
         if not 0 <= self.weight_decay < math.inf:
-            raise ValueError(f"weight_decay is {self.weight_decay}: give 0 or more")
+            raise ValueError(f"weight_decay is {self.weight_decay}; give 0 or more")
         if self.clip_norm is not None and not self.clip_norm > 0:
-            raise ValueError(f"clip_norm is {self.clip_norm}: give a number above 0, or none")
+            raise ValueError(f"clip_norm is {self.clip_norm}; give a number above 0, or none")
         if any(not 0 < drop < 1 for drop in self.drops) or list(self.drops) != sorted(self.drops):
-            raise ValueError(f"drops is {self.drops}: give rising fractions of the run, in (0, 1)")
+            raise ValueError(f"drops is {self.drops}; give rising fractions of the run, in (0, 1)")
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give the length of the run as either steps or epochs")
         for name in ("steps", "epochs"):
             if getattr(self, name) is not None and not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} is {getattr(self, name)}: give a number above 0")
+                raise ValueError(f"{name} is {getattr(self, name)}; give a number above 0")
 
     def total_steps(self, images: int) -> int:
         """Batches in the run over this many training images, at least 1.

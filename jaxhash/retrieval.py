@@ -67,7 +67,7 @@ def load_items(
         return load(data, image_size=size, channels=channels, max_undecodable=share)
     if max_undecodable is not None:
         raise ValueError(
-            f"max_undecodable is for folders of image files, and {data} is none: leave it out"
+            f"max_undecodable is for folders of image files, and {data} is none; leave it out"
         )
     square = spec.takes == "images" and spec.item_shape[0] == spec.item_shape[1]
     dataset = sources.load(
@@ -190,7 +190,7 @@ def check_made_by(index: HashIndex, model: Model) -> None:
     made_by = card(index).get("model")
     if index.bits != model.bits or made_by not in (None, models.fingerprint(model)):
         raise ValueError(
-            "the index was made by another model: encode its images again with this one, or give "
+            "the index was made by another model; encode its images again with this one, or give "
             "the model that it was made with"
         )
 
@@ -262,12 +262,12 @@ class ItemRecords:
             for file in files:
                 if not Path(file).is_file():
                     raise ValueError(
-                        f"{file} is not where it was: put it back to have it drawn, or encode again"
+                        f"{file} is not where it was; put it back to have it drawn, or encode again"
                     )
             loaded = sources.load_images(files, image_size=size, max_undecodable=0)
             return list(loaded.items[np.arange(len(files))])
         if self.dataset.kind != "images":
-            raise ValueError("the items of this index are features: there is nothing to show")
+            raise ValueError("the items of this index are features; there is nothing to show")
         return list(self.dataset.items[np.asarray(ids)])
 
 

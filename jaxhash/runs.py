@@ -90,14 +90,14 @@ def check_free(folder: Path | str, *, overwrite: bool = False) -> None:
     if above != folder and not above.is_dir():
         raise NotADirectoryError(f"{folder} cannot be made: {above} is a file")
     if above.is_dir() and not os.access(above, os.W_OK | os.X_OK):
-        raise PermissionError(f"{above} may not be written to: name another folder")
+        raise PermissionError(f"{above} may not be written to; name another folder")
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     if not (folder / CONFIG).is_file():
-        raise FileExistsError(f"{folder} exists and is not a run directory: name another folder")
+        raise FileExistsError(f"{folder} exists and is not a run directory; name another folder")
     if not overwrite:
         raise FileExistsError(
-            f"{folder} already holds a run: continue it with resume=True, replace it with "
+            f"{folder} already holds a run; continue it with resume=True, replace it with "
             f"overwrite=True, or name another folder"
         )
 
@@ -112,7 +112,7 @@ def load_config(folder: Path | str) -> Config:
     path = Path(folder) / CONFIG
     if not path.is_file():
         raise FileNotFoundError(
-            f"no run in {folder}: train one there, or name the folder of another"
+            f"no run in {folder}; train one there, or name the folder of another"
         )
     return from_json(read_json(path), source=str(path))
 

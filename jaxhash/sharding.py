@@ -35,13 +35,13 @@ def mesh_over(batch_size: int, devices: Sequence[jax.Device] | None = None) -> M
     shares = Counter(one.process_index for one in chosen)
     if len(shares) != jax.process_count() or len(set(shares.values())) > 1:
         raise ValueError(
-            f"{len(chosen)} devices are not as many in each of {jax.process_count()} processes: "
+            f"{len(chosen)} devices are not as many in each of {jax.process_count()} processes; "
             f"choose them with sharding.take, or leave them out, to use all"
         )
     if batch_size % len(chosen):
         nearest = max(round(batch_size / len(chosen)), 1) * len(chosen)
         raise ValueError(
-            f"batch_size {batch_size} cannot be split over {len(chosen)} devices: "
+            f"batch_size {batch_size} cannot be split over {len(chosen)} devices; "
             f"choose a multiple of {len(chosen)}, for example {nearest}"
         )
     return Mesh(np.asarray(chosen), (AXIS,))
@@ -59,7 +59,7 @@ def take(count: int) -> list[jax.Device]:
     """
     processes = jax.process_count()
     if not 1 <= count <= jax.device_count():
-        raise ValueError(f"devices is {count}: there are {jax.device_count()}")
+        raise ValueError(f"devices is {count}; there are {jax.device_count()}")
     if count % processes:
         raise ValueError(
             f"devices is {count}: {processes} processes take as many each, so give a multiple "

@@ -86,7 +86,7 @@ class ModelSpec:
         if items.shape[1:] != self.item_shape and height != width:
             raise ValueError(
                 f"the model takes images of {height} x {width} pixels, "
-                f"and got {items.shape[1]} x {items.shape[2]}: resize them first"
+                f"and got {items.shape[1]} x {items.shape[2]}; resize them first"
             )
         size = height if height == width else None
         return preparation.prepare(items, jnp.array(self.mean), jnp.array(self.std), size)

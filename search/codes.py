@@ -163,7 +163,7 @@ def refuse_subclass(array: object, name: str) -> None:
     """
     if isinstance(array, np.ma.MaskedArray):
         raise TypeError(
-            f"{name} must be a plain NumPy array, not a masked one: its mask would be ignored; "
+            f"{name} must be a plain NumPy array, not a masked one; its mask would be ignored; "
             "drop the masked entries, or fill them and give array.filled(...)"
         )
     if isinstance(array, np.matrix):

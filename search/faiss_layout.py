@@ -54,7 +54,7 @@ def parse(content: bytes) -> Contents:
         inner = reader.codes(*reader.header())
         ids = np.frombuffer(reader.vector(8), "<i8")
         if not len(inner.codes) == len(ids) == count:
-            raise ValueError(f"{len(ids)} ids for {len(inner.codes)} codes: it is damaged")
+            raise ValueError(f"{len(ids)} ids for {len(inner.codes)} codes; it is damaged")
         return Contents(inner.codes, ids.astype(np.int64), inner.bits)
     return reader.codes(kind, bits, count)
 
@@ -67,7 +67,7 @@ class _Reader:
 
     def take(self, size: int) -> memoryview:
         if size > len(self.content) - self.at:
-            raise ValueError("it is cut short or damaged: a length in it leads beyond its end")
+            raise ValueError("it is cut short or damaged; a length in it leads beyond its end")
         self.at += size
         return self.content[self.at - size : self.at]
 
@@ -85,7 +85,7 @@ class _Reader:
         if kind not in (_FLAT, _GRAPH, *_WITH_IDS):
             raise ValueError("it is no binary index as faiss.write_index_binary writes it")
         if bits <= 0 or bits != 8 * width or count < 0:
-            raise ValueError(f"{count} codes of {bits} bits in {width} bytes each: it is damaged")
+            raise ValueError(f"{count} codes of {bits} bits in {width} bytes each; it is damaged")
         return kind, bits, count
 
     def codes(self, kind: bytes, bits: int, count: int) -> Contents:
@@ -95,10 +95,10 @@ class _Reader:
             self.take(_GRAPH_NUMBERS)
             kind, stored_bits, stored = self.header()
             if (stored_bits, stored) != (bits, count):
-                raise ValueError("its graph and its codes do not belong together: it is damaged")
+                raise ValueError("its graph and its codes do not belong together; it is damaged")
         if kind != _FLAT:
-            raise ValueError("it holds an index within an index: copy it into an IndexBinaryFlat")
+            raise ValueError("it holds an index within an index; copy it into an IndexBinaryFlat")
         values = np.frombuffer(self.vector(1), np.uint8)
         if values.size != count * bits // 8:
-            raise ValueError(f"{values.size} bytes for {count} codes of {bits} bits: it is damaged")
+            raise ValueError(f"{values.size} bytes for {count} codes of {bits} bits; it is damaged")
         return Contents(values.reshape(count, bits // 8), None, bits)

@@ -79,5 +79,5 @@ def _faiss() -> ModuleType:
     try:
         import faiss
     except ImportError as error:
-        raise ImportError("FAISS files need faiss: pip install faiss-cpu") from error
+        raise ImportError("FAISS files need faiss; pip install faiss-cpu") from error
     return faiss

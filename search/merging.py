@@ -104,7 +104,7 @@ def _check(name: str, result: Result, first: NDArray) -> None:
         )
     if distances.shape != ids.shape or distances.shape != first.shape:
         raise ValueError(
-            f"{name} has the shapes {distances.shape} and {ids.shape}, the first {first.shape}: "
+            f"{name} has the shapes {distances.shape} and {ids.shape}, the first {first.shape}; "
             "every part must answer the same queries with the same k"
         )
     if distances.dtype != first.dtype:

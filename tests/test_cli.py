@@ -122,7 +122,7 @@ def test_the_old_scripts_are_doors_to_the_commands(name: str, capsys, monkeypatc
 @pytest.mark.parametrize(
     ("name", "words", "message"),
     [
-        ("train", ["--bits", "0"], "jaxhash train: bits is 0: give 1 to 1024"),
+        ("train", ["--bits", "0"], "jaxhash train: bits is 0; give 1 to 1024"),
         ("train", ["--method", "dlhbc"], "did you mean dlbhc"),
         ("train", ["--data", "no/such/folder"], "no/such/folder"),
         ("train", ["--coordinator", "localhost:1"], "needs processes and process too"),
@@ -131,9 +131,9 @@ def test_the_old_scripts_are_doors_to_the_commands(name: str, capsys, monkeypatc
         (
             "train",
             ["--coordinator", "localhost:1", "--processes", "2", "--process", "5"],
-            "process is 5: give 0 to 1",
+            "process is 5; give 0 to 1",
         ),
-        ("train", ["--devices", "99"], "devices is 99: there are 8"),
+        ("train", ["--devices", "99"], "devices is 99; there are 8"),
         ("train", ["--profile-steps", "-1"], "profile_steps is -1"),
         ("train", ["--resume", "--run", "none"], "no run to resume in none"),
         ("encode", ["--run", "none", "--data", "digits", "--out", "x.index"], "no model.json in"),

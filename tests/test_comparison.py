@@ -245,7 +245,7 @@ def test_cells_hold_what_a_run_and_its_evaluation_give(tmp_path: Path) -> None:
     assert (tmp_path / names[0]).stat().st_size < 30_000
 
     for change, message in (({"steps": 3}, "steps"), ({"augment": "none"}, "augment")):
-        with pytest.raises(ValueError, match=f"another {message}: name another folder"):
+        with pytest.raises(ValueError, match=f"another {message}; name another folder"):
             runner.missing(tmp_path, planned(["p-all"], **change)[0], **asks)
     older = json.loads((tmp_path / names[0]).read_text())
     del older["asked"]["config"]["shift"]  # as if from before there was such an option

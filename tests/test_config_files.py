@@ -55,14 +55,14 @@ def test_a_file_gives_options_and_the_command_line_wins(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("bist = 12", "unknown field 'bist': did you mean bits"),
-        ('bits = "many"', "bits = 'many': it has to be int"),
+        ("bist = 12", "unknown field 'bist' (did you mean bits"),
+        ('bits = "many"', "bits = 'many'; it has to be int"),
         ("bits = true", "it has to be int"),
         ("sizes = [1, 2.5]", "a list of int"),
         ("bits = 12\nbits = 13", "is not TOML"),
         ("bits =", "is not TOML"),
         ("no-te = 1\nno_te = 2", "gives no_te twice"),
-        ("out = 3", "out = 3: it has to be a path"),
+        ("out = 3", "out = 3; it has to be a path"),
     ],
 )
 def test_a_mistake_in_a_file_of_options_is_named(text: str, message: str, tmp_path: Path) -> None:

@@ -54,7 +54,11 @@ def test_the_constructor_names_the_argument_that_is_wrong(change, error, words):
         ({"k": 1.0}, TypeError, "k "),
         ({"pool": -1}, ValueError, "pool"),
         ({"pool": 3, "query_features": None}, ValueError, "pool needs query_features"),
-        ({"query_latents": np.zeros((1, 12))}, ValueError, "query_latents and query_features"),
+        (
+            {"query_latents": np.zeros((1, 12))},
+            ValueError,
+            "query_latents and query_features are both",
+        ),
         ({"query_features": None, "query_latents": np.zeros((1, 11))}, ValueError, "query_latents"),
         (
             {"query_features": None, "query_latents": np.full((1, 12), np.nan)},

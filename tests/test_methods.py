@@ -95,7 +95,7 @@ def test_defaults_of_a_row_can_be_overridden():
 
 
 def test_unknown_options_are_named():
-    message = "unknown option 'beta' for method 'dsh': this loss takes margin, alpha"
+    message = "unknown option 'beta' for method 'dsh'; this loss takes margin, alpha"
     with pytest.raises(ValueError, match=message):
         METHODS["dsh"].loss(OUTPUTS, LABELS, beta=1)
     with pytest.raises(ValueError, match=message):
@@ -122,8 +122,8 @@ def test_label_smoothing_of_the_recipe_reaches_losses_that_take_it():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"optimizer": "lamb"}, "optimizer is 'lamb': choose one of sgd"),
-        ({"schedule": "linear"}, "schedule is 'linear': choose one of constant"),
+        ({"optimizer": "lamb"}, "optimizer is 'lamb'; choose one of sgd"),
+        ({"schedule": "linear"}, "schedule is 'linear'; choose one of constant"),
         ({"learning_rate": 0.0}, "learning_rate is 0.0"),
         ({"learning_rate": float("nan")}, "learning_rate is nan"),
         ({"batch_size": 0}, "batch_size is 0"),

@@ -115,7 +115,7 @@ def test_features_network_refuses_images():
     [
         ({"bits": 0}, "bits is 0"),
         ({"classes": 0}, "classes is 0"),
-        ({"activation": "relu"}, "activation is 'relu': choose one of sigmoid, tanh, linear"),
+        ({"activation": "relu"}, "activation is 'relu'; choose one of sigmoid, tanh, linear"),
         ({"classifier": "yes"}, "classifier is 'yes'"),
         ({"start": "zeros"}, "start is 'zeros'"),
     ],

@@ -211,11 +211,11 @@ def test_weights_are_read_from_where_they_are_said_to_be(tmp_path: Path) -> None
         ({"drop_factor": 0.5}, "drop_factor is given"),
         ({"schedule": "constant", "warmup": 0.1}, "warmup .*'constant'.*cosine or one-cycle too"),
         ({"schedule": "constant", "final_rate": 0.1}, "final_rate is given"),
-        ({"optimizer": "adam"}, r"optimizer is 'adam'.*0\.1 is meant for sgd: give learning_rate"),
+        ({"optimizer": "adam"}, r"optimizer is 'adam'.*0\.1 is meant for sgd; give learning_rate"),
         ({"optimizer": "adamw"}, "give learning_rate too"),
         (
             {"optimizer": "sgd", "method": "mhcln", "recipe": "published"},
-            "0.0001 is meant for adam: give learning_rate too",
+            "0.0001 is meant for adam; give learning_rate too",
         ),
         ({"beta2": 0.9}, "beta2 is given, and the optimizer is sgd"),
         ({"momentum": 0.0, "nesterov": True}, "nesterov is given, and momentum is 0"),
@@ -227,9 +227,9 @@ def test_weights_are_read_from_where_they_are_said_to_be(tmp_path: Path) -> None
         ({"max_undecodable": 0.5}, "max_undecodable is for folders of image files"),
         ({"data": "digits", "data_dir": "x"}, "data_dir .*digits come with an installed package"),
         ({"data": "digits", "download": True}, "download is for datasets that are known by a name"),
-        ({"data": str(SCRIPTS), "data_dir": "x"}, "scripts is a path: leave it out"),
-        ({"start": "gausian"}, "start is 'gausian': choose one of fan-in"),
-        ({"options": {"multilabel": "binary"}}, "'multilabel' would do nothing: each item has one"),
+        ({"data": str(SCRIPTS), "data_dir": "x"}, "scripts is a path; leave it out"),
+        ({"start": "gausian"}, "start is 'gausian'; choose one of fan-in"),
+        ({"options": {"multilabel": "binary"}}, "'multilabel' would do nothing; each item has one"),
         (
             {"method": "dhih", "options": {"margin": 0.3}},
             "'margin' would do nothing: it acts with reading 'cosine' alone",
@@ -237,20 +237,20 @@ def test_weights_are_read_from_where_they_are_said_to_be(tmp_path: Path) -> None
         ({"method": "dhih-r3", "options": {"factor": 0.3}}, "'factor' would do nothing"),
         ({"method": "mhcln", "options": {"triplets": "rows"}}, "choose method mhcln-paper"),
         # What a loss refuses, it refuses before there is a folder.
-        ({"method": "dhih", "options": {"reading": "nope"}}, "reading is 'nope': choose one of"),
-        ({"method": "talr", "options": {"bins": 0}}, "bins is 0: give a whole number at least 1"),
-        ({"method": "talr", "options": {"bins": 2.5}}, "bins is 2.5: give a whole number"),
-        ({"method": "dsh", "options": {"margin": "x"}}, "margin is 'x': give a number above 0"),
-        ({"method": "dsh", "options": {"margin": True}}, "margin is True: give a number"),
-        ({"method": "dsh", "options": {"alpha": -1}}, "alpha is -1: give a number at least 0"),
+        ({"method": "dhih", "options": {"reading": "nope"}}, "reading is 'nope'; choose one of"),
+        ({"method": "talr", "options": {"bins": 0}}, "bins is 0; give a whole number at least 1"),
+        ({"method": "talr", "options": {"bins": 2.5}}, "bins is 2.5; give a whole number"),
+        ({"method": "dsh", "options": {"margin": "x"}}, "margin is 'x'; give a number above 0"),
+        ({"method": "dsh", "options": {"margin": True}}, "margin is True; give a number"),
+        ({"method": "dsh", "options": {"alpha": -1}}, "alpha is -1; give a number at least 0"),
         ({"method": "csq", "options": {"quantisation_weight": "x"}}, "quantisation_weight is 'x'"),
-        ({"method": "dpn", "options": {"margin": 0}}, "margin is 0: give a number above 0"),
+        ({"method": "dpn", "options": {"margin": 0}}, "margin is 0; give a number above 0"),
         ({"method": "greedyhash", "options": {"alpha": "x"}}, "alpha is 'x'"),
         ({"method": "hashnet", "options": {"growth": -1.0}}, "growth is -1"),
         ({"method": "mhcln", "options": {"push_weight": "x"}}, "push_weight is 'x'"),
         ({"method": "orthohash", "options": {"scale": 0}}, "scale is 0"),
         ({"method": "ssdh", "options": {"balance_weight": float("nan")}}, "balance_weight is nan"),
-        ({"method": "talr", "options": {"gamma": float("inf")}}, "gamma is inf: give a number"),
+        ({"method": "talr", "options": {"gamma": float("inf")}}, "gamma is inf; give a number"),
         (
             {"options": {"label_smoothing": 1.0}},
             "label_smoothing is 1.0: .* at least 0 and below 1",
@@ -309,10 +309,10 @@ def test_a_run_goes_on_under_the_plan_it_was_begun_with(tmp_path: Path) -> None:
     plan = planned(schedule="step", drops=(0.5,), method="dhih")
     check_resumed(begun(tmp_path / "same", plan), plan)
     check_resumed(begun(tmp_path / "start", plan, start="dlbhc"), plan)
-    with pytest.raises(ValueError, match=r"another latent_rate \(10 then, 1\.0 now\): finish it"):
+    with pytest.raises(ValueError, match=r"another latent_rate \(10 then, 1\.0 now\); finish it"):
         check_resumed(begun(tmp_path / "other", plan, latent_rate=10), plan)
     other = plan._replace(config=dataclasses.replace(plan.config, bits=3))
-    with pytest.raises(ValueError, match="another bits: resume it with the same options"):
+    with pytest.raises(ValueError, match="another bits; resume it with the same options"):
         check_resumed(tmp_path / "same", other)
     with pytest.raises(ValueError, match=r"another steps \("):
         check_resumed(tmp_path / "same", plan._replace(steps=plan.steps + 1))
@@ -335,7 +335,7 @@ def test_an_older_run_goes_on_as_before_or_is_refused(tmp_path: Path) -> None:
         assert (plan.recipe.latent_rate, plan.recipe.classifier_rate) == (head, head)
     folder = runs.create(tmp_path / "dlbhc", Config(**SMALL | {"recipe": "published"}))
     plan = settle(runs.load_config(folder), blobs(), resumed=True)
-    with pytest.raises(ValueError, match=r"version 0\.1\.0.*dlbhc had other numbers: finish"):
+    with pytest.raises(ValueError, match=r"version 0\.1\.0.*dlbhc had other numbers; finish"):
         check_resumed(folder, plan)
 
 
@@ -571,8 +571,8 @@ def test_an_option_of_a_command_changes_what_it_does(
         ("encode", ["--out", "x.npz", "--part", "test"], ValueError, "--part is for an index"),
         ("encode", ["--batch-size", 0], ValueError, "--batch-size is 0"),
         ("query", ["--pool", -1], ValueError, "--pool is -1"),
-        ("serve", ["--port", 0], ValueError, "--port is 0: give 1 to 65535"),
-        ("serve", ["--timeout", 0], ValueError, "--timeout is 0.0: give a number above 0"),
+        ("serve", ["--port", 0], ValueError, "--port is 0; give 1 to 65535"),
+        ("serve", ["--timeout", 0], ValueError, "--timeout is 0.0; give a number above 0"),
         ("serve", ["--images", "none"], FileNotFoundError, "no such folder"),
         ("query", ["--radius", -1], ValueError, "--radius is -1"),
         ("query", ["--gallery", "out.jpg"], ValueError, "give the name of a .png file"),

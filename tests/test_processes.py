@@ -228,7 +228,7 @@ def test_sigterm_ends_a_run_at_the_next_step_and_it_goes_on(tmp_path: Path) -> N
 
     config, one = Config(**FAST, steps=9, log_every=4, validation=0.0), jax.devices()[:1]
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(stopping.Stopped, match="after step 6 of 9: go on with resume=True"):
+    with pytest.raises(stopping.Stopped, match="after step 6 of 9; go on with resume=True"):
         loop.train(config, tmp_path / "run", dataset=blobs(), on_step=terminate, devices=one)
     assert signal.getsignal(signal.SIGTERM) is before
     assert [row["step"] for row in metrics_log.read(tmp_path / "run")] == [4, 6]

@@ -49,7 +49,7 @@ def test_imports_only_go_down(package: str) -> None:
         own = unit(package, ".".join(path.relative_to(ROOT).with_suffix("").parts))
         if own in (None, "__init__"):
             continue
-        assert own in order, f"{path.relative_to(ROOT)}: give {own!r} its place in ORDER"
+        assert own in order, f"{path.relative_to(ROOT)}; give {own!r} its place in ORDER"
         for name in modules_imported(path):
             other = unit(package, name)
             if other not in (None, own) and order.index(other) > order.index(own):

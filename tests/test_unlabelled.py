@@ -104,17 +104,17 @@ def test_what_nothing_can_be_learned_from_is_refused(name: str, features) -> Non
 
 @pytest.mark.parametrize("name", ["itq", "pca-sign"])
 def test_more_bits_than_directions_are_refused(name: str, features) -> None:
-    with pytest.raises(ValueError, match=r"5 for 5 bits: give bits 4 or fewer.*lsh"):
+    with pytest.raises(ValueError, match=r"5 for 5 bits; give bits 4 or fewer.*lsh"):
         FITS[name].check(5, 5)
     few = np.repeat(features[:4], 10, axis=0)  # forty images, of which four differ
-    with pytest.raises(ValueError, match=r"40 images vary in 3: give bits 3 or fewer"):
+    with pytest.raises(ValueError, match=r"40 images vary in 3; give bits 3 or fewer"):
         FITS[name].learn(few, 5)
 
 
 def test_options_out_of_range_are_refused(features) -> None:
     with pytest.raises(ValueError, match="iterations is -1"):
         itq(features, 4, iterations=-1)
-    with pytest.raises(ValueError, match=r"iterations is 'x': give a whole number"):
+    with pytest.raises(ValueError, match=r"iterations is 'x'; give a whole number"):
         FITS["itq"].options(iterations="x")
 
 
@@ -281,7 +281,7 @@ def test_a_run_that_was_broken_off_goes_on(photos: Path, tmp_path: Path, encodin
     jaxhash.train(photos, run, bits=12, resume=True)
     assert encodings == [24]
     assert jaxhash.load(run).bits == 12
-    with pytest.raises(ValueError, match="another bits: resume it with the same"):
+    with pytest.raises(ValueError, match="another bits; resume it with the same"):
         jaxhash.train(photos, run, bits=8, resume=True)
     with pytest.raises(FileExistsError, match="overwrite=True"):
         jaxhash.train(photos, run, bits=12)
@@ -321,7 +321,7 @@ def test_the_weights_package_is_named_before_a_folder_is_made(photos: Path, tmp_
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"bits": 24}, r"24 for 24 bits: give bits 23 or fewer"),
+        ({"bits": 24}, r"24 for 24 bits; give bits 23 or fewer"),
         ({"method": "dlbhc"}, r"no class folders.*itq, lsh and pca-sign learn from them"),
         ({"network": "resnet"}, r"network is 'resnet'.*choose one of efficientnet-lite0"),
         ({"epochs": 3.0}, "epochs is given, and method 'itq' is fitted in one go"),

@@ -46,7 +46,7 @@ def entropy(shares: ArrayLike) -> Floats:
     """
     ones = np.asarray(shares, np.float64)
     if not np.all((ones >= 0) & (ones <= 1)):
-        raise ValueError("shares must be from 0 to 1: give what `balance` returns")
+        raise ValueError("shares must be from 0 to 1; give what `balance` returns")
     both = np.stack([ones, 1 - ones])
     logs = np.log2(both, out=np.zeros_like(both), where=both > 0)
     return np.abs((both * logs).sum(axis=0))

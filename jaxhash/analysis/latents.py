@@ -39,7 +39,7 @@ def histogram(
         (array([2, 1]), array([-1.,  0.,  1.]))
     """
     if bins < 1:
-        raise ValueError(f"bins is {bins}: give at least 1")
+        raise ValueError(f"bins is {bins}; give at least 1")
     values = np.asarray(_check(latent), np.float64).ravel()
     lowest, highest = min(values.min(), threshold), max(values.max(), threshold)
     step = (highest - lowest) / bins or 1.0
@@ -135,9 +135,9 @@ def extremes(latent: NDArray[np.floating], bit: int, count: int) -> tuple[Intege
     """
     latent = _check(latent)
     if not 0 <= bit < latent.shape[1]:
-        raise ValueError(f"bit is {bit}: the latent has the bits 0 to {latent.shape[1] - 1}")
+        raise ValueError(f"bit is {bit}; the latent has the bits 0 to {latent.shape[1] - 1}")
     if not 0 <= count <= len(latent):
-        raise ValueError(f"count is {count}: give at most the {len(latent)} items there are")
+        raise ValueError(f"count is {count}; give at most the {len(latent)} items there are")
     column = latent[:, bit]
     most = np.argsort(-column, kind="stable")[:count]
     return most, np.argsort(column, kind="stable")[:count]
@@ -148,5 +148,5 @@ def _check(latent: NDArray[np.floating], name: str = "latent") -> NDArray[np.flo
     if latent.ndim != 2 or not latent.size:
         raise ValueError(f"{name} must have the shape (n, bits), not {latent.shape}")
     if not np.isfinite(latent).all():
-        raise ValueError(f"{name} holds NaN or infinity: there is no bit for that")
+        raise ValueError(f"{name} holds NaN or infinity; there is no bit for that")
     return latent

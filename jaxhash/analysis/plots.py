@@ -201,7 +201,7 @@ def extremes(images: Any, latent: NDArray[np.floating], chosen: Sequence[int], e
     if len(images) != len(latent):
         raise ValueError(f"images has {len(images)} rows, and latent {len(latent)}")
     if not len(chosen) or each < 1:
-        raise ValueError("chosen and each: give at least one bit and one image")
+        raise ValueError("chosen and each must not be empty; give at least one bit and one image")
     figure = Figure(figsize=(0.62 * (2 * each + 1) + 0.6, 0.72 * len(chosen) + 0.5))
     widths = [1.0] * each + [0.35] + [1.0] * each
     grid = figure.subplots(

@@ -68,13 +68,13 @@ def encode(options: Encode) -> None:
         encode_shards(options)
         return
     if options.out.exists() and not options.overwrite:
-        raise FileExistsError(f"{options.out} exists: replace it with --overwrite")
+        raise FileExistsError(f"{options.out} exists; replace it with --overwrite")
     if options.batch_size is not None and options.batch_size < 1:
-        raise ValueError(f"--batch-size is {options.batch_size}: give at least 1")
+        raise ValueError(f"--batch-size is {options.batch_size}; give at least 1")
     if options.out.suffix == ".npz" and options.part is not None:
-        raise ValueError("--part is for an index: an .npz file keeps all parts, by their names")
+        raise ValueError("--part is for an index; an .npz file keeps all parts, by their names")
     if options.out.suffix == ".npz" and options.features is not None:
-        raise ValueError("--features is for an index: an .npz file keeps them as float32")
+        raise ValueError("--features is for an index; an .npz file keeps them as float32")
     folder = options.out.absolute().parent
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder to write {options.out.name} into")

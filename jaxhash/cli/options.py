@@ -118,7 +118,7 @@ def take_out(words: Sequence[str]) -> tuple[list[str], list[Path], bool]:
         if word == "--config":
             file = next(left, None)
             if file is None or file.startswith("--"):
-                raise ValueError("--config needs a file of options: TOML or JSON")
+                raise ValueError("--config needs a file of options, TOML or JSON")
             files.append(Path(file))
         elif word.startswith("--config="):
             files.append(Path(word.partition("=")[2]))

@@ -52,20 +52,20 @@ def query(options: Query) -> None:
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such image file")
     if options.k < 1:
-        raise ValueError(f"-k is {options.k}: give at least 1")
+        raise ValueError(f"-k is {options.k}; give at least 1")
     if options.pool < 0:
-        raise ValueError(f"--pool is {options.pool}: give 0 for codes alone, or more")
+        raise ValueError(f"--pool is {options.pool}; give 0 for codes alone, or more")
     if options.radius is not None and options.radius < 0:
-        raise ValueError(f"--radius is {options.radius}: give 0 or more")
+        raise ValueError(f"--radius is {options.radius}; give 0 or more")
     if options.gallery is not None:
         if options.gallery.suffix.lower() != ".png":
-            raise ValueError(f"--gallery is {options.gallery}: give the name of a .png file")
+            raise ValueError(f"--gallery is {options.gallery}; give the name of a .png file")
         if not options.gallery.absolute().parent.is_dir():
             raise FileNotFoundError(f"{options.gallery}: no such folder to draw it into")
     model = models.load(options.run)
     if model.spec.takes != "images":
         raise ValueError(
-            f"{options.run} was trained on features, and images cannot be its queries: give a run "
+            f"{options.run} was trained on features, and images cannot be its queries; give a run "
             "that was trained on images"
         )
     index, items = open_any(options.index, verify=options.verify)

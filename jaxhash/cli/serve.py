@@ -47,11 +47,11 @@ def serve(options: Serve) -> None:
     import secrets
 
     if not 1 <= options.port <= 65535:
-        raise ValueError(f"--port is {options.port}: give 1 to 65535")
+        raise ValueError(f"--port is {options.port}; give 1 to 65535")
     for name in ("max_upload", "max_megapixels", "timeout", "waiting"):
         if not getattr(options, name) > 0:
             dashed = name.replace("_", "-")
-            raise ValueError(f"--{dashed} is {getattr(options, name)}: give a number above 0")
+            raise ValueError(f"--{dashed} is {getattr(options, name)}; give a number above 0")
     if options.images is not None and not options.images.is_dir():
         raise FileNotFoundError(f"{options.images}: no such folder")
     try:
@@ -61,7 +61,7 @@ def serve(options: Serve) -> None:
         from jaxhash.serve.service import Service, described
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            f'{error.name} is not installed: pip install "jaxhash[serve]"'
+            f'{error.name} is not installed; pip install "jaxhash[serve]"'
         ) from None
     token = os.environ.get("JAXHASH_TOKEN") or None
     if token is None and options.host not in LOOPBACK:

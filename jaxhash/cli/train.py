@@ -101,7 +101,7 @@ def defaults(words: Sequence[str]) -> Train | None:
     if (Path(folder) / runs.CONFIG).is_file():
         return Train(config=runs.load_config(folder))
     if options.value_of(words, "data") is None and options.value_of(words, "config") is None:
-        raise FileNotFoundError(f"no run to resume in {folder}: check --run, or begin with --data")
+        raise FileNotFoundError(f"no run to resume in {folder}; check --run, or begin with --data")
     return None
 
 
@@ -112,7 +112,7 @@ def train(chosen: Train) -> None:
     from jaxhash.training import loop, processes
 
     if chosen.resume and chosen.overwrite:
-        raise ValueError("--resume goes on with a run and --overwrite replaces it: keep one")
+        raise ValueError("--resume goes on with a run and --overwrite replaces it; keep one")
     processes.join(chosen.coordinator, chosen.processes, chosen.process)
     config = chosen.config
     folder = chosen.run
@@ -122,7 +122,7 @@ def train(chosen: Train) -> None:
     devices = None
     if chosen.devices is not None:
         if not 1 <= chosen.devices <= jax.device_count():
-            raise ValueError(f"--devices is {chosen.devices}: there are {jax.device_count()}")
+            raise ValueError(f"--devices is {chosen.devices}; there are {jax.device_count()}")
         devices = jax.devices()[: chosen.devices]
     first = jax.process_index() == 0
     with Bar(disable=not first) as bar:

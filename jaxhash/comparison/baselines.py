@@ -161,7 +161,7 @@ def itq(train: np.ndarray, bits: int, *, seed: int = 0) -> Coder:
         >>> code = itq(np.random.default_rng(0).normal(size=(100, 8)), 8)  # doctest: +SKIP
     """
     if bits > train.shape[1]:
-        raise ValueError(f"bits is {bits}: features of {train.shape[1]} dimensions give no more")
+        raise ValueError(f"bits is {bits}; features of {train.shape[1]} dimensions give no more")
     transform = faiss_module().ITQTransform(train.shape[1], bits, True)
     transform.itq.seed = seed
     transform.max_train_per_dim = len(train)  # all of them, without a draw of its own
@@ -214,7 +214,7 @@ def by_features(
     if metric == "cosine":
         query, database = _unit(query), _unit(database)
     elif metric != "euclidean":
-        raise ValueError(f"metric is {metric!r}: choose euclidean or cosine")
+        raise ValueError(f"metric is {metric!r}; choose euclidean or cosine")
 
     squares = np.einsum("nd,nd->n", database, database)
     average, average_at_top = np.zeros(queries), np.zeros(queries)
@@ -289,7 +289,7 @@ def faiss_module() -> ModuleType:
         import faiss
     except ImportError:
         raise ModuleNotFoundError(
-            "LSH and ITQ need a package that is not installed: pip install faiss-cpu, or leave "
+            "LSH and ITQ need a package that is not installed; pip install faiss-cpu, or leave "
             "the baselines out"
         ) from None
     return faiss

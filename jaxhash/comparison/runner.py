@@ -182,7 +182,7 @@ def missing(folder: Path, task: Task, *, with_baselines: bool, queries: int | No
             changed.append("queries")
         if changed:
             raise ValueError(
-                f"{path} was made with another {', '.join(changed)}: name another folder, or "
+                f"{path} was made with another {', '.join(changed)}; name another folder, or "
                 "remove it"
             )
     return absent

@@ -22,7 +22,7 @@ def read_cells(folder: Path | str) -> list[dict[str, Any]]:
     """
     paths = sorted(Path(folder).glob("*_*_*_*.json"))
     if not paths:
-        raise FileNotFoundError(f"no cells in {folder}: a comparison writes them")
+        raise FileNotFoundError(f"no cells in {folder}; a comparison writes them")
     cells = [runs.read_json(path) for path in paths]
     for path, cell in zip(paths, cells, strict=True):
         if not {*Cell._fields, "rankings", "asked"} <= cell.keys():
@@ -96,7 +96,7 @@ def table(cells: Sequence[Mapping[str, Any]], *, bits: int, measure: str = "mAP"
     chosen = [cell for cell in cells if cell["bits"] == bits]
     if not chosen:
         known = ", ".join(map(str, sorted({cell["bits"] for cell in cells})))
-        raise ValueError(f"bits is {bits}: there are cells of {known}")
+        raise ValueError(f"bits is {bits}; there are cells of {known}")
     there = {cell["protocol"] for cell in chosen}
     protocols = [name for name in PROTOCOLS if name in there]
     across = [{"protocol": protocol} for protocol in protocols]

@@ -83,7 +83,7 @@ def load(
     """
     text = os.fspath(data)
     if not text:
-        raise ValueError("data: empty; give the name of a dataset or a path.")
+        raise ValueError("data: empty; give the name of a dataset or a path")
     if text in EMBEDDED:
         return EMBEDDED[text](image_size)
     name = prepared.parse_name(text) if isinstance(data, str) else None
@@ -116,14 +116,14 @@ def load(
         )
     if path.is_file():
         if path.suffix != ".npz":
-            raise ValueError(f"{path}: a file of data is an .npz; give the folder of an image.")
+            raise ValueError(f"{path}: a file of data is an .npz; give the folder of an image")
         return arrays.load(path, image_size=image_size, memory_limit=memory_limit)
     if name is None and text and not set("/\\~.") & set(text):
         prepared.check_known(text, (*EMBEDDED, *archives.ARCHIVES))  # a misspelt name, e.g. CIFAR10
     if name is None:
         raise ValueError(
-            f"{text}: no such file or folder. Give a folder of images or .npy files, an .npz file, "
-            f"{', '.join(EMBEDDED)}, or the name of a dataset of tensorflow-datasets."
+            f"{text}: no such file or folder; give a folder of images or .npy files, an .npz file, "
+            f"{', '.join(EMBEDDED)}, or the name of a dataset of tensorflow-datasets"
         )
     prepared.check_known(name.name, (*EMBEDDED, *archives.ARCHIVES))
     if not download:
@@ -144,7 +144,7 @@ def default_data_dir() -> Path:
 def _what_to_do(name: str, data_dir: Path) -> str:
     """The message for a dataset that is known, but not here."""
     lines = [
-        f"{name}: nothing is prepared in {data_dir / name}, and nothing is fetched unasked. Do one "
+        f"{name}: nothing is prepared in {data_dir / name}, and nothing is fetched unasked; do one "
         "of these:",
         "- give the folder in which tensorflow-datasets prepared it: data_dir=FOLDER",
     ]

@@ -112,15 +112,15 @@ def load(
         contents = ARCHIVES[name].read(paths, image_size)
     except _DAMAGE as error:
         files = ", ".join(str(path) for path in paths)
-        raise BrokenArchive(f"{name}: cannot read {files} ({error}); fetch it again.") from error
+        raise BrokenArchive(f"{name}: cannot read {files} ({error}); fetch it again") from error
     for part, labels in contents.labels.items():
         if len(labels) != len(contents.images[part]):
             raise BrokenArchive(
                 f"{name}: {len(contents.images[part])} images but {len(labels)} labels in the "
-                f"{part} part; the files do not belong together."
+                f"{part} part; the files do not belong together"
             )
         if labels.size == 0 or labels.min() < 0 or labels.max() >= len(contents.classes):
-            raise BrokenArchive(f"{name}: labels of the {part} part are not those of {name}.")
+            raise BrokenArchive(f"{name}: labels of the {part} part are not those of {name}")
     images = np.concatenate(list(contents.images.values()))
     return Dataset(
         name=name,
@@ -149,14 +149,14 @@ def read_idx(path: Path) -> np.ndarray:
         with gzip.open(path) as file:
             data = file.read(_MAX_MEMBER + 1)
         if len(data) > _MAX_MEMBER:
-            raise BrokenArchive(f"{path}: unpacks to an absurd size; fetch it again.")
+            raise BrokenArchive(f"{path}: unpacks to an absurd size; fetch it again")
     if len(data) < 4 or data[:3] != b"\x00\x00\x08" or len(data) < 4 + 4 * data[3]:
-        raise BrokenArchive(f"{path}: not an idx file of unsigned bytes; fetch it again.")
+        raise BrokenArchive(f"{path}: not an idx file of unsigned bytes; fetch it again")
     shape = struct.unpack(f">{data[3]}I", data[4 : 4 + 4 * data[3]])
     values = np.frombuffer(data, np.uint8, offset=4 + 4 * data[3])
     if values.size != math.prod(shape):
         raise BrokenArchive(
-            f"{path}: {values.size} values, but its header says {math.prod(shape)}; fetch it again."
+            f"{path}: {values.size} values, but its header says {math.prod(shape)}; fetch it again"
         )
     return values.reshape(shape)
 
@@ -174,12 +174,12 @@ def _read_mnist(
     def read(paths: list[Path], image_size: int | None) -> Contents:
         train, train_labels, test, test_labels = (read_idx(path) for path in paths)
         if train.ndim != 3 or test.ndim != 3 or train_labels.ndim != 1 or test_labels.ndim != 1:
-            raise BrokenArchive(f"{name}: images and labels are mixed up in {paths[0].parent}.")
+            raise BrokenArchive(f"{name}: images and labels are mixed up in {paths[0].parent}")
         for other, first in _FIRST_LABELS.items():
             if other != name and tuple(train_labels[: len(first)]) == first:
                 raise BrokenArchive(
-                    f"{name}: {paths[1]} is from {other}, whose files have the same names. Put "
-                    f"each dataset in a folder of its own: {paths[1].parent / name}."
+                    f"{name}: {paths[1]} is from {other}, whose files have the same names; put "
+                    f"each dataset in a folder of its own: {paths[1].parent / name}"
                 )
         return Contents(
             {"train": train[..., None], "test": test[..., None]},
@@ -214,7 +214,7 @@ def _read_cifar10(paths: list[Path], image_size: int | None) -> Contents:
     names = _CIFAR_BINARY if binary else _CIFAR_PYTHON
     missing = [name for name in names if name not in files]
     if missing:
-        raise BrokenArchive(f"cifar10: {paths[0]} lacks {', '.join(missing)}; fetch it again.")
+        raise BrokenArchive(f"cifar10: {paths[0]} lacks {', '.join(missing)}; fetch it again")
     batches = [
         (_binary_batch if binary else _python_batch)(name, files.pop(name)) for name in names
     ]
@@ -229,7 +229,7 @@ def _read_cifar10(paths: list[Path], image_size: int | None) -> Contents:
 def _binary_batch(name: str, data: bytes) -> tuple[np.ndarray, np.ndarray]:
     """Records of one label byte and 3072 pixel bytes."""
     if len(data) % 3073:
-        raise BrokenArchive(f"cifar10: {name} is not a whole number of records; fetch it again.")
+        raise BrokenArchive(f"cifar10: {name} is not a whole number of records; fetch it again")
     records = np.frombuffer(data, np.uint8).reshape(-1, 3073)
     return _channels_last(records[:, 1:]), records[:, 0]
 
@@ -243,10 +243,10 @@ def _python_batch(name: str, data: bytes) -> tuple[np.ndarray, np.ndarray]:
     # A broken pickle can raise nearly anything on its way.
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
-        raise BrokenArchive(f"cifar10: {name} is damaged ({reason}); fetch it again.") from error
+        raise BrokenArchive(f"cifar10: {name} is damaged ({reason}); fetch it again") from error
     if pixels.shape != (labels.size, 3072) or labels.ndim != 1:
         raise BrokenArchive(
-            f"cifar10: {name} has pixels {pixels.shape} and labels {labels.shape}; fetch it again."
+            f"cifar10: {name} has pixels {pixels.shape} and labels {labels.shape}; fetch it again"
         )
     return _channels_last(pixels), labels
 
@@ -299,7 +299,7 @@ def _members(path: Path, wanted: set[str]) -> Iterator[tuple[str, bytes]]:
             name = Path(member.name).name
             if member.isfile() and name in wanted:
                 if member.size > _MAX_MEMBER:
-                    raise BrokenArchive(f"{path}: {name} has an absurd size; fetch it again.")
+                    raise BrokenArchive(f"{path}: {name} has an absurd size; fetch it again")
                 stream = tar.extractfile(member)
                 if stream is not None:
                     yield name, stream.read()
@@ -319,9 +319,9 @@ def _read_svhn(paths: list[Path], image_size: int | None) -> Contents:
         # A damaged file can raise nearly anything, a MemoryError for a size in it as well.
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
-            raise BrokenArchive(f"svhn_cropped: {path} is damaged ({reason}).") from error
+            raise BrokenArchive(f"svhn_cropped: {path} is damaged ({reason})") from error
         if not {"X", "y"} <= contents.keys() or contents["X"].ndim != 4:
-            raise BrokenArchive(f"svhn_cropped: {path} lacks the arrays X and y.")
+            raise BrokenArchive(f"svhn_cropped: {path} lacks the arrays X and y")
         images[part] = np.ascontiguousarray(contents["X"].transpose(3, 0, 1, 2))
         labels[part] = contents["y"].reshape(-1).astype(np.int32) % 10
     return Contents(images, labels, _DIGITS)
@@ -334,7 +334,7 @@ def _read_uc_merced(paths: list[Path], image_size: int | None) -> Contents:
     """`UCMerced_LandUse/Images/<class>/<class><number>.tif`, nearly all of 256x256 pixels."""
     found = sorted(_tif_files(paths[0]), key=lambda file: file[:2])
     if not found:
-        raise BrokenArchive(f"uc_merced: {paths[0]} holds no Images/<class>/*.tif; fetch it again.")
+        raise BrokenArchive(f"uc_merced: {paths[0]} holds no Images/<class>/*.tif; fetch it again")
     classes = tuple(sorted({class_name for class_name, _, _ in found}))
     pixels = []
     for class_name, number, data in found:
@@ -345,11 +345,11 @@ def _read_uc_merced(paths: list[Path], image_size: int | None) -> Contents:
                     raise ValueError(
                         f"image_size: needed for uc_merced, as not all of its images have 256x256 "
                         f"pixels ({class_name}{number:02d} has {header.width}x{header.height}); "
-                        "e.g. image_size=256 or 64."
+                        "e.g. image_size=256 or 64"
                     )
             pixels.append(decode(data, size=image_size))
         except Undecodable as error:
-            raise BrokenArchive(f"uc_merced: {class_name}{number:02d}.tif: {error}.") from error
+            raise BrokenArchive(f"uc_merced: {class_name}{number:02d}.tif: {error}") from error
     labels = np.array([classes.index(class_name) for class_name, _, _ in found], np.int32)
     return Contents({"all": np.stack(pixels)}, {"all": labels}, classes)
 
@@ -375,7 +375,7 @@ def _tif_files(path: Path) -> Iterator[tuple[str, int, bytes]]:
         for info in archive.infolist():
             if (key := parse(info.filename)) is not None:
                 if info.file_size > _MAX_MEMBER:
-                    raise BrokenArchive(f"{path}: {info.filename} has an absurd size.")
+                    raise BrokenArchive(f"{path}: {info.filename} has an absurd size")
                 yield *key, archive.read(info)
 
 

@@ -64,7 +64,7 @@ def load(
         ]
         shapes = {array.shape[1:] for array in arrays}
         if len(shapes) > 1:
-            raise ValueError(f"{path}: {kind} of the parts differ in shape: {sorted(shapes)}.")
+            raise ValueError(f"{path}: {kind} of the parts differ in shape: {sorted(shapes)}")
         sizes = {part: len(array) for part, array in zip(parts, arrays, strict=True)}
         classes = _class_names(path, read("classes")) if "classes" in names else None
         labels: np.ndarray | None = None
@@ -73,7 +73,7 @@ def load(
             for part in parts:
                 name = f"{prefix[part]}labels"
                 if name not in names:
-                    raise ValueError(f"{path}: {name} is missing.")
+                    raise ValueError(f"{path}: {name} is missing")
                 columns.append(_check_column(f"{path}: {name}", read(name), sizes[part]))
             labels, classes = _number(path, columns, classes)
             check_labels(str(path), labels, sum(sizes.values()), len(classes))
@@ -106,7 +106,7 @@ def _open(path: Path) -> Iterator[tuple[list[str], Reader]]:
                 reason = str(error) or type(error).__name__
                 if "allow_pickle" in reason or "object" in reason:
                     reason = "it holds Python objects, which are never unpickled; save numbers"
-                raise ValueError(f"{path}: cannot read {name}: {reason}.") from error
+                raise ValueError(f"{path}: cannot read {name}: {reason}") from error
 
         return reader
 
@@ -122,11 +122,11 @@ def _open(path: Path) -> Iterator[tuple[list[str], Reader]]:
         try:
             arrays = np.load(file, allow_pickle=False)
         except Exception as error:
-            raise ValueError(f"{path}: not a readable .npz file ({error}).") from error
+            raise ValueError(f"{path}: not a readable .npz file ({error})") from error
         if not isinstance(arrays, np.lib.npyio.NpzFile):
             raise ValueError(
-                f"{path}: holds a single array. Give an .npz with train_images, train_labels, ... "
-                "(np.savez), or a folder of .npy files with these names."
+                f"{path}: holds a single array; give an .npz with train_images, train_labels, ... "
+                "(np.savez), or a folder of .npy files with these names"
             )
         size = file.seek(0, io.SEEK_END)
 
@@ -166,24 +166,24 @@ def _layout(path: Path, names: list[str]) -> tuple[str, list[str]]:
     for name in names:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known names: {', '.join(known)}."
+            hint = f"did you mean {near[0]}?" if near else f"known names: {', '.join(known)}"
             raise ValueError(f"{path}: unknown array {name!r}; {hint}")
     kinds = [kind for kind in _KINDS if any(name.endswith(kind) for name in names)]
     if len(kinds) != 1:
         found = "both images and features" if kinds else "neither images nor features"
         raise ValueError(
-            f"{path}: holds {found}. Give train_images or train_features (test_, database_, "
-            "query_, ... likewise), or just images or features."
+            f"{path}: holds {found}; give train_images or train_features (test_, database_, "
+            "query_, ... likewise), or just images or features"
         )
     parts = [part for part in PARTS if f"{part}_{kinds[0]}" in names]
     if kinds[0] in names:
         if parts:
-            raise ValueError(f"{path}: {kinds[0]} stands beside {parts[0]}_{kinds[0]}; give one.")
+            raise ValueError(f"{path}: {kinds[0]} stands beside {parts[0]}_{kinds[0]}; give one")
         parts = ["all"]
     for name in names:
         part = "all" if name == "labels" else name.removesuffix("_labels")
         if name.endswith("labels") and part not in parts:
-            raise ValueError(f"{path}: {name} has no {name.replace('labels', kinds[0])} beside it.")
+            raise ValueError(f"{path}: {name} has no {name.replace('labels', kinds[0])} beside it")
     return kinds[0], parts
 
 
@@ -195,25 +195,25 @@ def _check_items(name: str, array: np.ndarray, kind: str) -> np.ndarray:
                 array.dtype.kind == "f" and array.size > 0 and 0 <= array.min() <= array.max() <= 1
             )
             how = "(images * 255).round().astype(np.uint8)" if unit else "values 0..255 as np.uint8"
-            raise ValueError(f"{name} are {array.dtype}; images must be uint8. Save {how}.")
+            raise ValueError(f"{name} are {array.dtype}; images must be uint8; save {how}")
         if array.ndim == 3:
             array = array[..., None]
         if array.ndim == 4 and array.shape[3] not in (1, 3) and array.shape[1] in (1, 3):
             raise ValueError(
                 f"{name} of shape {array.shape} have their channels first; save "
-                "images.transpose(0, 2, 3, 1)."
+                "images.transpose(0, 2, 3, 1)"
             )
         if array.ndim != 4 or array.shape[3] not in (1, 3) or 0 in array.shape[1:]:
             raise ValueError(
                 f"{name} have shape {array.shape}; wanted is (n, height, width) or (n, height, "
-                "width, channels) with 1 or 3 channels."
+                "width, channels) with 1 or 3 channels"
             )
         return array
     if array.dtype not in (np.float16, np.float32, np.float64):
-        raise ValueError(f"{name} are {array.dtype}; save features as float32 or float16.")
+        raise ValueError(f"{name} are {array.dtype}; save features as float32 or float16")
     if array.ndim != 2 or array.shape[1] == 0:
         raise ValueError(
-            f"{name} have shape {array.shape}; wanted is (n, d), a vector for each item."
+            f"{name} have shape {array.shape}; wanted is (n, d), a vector for each item"
         )
     step = max(1, _CHUNK_BYTES // (4 * array.shape[1]))
     for start in range(0, len(array), step):
@@ -222,7 +222,7 @@ def _check_items(name: str, array: np.ndarray, kind: str) -> np.ndarray:
             finite = np.isfinite(array[start : start + step].astype(np.float32)).all(axis=1)
         if not finite.all():
             row = start + int(np.argmin(finite))
-            raise ValueError(f"{name} row {row} is not finite (NaN, infinity or beyond float32).")
+            raise ValueError(f"{name} row {row} is not finite (NaN, infinity or beyond float32)")
     return array
 
 
@@ -230,23 +230,23 @@ def _check_column(name: str, labels: np.ndarray, n: int) -> np.ndarray:
     """Labels of one part: integers or text (n,), or bool (n, classes)."""
     if labels.ndim == 0 or len(labels) != n:
         found = "a single value" if labels.ndim == 0 else len(labels)
-        raise ValueError(f"{name}: {found} for {n} items.")
+        raise ValueError(f"{name}: {found} for {n} items")
     if labels.ndim == 2 and labels.shape[1] == 1 and labels.dtype.kind in "iu":
         labels = labels[:, 0]
     if labels.ndim == 2 and labels.dtype.kind in "biu" and labels.shape[1] > 0:
         wrong = np.flatnonzero(((labels != 0) & (labels != 1)).any(axis=1))
         if wrong.size:
-            raise ValueError(f"{name}: row {wrong[0]} has other values than 0 and 1.")
+            raise ValueError(f"{name}: row {wrong[0]} has other values than 0 and 1")
         return labels.astype(bool)
     if labels.ndim != 1 or labels.dtype.kind not in "iuU":
         raise ValueError(
             f"{name}: {labels.dtype} of shape {labels.shape}; wanted are integers or text (n,), or "
-            "0/1 flags (n, classes)."
+            "0/1 flags (n, classes)"
         )
     if labels.dtype.kind == "i" and labels.size and labels.min() < 0:
         raise ValueError(
-            f"{name}: row {int(np.argmax(labels < 0))} is negative; class numbers start at 0. "
-            "Leave out items without a label."
+            f"{name}: row {int(np.argmax(labels < 0))} is negative; class numbers start at 0; "
+            "leave out items without a label"
         )
     return np.asarray(labels)
 
@@ -254,7 +254,7 @@ def _check_column(name: str, labels: np.ndarray, n: int) -> np.ndarray:
 def _class_names(path: Path, names: np.ndarray) -> tuple[str, ...]:
     """The optional array of class names."""
     if names.ndim != 1 or names.dtype.kind != "U" or np.unique(names).size != names.size:
-        raise ValueError(f"{path}: classes must be a 1-d array of different texts.")
+        raise ValueError(f"{path}: classes must be a 1-d array of different texts")
     return tuple(str(name) for name in names)
 
 
@@ -264,21 +264,21 @@ def _number(
     """Labels of all parts as int32 or bool, and the class names."""
     forms = {(column.ndim, column.dtype.kind == "U", column.shape[1:]) for column in columns}
     if len(forms) > 1:
-        raise ValueError(f"{path}: labels of the parts differ in form; save all in the same way.")
+        raise ValueError(f"{path}: labels of the parts differ in form; save all in the same way")
     labels = np.concatenate(columns)
     if labels.ndim == 2:
         if names is not None and len(names) != labels.shape[1]:
-            raise ValueError(f"{path}: {len(names)} classes for {labels.shape[1]} label columns.")
+            raise ValueError(f"{path}: {len(names)} classes for {labels.shape[1]} label columns")
         return labels, names or tuple(str(number) for number in range(labels.shape[1]))
     if names is not None and labels.dtype.kind != "U":
         if labels.size and labels.max() >= len(names):
-            raise ValueError(f"{path}: label {labels.max()}, but classes has {len(names)} names.")
+            raise ValueError(f"{path}: label {labels.max()}, but classes has {len(names)} names")
         return labels.astype(np.int32), names
     if names is not None:
         order = {name: number for number, name in enumerate(names)}
         unknown = sorted(set(labels.tolist()) - order.keys())
         if unknown:
-            raise ValueError(f"{path}: label {unknown[0]!r} is not among classes.")
+            raise ValueError(f"{path}: label {unknown[0]!r} is not among classes")
         return np.array([order[label] for label in labels.tolist()], np.int32), names
     found, numbers = np.unique(labels, return_inverse=True)
     return numbers.reshape(-1).astype(np.int32), tuple(str(label) for label in found)

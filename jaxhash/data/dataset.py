@@ -67,27 +67,27 @@ class Dataset:
         """Refuses fields that contradict each other."""
         n = len(self.items)
         if n == 0:
-            raise ValueError(f"{self.name}: no items to load.")
+            raise ValueError(f"{self.name}: no items to load")
         dtype, axes = ("uint8", 4) if self.kind == "images" else ("float32", 2)
         if self.items.dtype != np.dtype(dtype) or len(self.items.shape) != axes:
             raise ValueError(
                 f"{self.name}: {self.kind} are {dtype} with {axes} axes, not {self.items.dtype} "
-                f"with {len(self.items.shape)}."
+                f"with {len(self.items.shape)}"
             )
         if self.labels is not None:
             check_labels(self.name, self.labels, n, len(self.classes))
         if self.paths is not None and len(self.paths) != n:
-            raise ValueError(f"{self.name}: {len(self.paths)} paths for {n} items.")
+            raise ValueError(f"{self.name}: {len(self.paths)} paths for {n} items")
         seen = np.zeros(n, bool)
         for part, rows in self.parts.items():
             if part not in PARTS:
-                raise ValueError(f"{self.name}: a part is one of {', '.join(PARTS)}, not {part!r}.")
+                raise ValueError(f"{self.name}: a part is one of {', '.join(PARTS)}, not {part!r}")
             if rows.ndim != 1 or not np.issubdtype(rows.dtype, np.integer):
-                raise ValueError(f"{self.name}: part {part!r} must be a 1-d array of row numbers.")
+                raise ValueError(f"{self.name}: part {part!r} must be a 1-d array of row numbers")
             if rows.size and (rows.min() < 0 or rows.max() >= n):
-                raise ValueError(f"{self.name}: part {part!r} has rows outside 0..{n - 1}.")
+                raise ValueError(f"{self.name}: part {part!r} has rows outside 0..{n - 1}")
             if seen[rows].any() or np.unique(rows).size != rows.size:
-                raise ValueError(f"{self.name}: part {part!r} repeats rows; parts are disjoint.")
+                raise ValueError(f"{self.name}: part {part!r} repeats rows; parts are disjoint")
             seen[rows] = True
 
     def __len__(self) -> int:
@@ -103,20 +103,20 @@ class Dataset:
 def check_labels(name: str, labels: np.ndarray, n: int, classes: int) -> None:
     """Refuses labels that are not one class number, or one row of flags, for each of n items."""
     if len(labels) != n:
-        raise ValueError(f"{name}: {len(labels)} labels for {n} items.")
+        raise ValueError(f"{name}: {len(labels)} labels for {n} items")
     if labels.ndim == 1 and labels.dtype == np.int32:
         if labels.min() < 0 or labels.max() >= classes:
             raise ValueError(
                 f"{name}: class numbers run from {labels.min()} to {labels.max()}, but there are "
-                f"{classes} classes."
+                f"{classes} classes"
             )
     elif labels.ndim == 2 and labels.dtype == np.bool_:
         if labels.shape[1] != classes:
-            raise ValueError(f"{name}: {labels.shape[1]} label columns for {classes} classes.")
+            raise ValueError(f"{name}: {labels.shape[1]} label columns for {classes} classes")
     else:
         raise ValueError(
             f"{name}: labels are int32 (n,) or bool (n, classes), not {labels.dtype} with "
-            f"{labels.ndim} axes."
+            f"{labels.ndim} axes"
         )
 
 
@@ -156,13 +156,13 @@ def as_rows(index: Any, n: int) -> tuple[np.ndarray, bool]:
         rows = rows.astype(np.int64)
     if rows.dtype == np.bool_:
         if rows.shape != (n,):
-            raise IndexError(f"a boolean index needs shape ({n},), not {rows.shape}.")
+            raise IndexError(f"a boolean index needs shape ({n},), not {rows.shape}")
         return np.flatnonzero(rows), False
     if rows.ndim > 1 or not np.issubdtype(rows.dtype, np.integer):
-        raise IndexError("rows are chosen by an integer, a slice, integers or a boolean mask.")
+        raise IndexError("rows are chosen by an integer, a slice, integers or a boolean mask")
     rows = rows.astype(np.int64)
     if rows.size and (rows.min() < -n or rows.max() >= n):
-        raise IndexError(f"row {rows.max() if rows.max() >= n else rows.min()} of {n} rows.")
+        raise IndexError(f"row {rows.max() if rows.max() >= n else rows.min()} of {n} rows")
     single = rows.ndim == 0
     rows = np.atleast_1d(rows)
     return np.where(rows < 0, rows + n, rows), single

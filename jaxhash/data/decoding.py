@@ -198,7 +198,7 @@ def decode_all(
 def check_size(size: int | None) -> None:
     """Refuses an image size that no square of pixels can have."""
     if size is not None and not (isinstance(size, int) and 1 <= size <= 4096):
-        raise ValueError(f"image_size: a side of 1 to 4096 pixels, not {size!r}.")
+        raise ValueError(f"image_size must be a side of 1 to 4096 pixels, not {size!r}")
 
 
 def check_memory(shape: tuple[int, ...], memory_limit: int | None) -> None:
@@ -208,14 +208,14 @@ def check_memory(shape: tuple[int, ...], memory_limit: int | None) -> None:
     if need > limit:
         raise ValueError(
             f"image_size: {shape[0]} images of {shape[2]}x{shape[1]} pixels take {need / 1e9:.2g} "
-            f"GB, more than the {limit / 1e9:.2g} GB allowed (memory_limit); give a smaller one."
+            f"GB, more than the {limit / 1e9:.2g} GB allowed (memory_limit); give a smaller one"
         )
 
 
 def check_channels(channels: int | None) -> None:
     """Refuses a number of channels that images are not decoded to."""
     if channels not in (None, 1, 3):
-        raise ValueError(f"channels: 1 (greyscale) or 3 (RGB), not {channels!r}.")
+        raise ValueError(f"channels must be 1 (greyscale) or 3 (RGB), not {channels!r}")
 
 
 def _open(file: str | bytes) -> Image.Image:
@@ -288,12 +288,12 @@ def _orientation(image: Image.Image) -> int:
 def _eight_bits(image: Image.Image) -> Image.Image:
     """Scales 16-bit greyscale to 8 bits; other modes have 8 bits already."""
     if image.mode == "F":
-        raise Undecodable("floating-point samples: their range is unknown, save 8 or 16 bits")
+        raise Undecodable("floating-point samples, whose range is unknown; save 8 or 16 bits")
     if not image.mode.startswith("I"):
         return image
     samples = np.asarray(image).astype(np.int64)
     if samples.min() < 0 or samples.max() > 65535:
-        raise Undecodable("32-bit samples: their range is unknown, save 8 or 16 bits")
+        raise Undecodable("32-bit samples, whose range is unknown; save 8 or 16 bits")
     return Image.fromarray(((samples * 255 + 32767) // 65535).astype(np.uint8))
 
 

@@ -175,14 +175,14 @@ def load_images(
         root = Path(source)
         name = shown(root.resolve().name)
         if not root.exists():
-            raise ValueError(f"{shown(root)}: no such file or folder.")
+            raise ValueError(f"{shown(root)}: no such file or folder")
         paths = list(_walk(root, skipped)) if root.is_dir() else [str(root)]
     else:
         paths = [os.fspath(path) for path in source]
     if not paths:
         raise ValueError(
-            f"{name}: there is no image in this folder, at any depth. Give a folder that holds "
-            "image files, such as JPEG or PNG."
+            f"{name}: there is no image in this folder, at any depth; give a folder that holds "
+            "image files, such as JPEG or PNG"
         )
     kept, _, bad = _scan(paths, threads)
     _refuse_too_many(Path(name), bad, len(paths), max_undecodable)
@@ -221,14 +221,14 @@ def shown(path: str | Path) -> str:
 def _labelled_files(root: Path, skipped: list[tuple[str, str]]) -> list[tuple[str, str, str]]:
     """(path, class name, part) of every file to try, in a fixed order."""
     if not root.is_dir():
-        raise ValueError(f"{shown(root)}: no such folder.")
+        raise ValueError(f"{shown(root)}: no such folder")
     folders, loose = _entries(root)
     if not folders:
         inside = f"{len(loose)} images directly" if loose else "no images"
         raise ValueError(
-            f"{shown(root)}: holds {inside} and no class folders. Put each image in a folder "
+            f"{shown(root)}: holds {inside} and no class folders; put each image in a folder "
             "named after its class (class-name/image.jpg); images without labels can be encoded, "
-            "and the methods itq, lsh and pca-sign learn from them."
+            "and the methods itq, lsh and pca-sign learn from them"
         )
     part_of = {
         name: _PART_FOLDERS[name.lower()] for name in folders if name.lower() in _PART_FOLDERS
@@ -239,8 +239,8 @@ def _labelled_files(root: Path, skipped: list[tuple[str, str]]) -> list[tuple[st
             others = sorted(set(folders) - set(part_of))
             raise ValueError(
                 f"{shown(root)}: {', '.join(sorted(part_of))} look like parts of a dataset but "
-                f"stand beside {', '.join(shown(name) for name in others[:5])}. Give a folder that "
-                f"holds only parts ({', '.join(_PART_FOLDERS)}), or only classes."
+                f"stand beside {', '.join(shown(name) for name in others[:5])}; give a folder that "
+                f"holds only parts ({', '.join(_PART_FOLDERS)}), or only classes"
             )
         part_of = {}
     holders = [(root / name, part) for name, part in sorted(part_of.items())] or [(root, "all")]
@@ -249,14 +249,14 @@ def _labelled_files(root: Path, skipped: list[tuple[str, str]]) -> list[tuple[st
         classes, loose = _entries(holder)
         if part != "all" and not classes:
             raise ValueError(
-                f"{shown(holder)}: holds no class folders. A part is laid out as "
-                f"{holder.name}/class-name/image.jpg."
+                f"{shown(holder)}: holds no class folders; a part is laid out as "
+                f"{holder.name}/class-name/image.jpg"
             )
         skipped += [(shown(holder / name), "outside a class folder") for name in loose]
         for name in classes:
             found += [(path, name, part) for path in _walk(holder / name, skipped)]
     if not found:
-        raise ValueError(f"{shown(root)}: its class folders hold no images.")
+        raise ValueError(f"{shown(root)}: its class folders hold no images")
     return found
 
 
@@ -327,7 +327,7 @@ def _common_size(headers: list[Header], fallback: int | None) -> int:
         return fallback
     raise ValueError(
         f"image_size: needed, as the images have {len(sizes)} different sizes or are not square "
-        f"(one is {'x'.join(map(str, min(sizes)))}); e.g. image_size=64."
+        f"(one is {'x'.join(map(str, min(sizes)))}); e.g. image_size=64"
     )
 
 
@@ -373,7 +373,7 @@ def _try_all(
 def _check_share(max_undecodable: float) -> None:
     """Refuses a share outside 0..1."""
     if not 0 <= max_undecodable <= 1:
-        raise ValueError(f"max_undecodable: a share from 0 to 1, not {max_undecodable}.")
+        raise ValueError(f"max_undecodable must be a share from 0 to 1, not {max_undecodable}")
 
 
 def _refuse_too_many(
@@ -385,6 +385,6 @@ def _refuse_too_many(
     examples = "".join(f"\n  {shown(path)}: {reason}" for path, reason in bad[:5])
     raise ValueError(
         f"{shown(root)}: {len(bad)} of {total} files cannot be decoded, more than the share of "
-        f"{max_undecodable:g} allowed (max_undecodable). Repair or remove them, for example:"
+        f"{max_undecodable:g} allowed (max_undecodable); repair or remove them, for example:"
         f"{examples}"
     )

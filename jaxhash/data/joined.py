@@ -29,10 +29,10 @@ class Joined:
 
     def __init__(self, parts: Sequence[np.ndarray], dtype: Any = None) -> None:
         if not parts:
-            raise ValueError("parts: there is no array to join.")
+            raise ValueError("parts: there is no array to join")
         shapes = {part.shape[1:] for part in parts}
         if len(shapes) > 1:
-            raise ValueError(f"parts: arrays of different shapes cannot be joined: {shapes}.")
+            raise ValueError(f"parts: arrays of different shapes cannot be joined: {shapes}")
         self._parts = tuple(parts)
         self._starts = np.cumsum([0, *(len(part) for part in parts)])
         self._dtype = np.dtype(parts[0].dtype if dtype is None else dtype)

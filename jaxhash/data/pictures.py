@@ -69,7 +69,7 @@ def _features(images: Any, length: int) -> Any:
     if hasattr(images, "shape") and len(images.shape) == 2:
         return images
     raise ValueError(
-        f"the model takes feature vectors, an array (n, {length}), and no pictures: give the "
+        f"the model takes feature vectors, an array (n, {length}), and no pictures; give the "
         "features that its training data was made of"
     )
 
@@ -83,7 +83,7 @@ def _one(image: Any, item_shape: tuple[int, ...], name: str) -> np.ndarray:
             image = image[:, :, None]
         if image.ndim != 3:
             raise ValueError(
-                f"{name} has the shape {image.shape}: give (height, width) or (height, width, "
+                f"{name} has the shape {image.shape}; give (height, width) or (height, width, "
                 "channels)"
             )
         return _batch(image[None], item_shape, name)[0]
@@ -98,7 +98,7 @@ def _one(image: Any, item_shape: tuple[int, ...], name: str) -> np.ndarray:
             raise Undecodable(f"{os.fspath(image)}: {error}") from None
     else:
         raise TypeError(
-            f"{name} is {type(image).__name__}: give a path, a PIL image or an array of uint8"
+            f"{name} is {type(image).__name__}; give a path, a PIL image or an array of uint8"
         )
     return _check_size(pixels[None], item_shape, name)[0]
 
@@ -107,7 +107,7 @@ def _batch(images: np.ndarray, item_shape: tuple[int, ...], name: str = "images"
     """A batch of one size, resampled where it is not the model's."""
     if images.dtype != np.uint8:
         raise ValueError(
-            f"{name} must be uint8 with values 0 to 255, not {images.dtype}: for values in [0, 1] "
+            f"{name} must be uint8 with values 0 to 255, not {images.dtype}; for values in [0, 1] "
             "give (images * 255).round().astype(np.uint8)"
         )
     if images.shape[3] not in (1, 3):
@@ -125,6 +125,6 @@ def _check_size(images: np.ndarray, item_shape: tuple[int, ...], name: str) -> n
     if images.shape[1:3] != item_shape[:2]:
         raise ValueError(
             f"{name} is {images.shape[2]} x {images.shape[1]} pixels, and the model takes "
-            f"{item_shape[1]} x {item_shape[0]}, which is no square to crop to: resize it first"
+            f"{item_shape[1]} x {item_shape[0]}, which is no square to crop to; resize it first"
         )
     return images

@@ -60,7 +60,7 @@ def find(name: Name, data_dir: Path) -> Path | None:
     prepared = {config: path for config, path in configs.items() if path is not None}
     if len(prepared) > 1:
         choices = ", ".join(f"{name.name}/{config}" for config in prepared)
-        raise ValueError(f"{name.name}: prepared in several configurations, name one: {choices}.")
+        raise ValueError(f"{name.name}: prepared in several configurations, name one: {choices}")
     return next(iter(prepared.values()), None)
 
 
@@ -104,7 +104,7 @@ def load(
     except Exception as error:
         raise ValueError(
             f"{folder}: its descriptions, dataset_info.json and features.json, cannot be read "
-            f"({type(error).__name__}: {error}); prepare it again."
+            f"({type(error).__name__}: {error}); prepare it again"
         ) from error
     picture_key = image_key(info["name"], features, tfds)
     label_key = _label_key(info, features, tfds)
@@ -132,14 +132,14 @@ def load(
                 if len(chunk) < min(_CHUNK, sizes[part] - start):
                     raise ValueError(
                         f"{folder}: split {split} ends after {start + len(chunk)} of its "
-                        f"{sizes[part]} records; prepare it again."
+                        f"{sizes[part]} records; prepare it again"
                     )
                 try:
                     examples = [pair.deserialize_example_np(raw, decoders=encoded) for raw in chunk]
                 except Exception as error:  # of protobuf's own kinds, by its implementation
                     raise ValueError(
                         f"{folder}: a record of {split} between {start} and {start + len(chunk)} "
-                        f"is damaged ({error}); prepare it again."
+                        f"is damaged ({error}); prepare it again"
                     ) from error
                 files = [example[picture_key] for example in examples]
                 if items is None:
@@ -151,8 +151,8 @@ def load(
                 failed = decode_all(files, out, size=image_size, pool=None if small else threads)
                 if failed:
                     row, reason = failed[0]
-                    hint = "" if image_size else " Where images differ in size, give image_size."
-                    raise ValueError(f"{folder}: record {start + row} of {split}: {reason}.{hint}")
+                    hint = "" if image_size else "; where images differ in size, give image_size"
+                    raise ValueError(f"{folder}: record {start + row} of {split}: {reason}{hint}")
                 for row, example in enumerate(examples, start=done):
                     if several:
                         labels[row, example[label_key]] = True
@@ -162,11 +162,11 @@ def load(
                 if on_progress is not None:
                     on_progress(done, total)
     if items is None:
-        raise ValueError(f"{folder}: its splits are empty; prepare it again.")
+        raise ValueError(f"{folder}: its splits are empty; prepare it again")
     if not several and labels.min() < 0:
         raise ValueError(
             f"{folder}: records without a label in {', '.join(splits.values())}; this dataset "
-            "hides the labels of a split, and cannot be used as it is."
+            "hides the labels of a split, and cannot be used as it is"
         )
     return Dataset(
         name=info["name"] + (f"/{info['configName']}" if info.get("configName") else ""),
@@ -186,8 +186,8 @@ def download(name: str, data_dir: Path) -> Path:
     """
     if importlib.util.find_spec("tensorflow") is None:
         raise ValueError(
-            f"{name}: tensorflow-datasets needs TensorFlow to download and prepare it. Install it "
-            "(pip install tensorflow-cpu) and try again; it is not needed afterwards."
+            f"{name}: tensorflow-datasets needs TensorFlow to download and prepare it; install it "
+            "(pip install tensorflow-cpu) and try again; it is not needed afterwards"
         )
     import tensorflow_datasets as tfds
 
@@ -212,9 +212,9 @@ def check_known(name: str, more: tuple[str, ...] = ()) -> None:
     if name in known:
         return
     near = difflib.get_close_matches(name.lower(), known, n=5, cutoff=0.5)
-    hint = f"Did you mean {', '.join(near)}?" if near else f"Some that exist: {', '.join(more)}."
+    hint = f"did you mean {', '.join(near)}?" if near else f"some that exist: {', '.join(more)}"
     raise ValueError(
-        f"{name}: neither a file or folder here nor a dataset of tensorflow-datasets. {hint}"
+        f"{name}: neither a file or folder here nor a dataset of tensorflow-datasets; {hint}"
     )
 
 
@@ -237,9 +237,9 @@ def image_key(name: str, features: Any, tfds: Any) -> str:
     keys = [key for key in features if isinstance(features[key], tfds.features.Image)]
     key = "image" if "image" in keys else keys[0] if len(keys) == 1 else None
     if key is None:
-        raise ValueError(f"{name}: no image feature to use; its features: {', '.join(features)}.")
+        raise ValueError(f"{name}: no image feature to use; its features: {', '.join(features)}")
     if features[key].np_dtype != np.uint8:
-        raise ValueError(f"{name}: feature {key} has {features[key].np_dtype} pixels, not uint8.")
+        raise ValueError(f"{name}: feature {key} has {features[key].np_dtype} pixels, not uint8")
     return key
 
 
@@ -257,7 +257,7 @@ def _label_key(info: dict[str, Any], features: Any, tfds: Any) -> str:
             return key
     if len(keys) == 1:
         return keys[0]
-    raise ValueError(f"{info['name']}: no class label to use; its features: {', '.join(features)}.")
+    raise ValueError(f"{info['name']}: no class label to use; its features: {', '.join(features)}")
 
 
 def _choose_splits(builder: Any, name: str) -> dict[str, str]:
@@ -270,12 +270,12 @@ def _choose_splits(builder: Any, name: str) -> dict[str, str]:
     if not splits:
         raise ValueError(
             f"{name}: has the splits {', '.join(builder.info.splits)}, none of train, "
-            "validation and test."
+            "validation and test"
         )
     for split in splits.values():
         for path in builder.info.splits[split].filepaths:
             if not path.exists():
-                raise ValueError(f"{name}: {path} is missing; copy it there or prepare it again.")
+                raise ValueError(f"{name}: {path} is missing; copy it there or prepare it again")
     return {"all": next(iter(splits.values()))} if len(splits) == 1 else splits
 
 
@@ -287,7 +287,7 @@ def _records(paths: list[str], file_format: str) -> Iterator[bytes]:
         return itertools.chain.from_iterable(read_records(path) for path in paths)
     raise ValueError(
         f"{Path(paths[0]).parent}: prepared as {file_format}; only array_record and tfrecord are "
-        "read. Prepare it again with file_format='array_record'."
+        "read; prepare it again with file_format='array_record'"
     )
 
 
@@ -302,7 +302,7 @@ def _array_records(paths: list[str]) -> Iterator[bytes]:
     except (RuntimeError, IndexError) as error:
         raise ValueError(
             f"{Path(paths[0]).parent}: its array_record files are damaged ({error}); "
-            "prepare it again."
+            "prepare it again"
         ) from error
 
 
@@ -313,6 +313,6 @@ def _allocate(
     try:
         shape = (n, *decode(first, size=size, channels=channels).shape)
     except Undecodable as error:
-        raise ValueError(f"{name}: its first image cannot be decoded: {error}.") from error
+        raise ValueError(f"{name}: its first image cannot be decoded: {error}") from error
     check_memory(shape, memory_limit)
     return np.empty(shape, np.uint8)

@@ -76,7 +76,9 @@ def p_all(dataset: Dataset, seed: int, *, queries: int | None = None) -> Roles:
     train, test = _parts(dataset, "p-all", "train", "test")
     if queries is not None:
         if not 1 <= queries <= test.size:
-            raise ValueError(f"queries: from 1 to the {test.size} test images, not {queries}.")
+            raise ValueError(
+                f"queries must be from 1 to the {test.size} test images, not {queries}"
+            )
         test = draw_total(_labels(dataset), test, queries, _rng(seed, _QUERY))
     return Roles(train, database=train, query=test, validation=dataset.parts.get("validation"))
 
@@ -109,7 +111,7 @@ def p_5k(
         ("train_per_class", train_per_class),
     ):
         if not (isinstance(size, (int, np.integer)) and size >= 1):
-            raise ValueError(f"{name}: an integer from 1 up, not {size!r}.")
+            raise ValueError(f"{name} must be an integer from 1 up, not {size!r}")
     pool = _pool(dataset)
     needs = f"{queries_per_class} query and {train_per_class} training images of each class"
     _need(dataset, pool, queries_per_class + train_per_class, f"p-5k needs {needs}")
@@ -122,7 +124,7 @@ def p_5k(
         number, left = error.args
         raise ValueError(
             f"{dataset.name}: p-5k draws {needs}; for {dataset.classes[number]!r} only {left} are "
-            "left once the images it shares with other classes are drawn. Lower the numbers."
+            "left once the images it shares with other classes are drawn; lower the numbers"
         ) from None
     return Roles(train, rest if train_in_database else np.setdiff1d(rest, train), query)
 
@@ -187,7 +189,7 @@ def unseen(
     _check_share("query_share", query_share)
     classes = len(dataset.classes)
     if classes < 2:
-        raise ValueError(f"{dataset.name}: unseen needs 2 classes, there is {classes}.")
+        raise ValueError(f"{dataset.name}: unseen needs 2 classes, there is {classes}")
     seen = min(max(round(class_share * classes), 1), classes - 1)
     held_out = np.ones(classes, bool)
     held_out[_rng(seed, _CLASSES).permutation(classes)[:seen]] = False
@@ -208,7 +210,7 @@ def unseen(
             raise ValueError(
                 f"{dataset.name}: unseen leaves no {part} image of the held-out class "
                 f"{dataset.classes[missing[0]]!r}; change query_share ({query_share:g}), or give "
-                "the class more images."
+                "the class more images"
             )
     names = [dataset.classes[number] for number in np.flatnonzero(held_out)]
     more = f" and {len(names) - 20} more" if len(names) > 20 else ""
@@ -231,7 +233,7 @@ def parts(dataset: Dataset, seed: int) -> Roles:
     if train is None or query is None:
         raise ValueError(
             f"{dataset.name}: parts needs a part query or test, and a part train or database; "
-            f"there is {', '.join(own)}. {_advice(dataset)}"
+            f"there is {', '.join(own)}; {_advice(dataset)}"
         )
     return Roles(train, own.get("database", train), query, validation=own.get("validation"))
 
@@ -281,17 +283,17 @@ def split(
     """
     if protocol not in PROTOCOLS:
         near = difflib.get_close_matches(protocol, PROTOCOLS, n=1)
-        hint = f"Did you mean {near[0]}? " if near else ""
-        raise ValueError(f"protocol: {hint}One of {', '.join(PROTOCOLS)}, not {protocol!r}.")
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise ValueError(f"protocol is {protocol!r}{hint}; choose one of {', '.join(PROTOCOLS)}")
     known = list(inspect.signature(PROTOCOLS[protocol]).parameters)[2:]
     for name in options:
         if name not in known:
             has = f"which has {', '.join(known)}" if known else "which has none"
-            raise ValueError(f"{name}: no option of {protocol}, {has}.")
+            raise ValueError(f"{name} is no option of {protocol}, {has}")
     if not (isinstance(seed, (int, np.integer)) and seed >= 0):
-        raise ValueError(f"seed: an integer from 0 up, not {seed!r}.")
+        raise ValueError(f"seed must be an integer from 0 up, not {seed!r}")
     if not 0 <= validation < 1:
-        raise ValueError(f"validation: a share from 0 up to 1, not {validation}.")
+        raise ValueError(f"validation must be a share from 0 up to 1, not {validation}")
     labels = _labels(dataset)
     roles = PROTOCOLS[protocol](dataset, int(seed), **options)
 
@@ -302,7 +304,7 @@ def split(
         held_out, train = draw_share(labels, train, validation, _rng(seed, _VALIDATION))
     for name, rows in (("training", train), ("database", roles.database), ("query", query)):
         if rows.size == 0:
-            raise ValueError(f"{dataset.name}: {protocol} leaves no {name} images.")
+            raise ValueError(f"{dataset.name}: {protocol} leaves no {name} images")
     has_train = bool(np.isin(train, roles.database).any())
     own = "left out of" if roles.exclude_self else "kept in"
     found = np.isin(query, roles.database).any()
@@ -344,7 +346,7 @@ def default_protocol(dataset: Dataset) -> str:
 def _labels(dataset: Dataset) -> np.ndarray:
     """Labels of a dataset that has them."""
     if dataset.labels is None:
-        raise ValueError(f"{dataset.name}: has no labels; it can be encoded, but not evaluated.")
+        raise ValueError(f"{dataset.name}: has no labels; it can be encoded, but not evaluated")
     return dataset.labels
 
 
@@ -358,7 +360,7 @@ def _parts(dataset: Dataset, protocol: str, *names: str) -> tuple[np.ndarray, ..
     if not set(names) <= dataset.parts.keys():
         raise ValueError(
             f"{dataset.name}: {protocol} needs the parts {' and '.join(names)}; there is "
-            f"{', '.join(dataset.parts)}. {_advice(dataset)}"
+            f"{', '.join(dataset.parts)}; {_advice(dataset)}"
         )
     return tuple(dataset.parts[name] for name in names)
 
@@ -366,8 +368,8 @@ def _parts(dataset: Dataset, protocol: str, *names: str) -> tuple[np.ndarray, ..
 def _advice(dataset: Dataset) -> str:
     """Protocols that the dataset can serve."""
     if {"query", "test"} & dataset.parts.keys() and {"train", "database"} & dataset.parts.keys():
-        return "The protocol parts takes its parts as they are."
-    return "The protocols fraction, unseen and p-5k draw their own."
+        return "the protocol parts takes its parts as they are"
+    return "the protocols fraction, unseen and p-5k draw their own"
 
 
 def _rng(seed: int, stream: int) -> np.random.Generator:
@@ -381,12 +383,12 @@ def _need(dataset: Dataset, rows: np.ndarray, least: int, needs: str) -> None:
     number = int(np.argmin(counts))
     if counts[number] < least:
         raise ValueError(
-            f"{dataset.name}: {needs}, but class {dataset.classes[number]!r} has {counts[number]}. "
-            "Change the protocol's options, or leave the class out."
+            f"{dataset.name}: {needs}, but class {dataset.classes[number]!r} has {counts[number]}; "
+            "change the protocol's options, or leave the class out"
         )
 
 
 def _check_share(name: str, value: float) -> None:
     """Refuses a share that is not strictly between 0 and 1."""
     if not 0 < value < 1:
-        raise ValueError(f"{name}: a share between 0 and 1, not {value}.")
+        raise ValueError(f"{name} must be a share between 0 and 1, not {value}")

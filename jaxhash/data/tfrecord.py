@@ -52,14 +52,14 @@ def read_records(path: str | Path, *, check_data: bool = False) -> Iterator[byte
         number = 0
         while header := file.read(_HEADER.size):
             if len(header) < _HEADER.size:
-                raise ValueError(f"{path}: cut short at record {number}; prepare it again.")
+                raise ValueError(f"{path}: cut short at record {number}; prepare it again")
             length, crc = _HEADER.unpack(header)
             if masked_crc32c(header[:8]) != crc:
-                raise ValueError(f"{path}: record {number} is damaged; prepare it again.")
+                raise ValueError(f"{path}: record {number} is damaged; prepare it again")
             data, footer = file.read(length), file.read(4)
             if len(data) < length or len(footer) < 4:
-                raise ValueError(f"{path}: cut short at record {number}; prepare it again.")
+                raise ValueError(f"{path}: cut short at record {number}; prepare it again")
             if check_data and masked_crc32c(data) != struct.unpack("<I", footer)[0]:
-                raise ValueError(f"{path}: record {number} is damaged; prepare it again.")
+                raise ValueError(f"{path}: record {number} is damaged; prepare it again")
             yield data
             number += 1

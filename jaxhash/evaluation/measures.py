@@ -208,12 +208,12 @@ def _check(query: Encoded, database: Encoded, labels: np.ndarray, split: Split) 
         for field, values in encoded._asdict().items():
             if values is not None and len(values) != len(rows):
                 raise ValueError(
-                    f"{name}.{field} has {len(values)} rows, but the split has {len(rows)} items: "
+                    f"{name}.{field} has {len(values)} rows, but the split has {len(rows)} items; "
                     f"encode items[split.{name}]"
                 )
         if len(rows) and rows.max() >= len(labels):
             raise ValueError(
-                f"labels has {len(labels)} rows, but split.{name} goes up to {rows.max()}: "
+                f"labels has {len(labels)} rows, but split.{name} goes up to {rows.max()}; "
                 "give the labels of the whole dataset"
             )
 

@@ -55,7 +55,7 @@ def evaluate_run(
     """
     for name, value in (("top", top), ("pool", pool), ("batch_size", batch_size)):
         if value is not None and value < 1:
-            raise ValueError(f"{name} is {value}: give at least 1")
+            raise ValueError(f"{name} is {value}; give at least 1")
     model, config = models.load(folder), runs.load_config(folder)
     if data_dir is not None:
         option_checks.check_place(config.data, data_dir=data_dir)
@@ -71,7 +71,7 @@ def evaluate_run(
     about = {"data": dataset.name, "method": model.spec.method, "network": model.spec.network}
     if dataset.labels is None:
         if protocol is not None or protocol_options:
-            raise ValueError(f"protocol is given, and {dataset.name} has no labels: leave it out")
+            raise ValueError(f"protocol is given, and {dataset.name} has no labels; leave it out")
         watch("encoding")
         alone, _ = frozen.encoded(Path(folder), model, dataset, batch_size=batch_size)
         results = without_labels.evaluate(

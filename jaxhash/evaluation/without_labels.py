@@ -54,7 +54,7 @@ def evaluate(
         raise ValueError(f"there is {n} image, and neighbours need two or more")
     for name, value in (("pool", pool), ("neighbours", neighbours), ("queries", queries)):
         if value < 1:
-            raise ValueError(f"{name} is {value}: give at least 1")
+            raise ValueError(f"{name} is {value}; give at least 1")
     neighbours, pool = min(neighbours, n - 1), min(pool, n - 1)
     asking = np.unique(np.linspace(0, n - 1, min(queries, n)).round().astype(int))
     on_stage("features")

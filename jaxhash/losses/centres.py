@@ -37,7 +37,7 @@ def centres(classes: int, bits: int, *, seed: int = 0) -> np.ndarray:
     """
     if bits < 32 and classes > 2**bits:
         raise ValueError(
-            f"{bits} bits make {2**bits} codes, and {classes} classes need one each: give at least "
+            f"{bits} bits make {2**bits} codes, and {classes} classes need one each; give at least "
             f"{(classes - 1).bit_length()} bits"
         )
     if bits & (bits - 1) == 0 and classes <= 2 * bits:

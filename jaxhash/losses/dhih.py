@@ -112,10 +112,10 @@ def logits(
         0.5
     """
     if reading not in READINGS:
-        raise ValueError(f"reading is {reading!r}: choose one of {', '.join(READINGS)}")
+        raise ValueError(f"reading is {reading!r}; choose one of {', '.join(READINGS)}")
     normalise = normalise or ("both" if reading == "cosine" else "none")
     if normalise not in NORMALISE:
-        raise ValueError(f"normalise is {normalise!r}: choose one of {', '.join(NORMALISE)}")
+        raise ValueError(f"normalise is {normalise!r}; choose one of {', '.join(NORMALISE)}")
     number("factor", factor, above=0, at_most=1)
     number("multiple", multiple, at_least=1, whole=True)
     number("margin", margin, at_least=0)

@@ -29,7 +29,7 @@ def classification(
     n, classes = logits.shape
     logits = logits.astype(jnp.float32)
     if multilabel not in ("share", "binary"):
-        raise ValueError(f"multilabel is {multilabel!r}: choose share or binary")
+        raise ValueError(f"multilabel is {multilabel!r}; choose share or binary")
     number("label_smoothing", label_smoothing, at_least=0, below=1)
     if labels.ndim == 2 and multilabel == "binary":
         wanted = (1 - label_smoothing) * labels.astype(jnp.float32) + label_smoothing / 2

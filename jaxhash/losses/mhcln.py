@@ -89,7 +89,7 @@ def rows(u: jax.Array, alpha: float) -> jax.Array:
     """
     if len(u) % 3:
         raise ValueError(
-            f"a batch of {len(u)} is no anchors, positives and negatives: triplets='rows' needs "
+            f"a batch of {len(u)} is no anchors, positives and negatives; triplets='rows' needs "
             "class-pair batches, of three equal parts"
         )
     anchors, positives, negatives = jnp.split(u, 3)
@@ -135,7 +135,7 @@ def mhcln(
         sensing images, IGARSS 2018; the values of its released code.
     """
     if triplets not in TRIPLETS:
-        raise ValueError(f"triplets is {triplets!r}: choose one of {', '.join(TRIPLETS)}")
+        raise ValueError(f"triplets is {triplets!r}; choose one of {', '.join(TRIPLETS)}")
     for name, value in (
         ("alpha", alpha),
         ("push_weight", push_weight),

@@ -24,7 +24,7 @@ def number(
         >>> number("margin", "wide", above=0)
         Traceback (most recent call last):
         ...
-        ValueError: margin is 'wide': give a number above 0
+        ValueError: margin is 'wide'; give a number above 0
     """
     if value is None:
         return
@@ -34,4 +34,4 @@ def number(
         return
     bounds = {"above": above, "at least": at_least, "below": below, "at most": at_most}
     limits = " and ".join(f"{word} {one:g}" for word, one in bounds.items() if math.isfinite(one))
-    raise ValueError(f"{name} is {value!r}: give a {'whole ' * whole}number {limits}".rstrip())
+    raise ValueError(f"{name} is {value!r}; give a {'whole ' * whole}number {limits}".rstrip())

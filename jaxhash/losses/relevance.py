@@ -13,13 +13,13 @@ def check(labels: jax.Array, n: int) -> jax.Array:
     """
     if labels.shape[:1] != (n,) or labels.ndim not in (1, 2):
         raise ValueError(
-            f"labels has shape {labels.shape} for {n} items: give int labels ({n},) or "
+            f"labels has shape {labels.shape} for {n} items; give int labels ({n},) or "
             f"bool rows ({n}, classes)"
         )
     wanted = jnp.integer if labels.ndim == 1 else jnp.bool_
     if not jnp.issubdtype(labels.dtype, wanted):
         raise TypeError(
-            f"labels are {labels.dtype} of shape {labels.shape}: give int32 of shape (n,) for one "
+            f"labels are {labels.dtype} of shape {labels.shape}; give int32 of shape (n,) for one "
             "class each, or bool of shape (n, classes) for several"
         )
     return labels

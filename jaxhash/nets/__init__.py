@@ -73,9 +73,9 @@ class Network:
             >>> module = NETWORKS["dsh"].build(bits=48, classes=10, activation="linear")
         """
         if bits < 1:
-            raise ValueError(f"bits is {bits}: a code needs at least 1")
+            raise ValueError(f"bits is {bits}; a code needs at least 1")
         if classes < 1 and classifier != "none":
-            raise ValueError(f"classes is {classes}: a classifier needs at least 1")
+            raise ValueError(f"classes is {classes}; a classifier needs at least 1")
         head = Head(
             bits,
             classes,

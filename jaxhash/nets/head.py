@@ -94,7 +94,7 @@ def one_of(name: str, value: str, known: Iterable[str]) -> str:
     """
     names = tuple(known)
     if value not in names:
-        raise ValueError(f"{name} is {value!r}: choose one of {', '.join(names)}")
+        raise ValueError(f"{name} is {value!r}; choose one of {', '.join(names)}")
     return value
 
 
@@ -185,15 +185,15 @@ class HashNetwork(nn.Module):
         if self.takes == "features" and len(shape) != 2:
             raise ValueError(
                 f"network {self.name_of_network!r} takes features (n, d), got items of shape "
-                f"{shape}: choose a network for images, or bring features"
+                f"{shape}; choose a network for images, or bring features"
             )
         if self.takes == "images" and len(shape) != 4:
             raise ValueError(
                 f"network {self.name_of_network!r} takes images (n, height, width, channels), got "
-                f"items of shape {shape}: choose a network for features (mhcln), or bring images"
+                f"items of shape {shape}; choose a network for features (mhcln), or bring images"
             )
         if self.takes == "images" and min(shape[1:3]) < self.min_size:
             raise ValueError(
                 f"network {self.name_of_network!r} needs images of at least {self.min_size} "
-                f"pixels a side, got {shape[1]} x {shape[2]}: raise image_size"
+                f"pixels a side, got {shape[1]} x {shape[2]}; raise image_size"
             )

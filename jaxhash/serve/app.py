@@ -59,7 +59,7 @@ def build(
 
 
 async def _nothing(*_: Any) -> None:
-    raise Refused(404, "nothing is at this address: see /openapi.json")
+    raise Refused(404, "nothing is at this address; see /openapi.json")
 
 
 def _json(value: Any, status: int = 200) -> Response:
@@ -74,7 +74,7 @@ async def search(service: Service, request: Request) -> Response:
     """POST /search."""
     form, files = await reading.read(request, forms.Search)
     if sum((bool(files), form.ids is not None, form.paths is not None)) != 1:
-        raise Refused(422, "give the queries as images, as ids or as paths: one of these")
+        raise Refused(422, "give the queries as images, as ids or as paths; one of these")
     names, times, vectors = await _queries(service, form, files)
     wanted = Wanted(
         k=form.k,
@@ -141,7 +141,7 @@ def _id(request: Request) -> int:
     """The id in an address."""
     text = request.path_params["id"]
     if not (text.isascii() and text.isdigit() and len(text) <= 19 and int(text) < 2**63):
-        raise Refused(404, "an id is a whole number: give one as answers have them")
+        raise Refused(404, "an id is a whole number; give one as answers have them")
     return int(text)
 
 
@@ -151,7 +151,7 @@ def _number(request: Request, name: str, default: int, least: int, most: int) ->
     if not (text.isascii() and text.isdigit() and len(text) <= 9):
         raise Refused(422, f"{name} is no whole number")
     if not least <= int(text) <= most:
-        raise Refused(422, f"{name} is {int(text)}: give {least} to {most}")
+        raise Refused(422, f"{name} is {int(text)}; give {least} to {most}")
     return int(text)
 
 

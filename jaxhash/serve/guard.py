@@ -226,7 +226,7 @@ class _Body:
             raise _TooMuch(413, f"more than the {limits.upload:,} bytes that a request may have")
         if size > self.size:
             if self.guard.held + size - self.size > limits.held:
-                raise _TooMuch(503, "too many uploads at a time: try again in a second")
+                raise _TooMuch(503, "too many uploads at a time; try again in a second")
             self.guard.held += size - self.size
             self.size = size
 

@@ -43,4 +43,4 @@ class Limits:
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if not value > 0:
-                raise ValueError(f"{name} is {value}: give a number above 0")
+                raise ValueError(f"{name} is {value}; give a number above 0")

@@ -56,7 +56,7 @@ def decode(data: bytes, spec: ModelSpec, pixels: int, name: str = "the image") -
         raise Refused(
             422,
             f"{name} is {array.shape[1]} x {array.shape[0]} pixels, and the model takes "
-            f"{width} x {height}: resize it first",
+            f"{width} x {height}; resize it first",
         )
     return array
 

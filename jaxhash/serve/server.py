@@ -54,7 +54,7 @@ def run(
         >>> run(service, host="127.0.0.1", port=8000, token=None)  # doctest: +SKIP
     """
     if token is None and host not in LOOPBACK:
-        raise ValueError(f"{host} can be reached by other machines: give a token")
+        raise ValueError(f"{host} can be reached by other machines; give a token")
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.INFO)
     config = uvicorn.Config(
         app.build(service, token=token),

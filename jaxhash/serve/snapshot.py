@@ -104,7 +104,7 @@ class Snapshot:
         """
         found = self._all_names[0].get(path)
         if found is None:
-            raise Refused(404, f"no item has the path {path!r}: give one as answers have them")
+            raise Refused(404, f"no item has the path {path!r}; give one as answers have them")
         return found
 
     def _where(

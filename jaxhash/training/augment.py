@@ -24,7 +24,7 @@ def steps(policy: str) -> tuple[str, ...]:
     for name in names:
         if name not in STEPS:
             raise ValueError(
-                f"augment is {policy!r}, and {name!r} is no step: give none, or some of "
+                f"augment is {policy!r}, and {name!r} is no step; give none, or some of "
                 f"{', '.join(STEPS)} joined by dashes"
             )
     return names
@@ -42,7 +42,7 @@ def augment(key: jax.Array, items: jax.Array, policy: str) -> jax.Array:
     """
     names = steps(policy)
     if names and items.ndim != 4:
-        raise ValueError(f"augment is {policy!r}, but features cannot be varied: give none")
+        raise ValueError(f"augment is {policy!r}, but features cannot be varied; give none")
     for number, name in enumerate(names):
         items = STEPS[name](jax.random.fold_in(key, number), items)
     return items

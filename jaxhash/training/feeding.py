@@ -48,7 +48,7 @@ def shuffled(seed: int, images: int, batch_size: int) -> Rows:
     """
     if not 1 <= batch_size <= images:
         raise ValueError(
-            f"batch_size is {batch_size}, and there are {images} training images: "
+            f"batch_size is {batch_size}, and there are {images} training images; "
             f"choose a batch_size of at most {images}"
         )
     per_epoch = images // batch_size
@@ -74,7 +74,7 @@ def class_pairs(seed: int, labels: np.ndarray, batch_size: int) -> Rows:
     """
     if batch_size % 3:
         raise ValueError(
-            f"batch_size is {batch_size}, and a triplet takes 3 rows: "
+            f"batch_size is {batch_size}, and a triplet takes 3 rows; "
             f"choose a multiple of 3, for example {max(batch_size // 3, 1) * 3}"
         )
 
@@ -108,7 +108,7 @@ def balanced(seed: int, labels: np.ndarray, batch_size: int) -> Rows:
     if batch_size != per_class * classes:
         raise ValueError(
             f"batch_size is {batch_size}, and a balanced batch takes as many of each of {classes} "
-            f"classes: choose a multiple of {classes}, for example {per_class * classes}"
+            f"classes; choose a multiple of {classes}, for example {per_class * classes}"
         )
     return rows
 

@@ -85,20 +85,20 @@ def settle(config: Config, dataset: Dataset | None = None, *, resumed: bool = Fa
     if network not in BACKBONES:
         raise ValueError(
             f"network is {network!r}, and method {fit.name!r} learns on a network that is used as "
-            f"it is: choose one of {', '.join(BACKBONES)}"
+            f"it is; choose one of {', '.join(BACKBONES)}"
         )
     if jax.process_count() > 1:
         raise ValueError(f"method {fit.name!r} is learned by one process alone")
     if config.weights is not None and not (Path(config.weights) / runs.CONFIG).is_file():
         raise ValueError(
-            f"weights is {config.weights}: for method {fit.name!r} give the folder of another run "
+            f"weights is {config.weights}; for method {fit.name!r} give the folder of another run "
             "without labels, whose features are taken; the network's own weights are found"
         )
     if dataset is None:
         dataset = planning.load_data(config)
     if dataset.kind != "images":
         raise ValueError(
-            f"{dataset.name} holds features, and method {fit.name!r} learns from images: give "
+            f"{dataset.name} holds features, and method {fit.name!r} learns from images; give "
             "images"
         )
     if not resumed:
@@ -132,7 +132,7 @@ def _check_idle(config: Config, fit: Fit, *, labelled: bool) -> None:
             reason = "the images have no labels"
         else:
             continue
-        raise ValueError(f"{field.name} is given, and {reason}: leave it out")
+        raise ValueError(f"{field.name} is given, and {reason}; leave it out")
 
 
 def train(
@@ -157,7 +157,7 @@ def train(
         FileExistsError: the folder holds a run, and neither resume nor overwrite was given.
     """
     if folder is None and (resume or overwrite):
-        raise ValueError("resume and overwrite need a folder: give one")
+        raise ValueError("resume and overwrite need a folder; give one")
     folder = None if folder is None else Path(folder)
     resume = resume and folder is not None and (folder / runs.CONFIG).is_file()
     if folder is not None and not resume:
@@ -169,7 +169,7 @@ def train(
         changed = runs.differences(config, runs.load_config(folder))
         if changed:
             raise ValueError(
-                f"{folder} was started with another {', '.join(changed)}: resume it with the same "
+                f"{folder} was started with another {', '.join(changed)}; resume it with the same "
                 "options, or start a new run in another folder"
             )
 
@@ -264,7 +264,7 @@ def _compute(
         examples = "".join(f"\n  {path}: {reason}" for path, reason in lost[:5])
         raise ValueError(
             f"{plan.dataset.name}: {len(lost)} of {total} files cannot be decoded, more than the "
-            f"share of {plan.config.max_undecodable:g} allowed (max_undecodable). Repair or remove "
+            f"share of {plan.config.max_undecodable:g} allowed (max_undecodable); repair or remove "
             f"them, for example:{examples}"
         )
     skipped = [*plan.dataset.skipped, *lost]

@@ -112,9 +112,9 @@ def train(
             say=say,
         )
     if profile_steps < 0:
-        raise ValueError(f"profile_steps is {profile_steps}: give 0 for none, or more")
+        raise ValueError(f"profile_steps is {profile_steps}; give 0 for none, or more")
     if folder is None and (resume or overwrite or profile_steps):
-        raise ValueError("resume, overwrite and profile_steps need a folder: give one")
+        raise ValueError("resume, overwrite and profile_steps need a folder; give one")
     folder = None if folder is None else Path(folder)
     resume = resume and folder is not None and (folder / runs.CONFIG).is_file()
     resume = processes.as_first(resume)
@@ -324,7 +324,7 @@ def fetch_means(metrics: list[Metrics], step: int) -> dict[str, float]:
         what = "gradient" if np.isfinite(columns["loss"][broken.argmax()]) else "loss"
         raise FloatingPointError(
             f"the {what} of step {first} is not finite, so training stopped; the checkpoints "
-            f"before it are kept. Lower learning_rate, or set clip_norm"
+            f"before it are kept; lower learning_rate, or set clip_norm"
         )
     return {name: float(column.mean()) for name, column in columns.items()}
 
@@ -392,4 +392,4 @@ def _what_all_share(plan: Plan, *, resume: bool, overwrite: bool) -> dict[str, o
 
 def _stopped(step: int, plan: Plan, folder: Path | None) -> Stopped:
     kept = "nothing is kept" if folder is None else f"go on with resume=True, in {folder}"
-    return Stopped(f"stopped by SIGTERM after step {step} of {plan.steps}: {kept}")
+    return Stopped(f"stopped by SIGTERM after step {step} of {plan.steps}; {kept}")

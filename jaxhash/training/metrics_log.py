@@ -82,7 +82,7 @@ def tensorboard_writer() -> Any:
         from tensorboardX import SummaryWriter
     except ImportError:
         raise ModuleNotFoundError(
-            "tensorboard needs a package that is not installed: pip install tensorboardX, "
+            "tensorboard needs a package that is not installed; pip install tensorboardX, "
             "or set tensorboard=False"
         ) from None
     return SummaryWriter

@@ -26,7 +26,7 @@ def schedule(recipe: Recipe, total_steps: int) -> optax.Schedule:
         [1.0, 0.85, 0.5, 0.15]
     """
     if total_steps < 1:
-        raise ValueError(f"total_steps is {total_steps}: a run has at least 1")
+        raise ValueError(f"total_steps is {total_steps}; a run has at least 1")
     highest = recipe.learning_rate
     if recipe.schedule == "constant":
         return optax.constant_schedule(highest)

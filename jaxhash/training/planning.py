@@ -81,7 +81,7 @@ def check_resumed(folder: Path, plan: Plan) -> None:
     changed = runs.differences(plan.config, runs.load_config(folder))
     if changed:
         raise ValueError(
-            f"{folder} was started with another {', '.join(changed)}: resume it with the same "
+            f"{folder} was started with another {', '.join(changed)}; resume it with the same "
             f"options, or start a new run in another folder"
         )
     way_out = "finish it with that version, or start a new run in another folder"
@@ -89,7 +89,7 @@ def check_resumed(folder: Path, plan: Plan) -> None:
         if plan.published and plan.method.name in REVISED:
             raise ValueError(
                 f"{folder} was started by version 0.1.0, whose published recipe of "
-                f"{plan.method.name} had other numbers: {way_out}"
+                f"{plan.method.name} had other numbers; {way_out}"
             )
         return
     begun = runs.read_json(folder / runs.PLAN)
@@ -105,7 +105,7 @@ def check_resumed(folder: Path, plan: Plan) -> None:
     if other:
         raise ValueError(
             f"{folder} was started by another version or on other data, with another "
-            f"{', '.join(other)}: {way_out}"
+            f"{', '.join(other)}; {way_out}"
         )
 
 
@@ -177,19 +177,19 @@ def settle(config: Config, dataset: Dataset | None = None, *, resumed: bool = Fa
     if config.network in backbones.BACKBONES:
         raise ValueError(
             f"network {config.network!r} is used as it is, and method {method.name!r} would train "
-            f"it: choose one of {', '.join(FITS)}; or write its features with a run of itq to "
+            f"it; choose one of {', '.join(FITS)}; or write its features with a run of itq to "
             "an .npz file (jaxhash encode), and train network mhcln on them"
         )
     if dataset is None:
         dataset = load_data(config)
     if dataset.labels is None:
         raise ValueError(
-            f"{dataset.name} has no labels, and method {method.name!r} needs them: choose one of "
+            f"{dataset.name} has no labels, and method {method.name!r} needs them; choose one of "
             f"{', '.join(FITS)}, which do without"
         )
     if len(dataset.classes) < 2:
         raise ValueError(
-            f"{dataset.name} has one class alone, {', '.join(dataset.classes)}: training needs two "
+            f"{dataset.name} has one class alone, {', '.join(dataset.classes)}; training needs two "
             "or more, and a folder of images one sub-folder for each"
         )
     network = config.network or DEFAULT_NETWORKS[dataset.kind]
@@ -197,7 +197,7 @@ def settle(config: Config, dataset: Dataset | None = None, *, resumed: bool = Fa
         fitting = [row.name for row in NETWORKS.values() if row.takes == dataset.kind]
         raise ValueError(
             f"network {network!r} takes {NETWORKS[network].takes}, and {dataset.name} holds "
-            f"{dataset.kind}: choose one of {', '.join(fitting)}"
+            f"{dataset.kind}; choose one of {', '.join(fitting)}"
         )
     split = split_data(config, dataset)
     labels = dataset.labels[split.train]
@@ -281,7 +281,7 @@ def _rows(config: Config, method: Method, labels: np.ndarray, batch_size: int) -
     if method.batches != "shuffled" and batches != method.batches:
         raise ValueError(
             f"batches is {batches!r}, and {method.name} learns from triplets that its own batches "
-            "are made of: leave batches at auto"
+            "are made of; leave batches at auto"
         )
     if batches == "class-pair":
         return feeding.class_pairs(config.seed, labels, batch_size)
@@ -300,12 +300,12 @@ def _check(config: Config, recipe: Recipe, spec: ModelSpec, source: Model | None
     jax.eval_shape(lambda items: augment.augment(key, items, recipe.augment), items)
     for name in ("mirror", "shift"):
         if getattr(config, name) and spec.takes != "images":
-            raise ValueError(f"{name} is set, and features are no images: leave it out")
+            raise ValueError(f"{name} is set, and features are no images; leave it out")
     if source is not None:
         transfer.with_trunk(source, shapes)
     elif config.weights is not None and spec.network not in pretrained.MAPS:
         raise ValueError(
-            f"weights are given, and network {spec.network!r} has no map for them: choose "
+            f"weights are given, and network {spec.network!r} has no map for them; choose "
             f"{' or '.join(pretrained.MAPS)}, or give the folder of a finished run"
         )
 

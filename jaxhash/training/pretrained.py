@@ -97,7 +97,7 @@ def load(
     """
     if network not in MAPS:
         raise ValueError(
-            f"no map of pretrained weights for network {network!r}: there is one for "
+            f"no map of pretrained weights for network {network!r}; there is one for "
             f"{', '.join(MAPS)}"
         )
     weights = read(path)
@@ -110,11 +110,11 @@ def load(
         ):
             if theirs not in weights:
                 raise ValueError(
-                    f"{path} has no {theirs!r}: it holds {_some(weights)}; is it a file for "
+                    f"{path} has no {theirs!r}; it holds {_some(weights)}; is it a file for "
                     f"{network}?"
                 )
             if our_name not in ours:
-                raise ValueError(f"params has no {our_name!r}: were they made for {network}?")
+                raise ValueError(f"params has no {our_name!r}; were they made for {network}?")
             ours[our_name] = _fit(theirs, weights[theirs], our_name, ours[our_name].shape, turn)
             taken.append((theirs, our_name))
     used = {theirs for theirs, _ in taken}
@@ -163,7 +163,7 @@ def read(path: str | Path) -> Weights:
     except Exception as error:
         # A broken pickle can raise nearly anything on its way.
         raise ValueError(
-            f"{path} is not a readable PyTorch file ({type(error).__name__}: {error}): give the "
+            f"{path} is not a readable PyTorch file ({type(error).__name__}: {error}); give the "
             "state dict as torch.save wrote it, or a .safetensors file"
         ) from error
 
@@ -177,7 +177,7 @@ def _state_dict(found: Any) -> Weights:
         inner = [arrays for arrays in inner if arrays]
         if len(inner) != 1:
             raise ValueError(
-                f"the file holds {len(inner)} dicts of tensors under {_some(found)}: save the one "
+                f"the file holds {len(inner)} dicts of tensors under {_some(found)}; save the one "
                 "state dict that is meant"
             )
         weights = inner[0]

@@ -51,23 +51,23 @@ def join(coordinator: str | None, processes: int | None, process: int | None) ->
     elif coordinator == "auto":
         if processes is not None or process is not None:
             raise ValueError(
-                "the coordinator auto finds processes and process by itself: leave them out"
+                "the coordinator auto finds processes and process by itself; leave them out"
             )
         supervise()
         try:
             jax.distributed.initialize(heartbeat_timeout_seconds=SILENCE)
         except ValueError:
             raise ValueError(
-                "coordinator is auto, and this is no cluster that jax knows: give host:port, with "
+                "coordinator is auto, and this is no cluster that jax knows; give host:port, with "
                 "processes and process"
             ) from None
     else:
         if not coordinator.rpartition(":")[2].isdecimal() or ":" not in coordinator:
-            raise ValueError(f"coordinator is {coordinator!r}: give host:port, or auto")
+            raise ValueError(f"coordinator is {coordinator!r}; give host:port, or auto")
         if processes is None or process is None:
             raise ValueError("coordinator needs processes and process too")
         if not 0 <= process < processes:
-            raise ValueError(f"process is {process}: give 0 to {processes - 1}")
+            raise ValueError(f"process is {process}; give 0 to {processes - 1}")
         supervise()
         jax.distributed.initialize(
             coordinator, processes, process, heartbeat_timeout_seconds=SILENCE
@@ -123,7 +123,7 @@ def every(task: Callable[[], T]) -> T:
         raise error
     if len(failures):
         names = ", ".join(map(str, failures))
-        raise OthersFailed(f"ended, as process {names} failed: see its own message")
+        raise OthersFailed(f"ended, as process {names} failed; see its own message")
     return result  # type: ignore[return-value]
 
 
@@ -162,7 +162,7 @@ def check_same(values: Mapping[str, object]) -> None:
         names = [name for name, column in zip(values, differs.T, strict=True) if column.any()]
         which = ", ".join(map(str, np.flatnonzero(differs.any(axis=1))))
         raise ValueError(
-            f"process {which} has another {', '.join(names)} than process 0: start all of them "
+            f"process {which} has another {', '.join(names)} than process 0; start all of them "
             f"with the same command, on the same data"
         )
 
@@ -185,7 +185,7 @@ def check_shared(folder: Path) -> None:
     def look() -> None:
         if not any((one / mark).exists() for one in places):
             raise ValueError(
-                f"process {jax.process_index()} does not see the {folder} of process 0: all "
+                f"process {jax.process_index()} does not see the {folder} of process 0; all "
                 f"processes write their checkpoints into one folder, so name one that their "
                 f"machines share"
             )

@@ -12,7 +12,7 @@ import numpy as np
 def _check(labels: np.ndarray) -> np.ndarray:
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(
-            f"labels are {labels.dtype} of shape {labels.shape}: drawing batches by class needs "
+            f"labels are {labels.dtype} of shape {labels.shape}; drawing batches by class needs "
             "one int label each; use shuffled batches for several labels an image"
         )
     return labels
@@ -37,7 +37,7 @@ def class_pair_batch(
         6
     """
     if triplets < 1:
-        raise ValueError(f"triplets is {triplets}: a batch needs at least 1")
+        raise ValueError(f"triplets is {triplets}; a batch needs at least 1")
     classes, sizes = np.unique(_check(labels), return_counts=True)
     if len(classes) < 2 or sizes.max() < 2:
         raise ValueError("class-pair batches need two classes, one of them with two images")
@@ -91,11 +91,11 @@ def balanced_batch(
         [0, 0, 1, 1]
     """
     if per_class < 1:
-        raise ValueError(f"per_class is {per_class}: a batch needs at least 1")
+        raise ValueError(f"per_class is {per_class}; a batch needs at least 1")
     known = len(members)
     wanted = known if classes is None else classes
     if not 1 <= wanted <= known:
-        raise ValueError(f"classes is {classes}: the labels hold {known} classes")
+        raise ValueError(f"classes is {classes}; the labels hold {known} classes")
     drawn = range(known) if wanted == known else rng.choice(known, wanted, replace=False)
     batch = [
         rng.choice(members[one], per_class, replace=len(members[one]) < per_class) for one in drawn

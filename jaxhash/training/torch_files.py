@@ -66,7 +66,7 @@ class _Tensor:
     def array(self, data: np.ndarray) -> np.ndarray:
         numbers = (self.offset, *self.shape, *self.strides)
         if len(self.shape) > _MOST_AXES or max(numbers) > np.iinfo(np.int64).max:
-            raise ValueError("a tensor of absurd shape: the file is damaged")
+            raise ValueError("a tensor of absurd shape; the file is damaged")
         steps = zip(self.shape, self.strides, strict=False)
         last = self.offset + sum((size - 1) * stride for size, stride in steps)
         # More numbers than are stored can be asked for by a stride of 0: no weight needs that.
@@ -76,7 +76,7 @@ class _Tensor:
             or min(numbers) < 0
             or (beyond and 0 not in self.shape)
         ):
-            raise ValueError("a tensor reaches beyond its storage: the file is damaged")
+            raise ValueError("a tensor reaches beyond its storage; the file is damaged")
         if 0 in self.shape:
             return np.zeros(self.shape, data.dtype)
         strides = tuple(stride * data.itemsize for stride in self.strides)
@@ -96,8 +96,8 @@ def _find_class(module: str, name: str) -> Any:
     if module == "torch" and name in _DTYPES:
         return name
     raise ValueError(
-        f"the file asks for {module}.{name}, and only tensors are read: nothing was run. "
-        "Save the plain state dict, torch.save(model.state_dict(), ...), or a .safetensors file"
+        f"the file asks for {module}.{name}, and only tensors are read; nothing was run; "
+        "save the plain state dict, torch.save(model.state_dict(), ...), or a .safetensors file"
     )
 
 
@@ -120,10 +120,10 @@ def _read_zip(file: BinaryIO) -> Any:
             if entry.compress_type != zipfile.ZIP_STORED:
                 raise ValueError(f"{entry.filename} is compressed, which torch.save never does")
             if max(entry.compress_size, entry.file_size) > size:
-                raise ValueError(f"{entry.filename} is larger than the file: it is damaged")
+                raise ValueError(f"{entry.filename} is larger than the file; it is damaged")
         names = [name for name in archive.namelist() if name.endswith("/data.pkl")]
         if len(names) != 1:
-            raise ValueError("a zip file without one data.pkl: not written by torch.save")
+            raise ValueError("a zip file without one data.pkl, not written by torch.save")
         root = names[0].removesuffix("data.pkl")
         if root + "byteorder" in archive.namelist():
             order = archive.read(root + "byteorder").decode()
@@ -156,7 +156,7 @@ def _read_legacy(file: BinaryIO) -> Any:
                 raise ValueError(f"storage {key!r} is not used by any tensor")
             size = max(count, 0) * dtypes[key].itemsize
             if count < 0 or size > len(source) - source.tell():
-                raise ValueError("the file ends early: download it again")
+                raise ValueError("the file ends early; download it again")
             data[key] = source.read(size)
         return _fill(found, data.__getitem__, len(source))
 

@@ -29,13 +29,13 @@ def source(folder: str | Path, network: str, channels: int) -> Model:
     model = models.load(folder)
     if model.spec.network != network:
         raise ValueError(
-            f"{folder} is a run of network {model.spec.network!r}, not {network!r}: choose the same"
+            f"{folder} is a run of network {model.spec.network!r}, not {network!r}; choose the same"
         )
     if model.spec.item_shape[-1] != channels:
         what = "channels" if model.spec.takes == "images" else "numbers an item"
         raise ValueError(
             f"{folder} was trained on {model.spec.item_shape[-1]} {what}, and the data has "
-            f"{channels}: its weights do not fit"
+            f"{channels}; its weights do not fit"
         )
     return model
 
@@ -58,7 +58,7 @@ def with_trunk(trained: Model, variables: Mapping[str, Any]) -> dict[str, Any]:
         if name not in ours or ours[name].shape != array.shape:
             have = ours[name].shape if name in ours else "not there"
             raise ValueError(
-                f"the trained trunk's {name} is {array.shape}, and here it is {have}: train with "
+                f"the trained trunk's {name} is {array.shape}, and here it is {have}; train with "
                 f"image_size {trained.spec.item_shape[0]}, as that run did"
             )
         ours[name] = array

@@ -64,11 +64,11 @@ class Fit:
         for name, value in chosen.items():
             if name not in known:
                 raise ValueError(
-                    f"unknown option {name!r} for method {self.name!r}: it takes "
+                    f"unknown option {name!r} for method {self.name!r}; it takes "
                     f"{', '.join(known) or 'no options'}"
                 )
             if not isinstance(value, int) or isinstance(value, bool):
-                raise ValueError(f"{name} is {value!r}: give a whole number, such as {known[name]}")
+                raise ValueError(f"{name} is {value!r}; give a whole number, such as {known[name]}")
         return known | chosen
 
 

@@ -32,7 +32,7 @@ def itq(features: np.ndarray, bits: int, *, seed: int = 0, iterations: int = ITE
     codes, CVPR 2011.
     """
     if iterations < 0:
-        raise ValueError(f"iterations is {iterations}: give 0 or more")
+        raise ValueError(f"iterations is {iterations}; give 0 or more")
     directions = principal(features, bits, "itq")
     components = ((features - features.mean(axis=0)) @ directions).astype(np.float32)
     start = np.random.default_rng(seed).standard_normal((bits, bits))

@@ -55,7 +55,7 @@ def principal(features: np.ndarray, bits: int, method: str) -> np.ndarray:
     if bits > rank:
         raise ValueError(
             f"{method} needs a direction for each of {bits} bits, and these {n} images vary in "
-            f"{rank}: give bits {rank} or fewer, more images, or method lsh, which takes any number"
+            f"{rank}; give bits {rank} or fewer, more images, or method lsh, which takes any number"
         )
     directions = directions[:, ::-1][:, :bits]
     # An eigenvector's sign is free: fixed, so that machines agree.
@@ -72,7 +72,7 @@ def check_some(images: int) -> None:
     if images < 2:
         raise ValueError(
             f"there is {images} image to learn from, and codes need two or more, better some "
-            "hundred: add images"
+            "hundred; add images"
         )
 
 
@@ -84,7 +84,7 @@ def check_count(images: int, bits: int, method: str) -> None:
     """
     if images <= bits:
         raise ValueError(
-            f"{method} needs more images than bits, and there are {images} for {bits} bits: give "
+            f"{method} needs more images than bits, and there are {images} for {bits} bits; give "
             f"bits {max(images - 1, 1)} or fewer, more images, or method lsh, which takes any "
             "number"
         )
@@ -99,6 +99,6 @@ def check(features: np.ndarray) -> None:
     check_some(len(features))
     if np.ptp(features, axis=0).max() < 1e-6:
         raise ValueError(
-            f"all {len(features)} images are alike to the network: there is nothing to tell apart; "
+            f"all {len(features)} images are alike to the network; there is nothing to tell apart; "
             "give images that differ"
         )

@@ -33,7 +33,7 @@ def add(
     if ids is None:
         if replace:
             raise ValueError(
-                "replace needs ids, which say what is replaced: give them, or leave it out"
+                "replace needs ids, which say what is replaced; give them, or leave it out"
             )
         ids = next_ids(state, len(codes))
     if features is not None:
@@ -46,7 +46,7 @@ def add(
     taken = given[np.any([rows >= 0 for rows in located], axis=0)]
     if len(taken) and not replace:
         raise ValueError(
-            f"ids: {some(taken)} in the index already: remove them first, or give replace=True"
+            f"ids: {some(taken)} in the index already; remove them first, or give replace=True"
         )
     check_alike(state, new, len(codes))
     kept = without(state, [np.sort(rows[rows >= 0]) for rows in located])
@@ -139,7 +139,7 @@ def check_alike(state: State, new: Segment, count: int) -> None:
     if has is None:
         return
     if new.features is None:
-        raise ValueError(f"features are missing: the index has {has[1]} dimensions of {has[0]}")
+        raise ValueError(f"features are missing; the index has {has[1]} dimensions of {has[0]}")
     if has != (new.features.dtype, new.features.shape[1]):
         raise ValueError(
             f"features must be ({count}, {has[1]}) of {has[0]} as in the index, "

@@ -84,6 +84,6 @@ def _reopen(source: reading.Source) -> Segment:
     if stored.source != source:
         raise ValueError(
             f"{source.path}: replaced since the index was opened, which is pickled as the path of "
-            f"its file: open it anew; {advice}"
+            f"its file; open it anew; {advice}"
         )
     return segment

@@ -67,7 +67,7 @@ def refinement(
             raise ValueError(f"threshold must be finite, not {threshold}")
         return Refinement(latents, float(threshold))
     if query_latents is not None:
-        raise ValueError("query_latents and query_features: give one of them")
+        raise ValueError("query_latents and query_features are both given; keep one")
     if state.features is None:
         raise ValueError(
             "query_features: the index has no features to compare them with; search "
@@ -94,10 +94,10 @@ def answer(
     """The results of `HashIndex.search`, whose arguments these are, checked."""
     if fine is None:
         if pool is not None:
-            raise ValueError("pool needs query_features or query_latents: else k alone counts")
+            raise ValueError("pool needs query_features or query_latents; else k alone counts")
         return only_within(nearest(views_of(state, where, threads), queries, k, threads), radius)
     if pool is None and radius is None:
-        raise ValueError("re-ranking needs candidates: give pool, radius or both")
+        raise ValueError("re-ranking needs candidates; give pool, radius or both")
     views = views_of(state, where, threads)
     distances = np.full((len(queries), k), np.inf, np.float32)
     found = np.full((len(queries), k), -1, np.int64)

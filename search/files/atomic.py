@@ -31,7 +31,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """
     target = Path(os.path.realpath(path))
     if target.is_dir():
-        raise IsADirectoryError(f"path {os.fspath(path)!r} is a folder: name a file inside it")
+        raise IsADirectoryError(f"path {os.fspath(path)!r} is a folder; name a file inside it")
     if not target.parent.is_dir():
         raise FileNotFoundError(f"path: the folder {str(target.parent)!r} does not exist")
     temporary = target.parent / f".{target.name[:80]}.{secrets.token_hex(6)}.tmp"

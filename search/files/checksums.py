@@ -117,7 +117,7 @@ class Guard:
         if len(wrong):
             raise DamagedFile(
                 f"{self.path}: section {self.name!r} is damaged (the checksum of its part "
-                f"{groups[wrong[0]] + 1} of {len(self._checksums)} differs): restore the file from "
+                f"{groups[wrong[0]] + 1} of {len(self._checksums)} differs); restore the file from "
                 "a copy or make it anew"
             )
         self._seen[groups] = True

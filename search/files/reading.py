@@ -126,7 +126,7 @@ def _read_table(file: BinaryIO, name: str) -> tuple[Header, list[Section]]:
     _, version, order, bits, count, size, table_offset, number, table_checksum, next_id = fields
     if not 1 <= version <= VERSION and zlib.crc32(body) == checksum:
         raise DamagedFile(
-            f"{name}: format version {version}, this program reads versions 1 to {VERSION}: "
+            f"{name}: format version {version}, this program reads versions 1 to {VERSION}; "
             "open it with the program that wrote it"
         )
     if zlib.crc32(body) != checksum or body != HEADER.pack(*fields):

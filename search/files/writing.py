@@ -318,7 +318,7 @@ class Writer:
 
     def _open(self) -> Sections:
         if self._sections is None:
-            raise ValueError("the writer is not open: use it in a with block")
+            raise ValueError("the writer is not open; use it in a with block")
         return self._sections
 
     def _check_features(
@@ -326,7 +326,7 @@ class Writer:
     ) -> np.ndarray | None:
         if features is None:
             if self._features is not None:
-                raise ValueError("features are missing in this batch: give them in every batch")
+                raise ValueError("features are missing in this batch; give them in every batch")
             return None
         features = check_features(features)
         if not first and self._features != (features.dtype, features.shape[1]):
@@ -349,7 +349,7 @@ class Writer:
             return None
         ids = check_ids(ids, count)
         if len(ids) and (np.any(ids[1:] <= ids[:-1]) or int(ids[0]) <= self._last_id):
-            raise ValueError("ids must strictly ascend through all batches: sort before writing")
+            raise ValueError("ids must strictly ascend through all batches; sort before writing")
         return ids
 
 
@@ -367,7 +367,7 @@ def check_ids(ids: NDArray[np.integer], count: int | None = None) -> NDArray[np.
         raise ValueError(f"ids must have the shape {wanted}, not {ids.shape}")
     checked = as_int64(ids, "ids")
     if np.any(checked == -1):
-        raise ValueError("ids must not be -1: that stands for a missing result")
+        raise ValueError("ids must not be -1; that stands for a missing result")
     return checked
 
 

@@ -126,7 +126,7 @@ def _checked(labels: NDArray[Any], name: str, count: int) -> NDArray[Any]:
     labels = np.asarray(labels)
     if labels.ndim == 2 and labels.dtype != np.bool_:
         raise TypeError(
-            f"{name} of shape {labels.shape} must be bool, not {labels.dtype}: "
+            f"{name} of shape {labels.shape} must be bool, not {labels.dtype}; "
             "several labels are given as a bool matrix (n, classes); convert with .astype(bool)"
         )
     if labels.ndim == 1 and not np.issubdtype(labels.dtype, np.integer):

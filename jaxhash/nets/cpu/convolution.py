@@ -93,12 +93,12 @@ def convolve_and_pool(images: jax.Array, kernel: jax.Array) -> jax.Array:
 def _check(images: jax.Array, kernel: jax.Array) -> None:
     if images.ndim != 4 or kernel.shape[:3] != (3, 3, images.shape[3]):
         raise ValueError(
-            f"got images of shape {images.shape} and a kernel of shape {kernel.shape}: they must "
+            f"got images of shape {images.shape} and a kernel of shape {kernel.shape}; they must "
             f"be (n, h, w, c) and (3, 3, c, out)"
         )
     if images.dtype != kernel.dtype:
         raise ValueError(
-            f"images are {images.dtype} and kernel is {kernel.dtype}: cast one of them"
+            f"images are {images.dtype} and kernel is {kernel.dtype}; cast one of them"
         )
 
 

@@ -36,7 +36,7 @@ def depthwise(images: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Arra
     """
     if images.ndim != 4 or kernel.shape != (kernel.shape[0], kernel.shape[0], images.shape[3]):
         raise ValueError(
-            f"got images of shape {images.shape} and a kernel of shape {kernel.shape}: they must "
+            f"got images of shape {images.shape} and a kernel of shape {kernel.shape}; they must "
             "be (n, h, w, c) and (k, k, c)"
         )
     return lax.platform_dependent(
