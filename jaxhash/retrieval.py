@@ -91,7 +91,7 @@ def file_form(model: Model, data: str) -> tuple[int, int]:
     if height != width:
         raise ValueError(
             f"the model takes images of {height} x {width} pixels, and files are cut to "
-            "squares: train with image_size, or bring arrays of that size"
+            "squares; train with image_size, or bring arrays of that size"
         )
     return height, 1 if channels == 1 else 3
 

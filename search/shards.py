@@ -52,7 +52,7 @@ def files(folder: str | os.PathLike[str]) -> list[Path]:
     counts = {count for count, _ in found.values()}
     if len(counts) > 1:
         raise ValueError(
-            f"{name}: shards of several divisions, of {' and of '.join(map(str, sorted(counts)))}: "
+            f"{name}: shards of several divisions, of {' and of '.join(map(str, sorted(counts)))}; "
             "remove those that are not meant"
         )
     (count,) = counts
@@ -60,7 +60,7 @@ def files(folder: str | os.PathLike[str]) -> list[Path]:
     if missing:
         raise FileNotFoundError(
             f"{name}: {len(missing)} of {count} shards are missing, the first of them "
-            f"{file_name(missing[0], count)}: finish encoding them"
+            f"{file_name(missing[0], count)}; finish encoding them"
         )
     return [found[shard][1] for shard in range(count)]
 
@@ -83,7 +83,7 @@ def open_all(folder: str | os.PathLike[str], mmap: bool, verify: bool) -> State:
     for path, (segment, each) in zip(paths, opened, strict=True):
         if segment.codes.bits != bits:
             raise ValueError(
-                f"{path}: codes of {segment.codes.bits} bits, {paths[0].name} has {bits}: it is "
+                f"{path}: codes of {segment.codes.bits} bits, {paths[0].name} has {bits}; it is "
                 "of another model, encode it again"
             )
         _check_attachments(path, _shared(each.attachments), paths[0], shared)
@@ -93,7 +93,7 @@ def open_all(folder: str | os.PathLike[str], mmap: bool, verify: bool) -> State:
         if filled and _form(segment) != _form(filled[0]):
             raise ValueError(
                 f"{path}: features {_form(segment)}, and those before it have "
-                f"{_form(filled[0])}: it is of another model, encode it again"
+                f"{_form(filled[0])}; it is of another model, encode it again"
             )
         filled.append(segment)
         low, high = segment.ends
@@ -122,7 +122,7 @@ def _check_attachments(
         ours, theirs = (_content(each.get(name)) for each in (attachments, expected))
         if ours != theirs:
             raise ValueError(
-                f"{path}: its attachment {name!r} differs from that of {first.name}: one of them "
+                f"{path}: its attachment {name!r} differs from that of {first.name}; one of them "
                 "is of another model or generation, encode it again"
             )
 

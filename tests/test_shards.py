@@ -180,7 +180,7 @@ def test_the_command_goes_on_and_says_so(
     main(["query", "--run", words[2], "--index", str(folder), f"{photos}/photos/a/04.png"])
     assert f" apart  {photos}/photos/a/04.png\n" in capsys.readouterr().out.splitlines(True)[1]
     for other, message in (
-        (["--shards", "5"], "another shards: go on with the same, give --overwrite"),
+        (["--shards", "5"], "another shards; go on with the same, give --overwrite"),
         (["--features", "none"], "another features"),
         (["--part", "train"], "--part is for one index"),
         (["--workers", "0"], "--workers is 0"),

@@ -17,7 +17,7 @@ def is_for_shards(options: "Encode") -> bool:
     if options.shards is not None or folder.is_folder(options.out):
         return True
     if options.workers != 1:
-        raise ValueError("--workers is for shards: give --shards too")
+        raise ValueError("--workers is for shards; give --shards too")
     return False
 
 
@@ -30,16 +30,16 @@ def encode_shards(options: "Encode") -> None:
     from search.shards import file_name
 
     if options.part is not None:
-        raise ValueError("--part is for one index: shards hold all images of the data")
+        raise ValueError("--part is for one index; shards hold all images of the data")
     if options.data_dir is not None:
-        raise ValueError("--data-dir is for datasets with a name: give the path of files instead")
+        raise ValueError("--data-dir is for datasets with a name; give the path of files instead")
     if options.workers < 1:
-        raise ValueError(f"--workers is {options.workers}: give at least 1")
+        raise ValueError(f"--workers is {options.workers}; give at least 1")
     if options.batch_size is not None and options.batch_size < 1:
-        raise ValueError(f"--batch-size is {options.batch_size}: give at least 1")
+        raise ValueError(f"--batch-size is {options.batch_size}; give at least 1")
     share = 0.01 if options.max_undecodable is None else options.max_undecodable
     if not 0 <= share <= 1:
-        raise ValueError(f"--max-undecodable is {share}: give a share from 0 to 1")
+        raise ValueError(f"--max-undecodable is {share}; give a share from 0 to 1")
     model = models.load(options.run)
     shards = options.shards or folder.load(options.out).shards
     manifest = folder.begin(

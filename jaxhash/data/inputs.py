@@ -54,7 +54,7 @@ def places(source: str, skipped: Skipped) -> Iterator[Place]:
             for file in folders.files_below(Path(path), skipped):
                 yield from _inside(file)
         elif not os.path.exists(path):
-            raise ValueError(f"{folders.shown(each)}: no such file or folder.")
+            raise ValueError(f"{folders.shown(each)}: no such file or folder")
         elif path.lower().endswith(LISTS):
             with open(path, encoding="utf-8", errors="surrogateescape") as lines:
                 yield from _listed(lines, each)
@@ -84,14 +84,14 @@ def _listed(lines: Any, name: str) -> Iterator[Place]:
         path = line.rstrip("\r\n")
         if path:
             if path.lower().endswith(LISTS):
-                raise ValueError(f"{name} names a list, {path}: give the paths of images in it")
+                raise ValueError(f"{name} names a list, {path}; give the paths of images in it")
             yield from _inside(path if is_remote(path) else os.path.abspath(path))
 
 
 def _remote(url: str) -> Iterator[Place]:
     system, path = remote(url)
     if not system.exists(path):
-        raise ValueError(f"{url}: no such file or folder.")
+        raise ValueError(f"{url}: no such file or folder")
     if system.isfile(path):
         if url.lower().endswith(LISTS):
             with system.open(path, "rt", encoding="utf-8") as lines:
@@ -114,7 +114,7 @@ def _inside(path: str) -> Iterator[Place]:
     elif _RECORDS.search(lower):
         yield from (Place(path, record=record) for record in range(count_records(path)))
     elif lower.endswith((".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")):
-        raise ValueError(f"{path}: a compressed tar file has no places to read at: unpack it first")
+        raise ValueError(f"{path}: a compressed tar file has no places to read at; unpack it first")
     else:
         yield Place(path)
 
@@ -127,7 +127,7 @@ def _members(path: str) -> Iterator[Place]:
         else:
             opened = open(path, "rb")  # noqa: SIM115
     except FileNotFoundError:
-        raise ValueError(f"{path}: no such tar file.") from None
+        raise ValueError(f"{path}: no such tar file") from None
     with opened as file:
         try:
             with tarfile.open(fileobj=file, mode="r:") as tar:

@@ -83,7 +83,7 @@ def remote(url: str) -> tuple[Any, str]:
     try:
         import fsspec
     except ImportError as error:
-        raise ValueError(f"{url}: remote files are read through fsspec: install it") from error
+        raise ValueError(f"{url}: remote files are read through fsspec; install it") from error
     try:
         return cast("tuple[Any, str]", fsspec.core.url_to_fs(url))
     except (ImportError, ValueError) as error:
@@ -151,7 +151,7 @@ def count_records(path: str) -> int:
         FileNotFoundError: there is none.
     """
     if not is_remote(path) and not os.path.isfile(path):
-        raise FileNotFoundError(2, "No such file or directory", path)
+        raise FileNotFoundError(2, "no such file or directory", path)
     try:
         return len(_records(path)[0])
     except RuntimeError as error:

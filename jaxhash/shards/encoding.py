@@ -80,7 +80,7 @@ def check_model(manifest: Manifest, model: Model) -> None:
     """
     if models.fingerprint(model) != manifest.model:
         raise ValueError(
-            "the shards were begun with another model: give that one, or begin another folder"
+            "the shards were begun with another model; give that one, or begin another folder"
         )
 
 
@@ -162,5 +162,5 @@ def check_share(
     raise ValueError(
         f"{os.fspath(folder)}: {len(bad)} of {manifest.items} images cannot be decoded, more than "
         f"the share of {max_undecodable:g} allowed (max_undecodable); the shards that are done "
-        f"stay. Some of them:{examples}"
+        f"stay; some of them:{examples}"
     )

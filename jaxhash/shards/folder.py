@@ -111,7 +111,7 @@ def load(folder: str | os.PathLike[str]) -> Manifest:
     try:
         values = runs.read_json(path)
         if values.pop("format") != FORMAT:
-            raise ValueError(f"{path} is of another version: encode again, into another folder")
+            raise ValueError(f"{path} is of another version; encode again, into another folder")
         values["skipped"] = tuple((name, reason) for name, reason in values["skipped"])
         return Manifest(**values)
     except (KeyError, TypeError) as error:
@@ -155,7 +155,7 @@ def begin(
         20000
     """
     if shards < 1:
-        raise ValueError(f"shards is {shards}: give at least 1")
+        raise ValueError(f"shards is {shards}; give at least 1")
     size, channels = retrieval.file_form(model, data)
     folder = Path(folder)
     name = data if "://" in data else os.path.abspath(os.path.expanduser(data))
@@ -181,7 +181,7 @@ def begin(
                 return found
             if not overwrite:
                 raise ValueError(
-                    f"{folder} was begun with another {' and '.join(other)}: go on with the same, "
+                    f"{folder} was begun with another {' and '.join(other)}; go on with the same, "
                     "give overwrite=True to begin anew, or another folder"
                 )
         _clear(folder)
@@ -196,11 +196,11 @@ def begin(
 def _check_empty(folder: Path) -> None:
     """Refuse a folder that holds what is not ours; lines of a listing that was broken off are."""
     if not folder.is_dir():
-        raise FileExistsError(f"{folder} is a file: give the name of a folder for shards")
+        raise FileExistsError(f"{folder} is a file; give the name of a folder for shards")
     for entry in folder.iterdir():
         if entry.name[0] != "." and entry.suffix != ".lines":
             raise FileExistsError(
-                f"{folder} holds other files, such as {shown(entry.name)}: give another folder"
+                f"{folder} holds other files, such as {shown(entry.name)}; give another folder"
             )
 
 
@@ -224,11 +224,11 @@ def _write_lines(folder: Path, places: Iterator[Place], shards: int, data: str) 
                 count += 1
         if not count:
             raise ValueError(
-                f"{data}: there is no image in it, at any depth. Files of the endings "
+                f"{data}: there is no image in it, at any depth; files of the endings "
                 f"{', '.join(sorted(SIDE_FILES)[:3])}, ... are passed over"
             )
         if shards > count:
-            raise ValueError(f"shards is {shards}, and there are {count} images: give fewer shards")
+            raise ValueError(f"shards is {shards}, and there are {count} images; give fewer shards")
         with open(whole, "rb") as file:
             for shard in range(shards):
                 own = (shard + 1) * count // shards - shard * count // shards
@@ -250,10 +250,10 @@ def places_of(folder: str | os.PathLike[str], manifest: Manifest, shard: int) ->
         with open(path, "rb") as file:
             places = [from_line(line) for line in file]
     except (FileNotFoundError, ValueError, TypeError) as error:
-        raise ValueError(f"{path}: not there, or damaged: begin the folder anew") from error
+        raise ValueError(f"{path}: not there, or damaged; begin the folder anew") from error
     wanted = manifest.first(shard + 1) - manifest.first(shard)
     if len(places) != wanted:
-        raise ValueError(f"{path}: has {len(places)} lines, not {wanted}: begin the folder anew")
+        raise ValueError(f"{path}: has {len(places)} lines, not {wanted}; begin the folder anew")
     return places
 
 

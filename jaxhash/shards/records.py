@@ -72,7 +72,7 @@ class Names(Sequence[str]):
             with open(path, "rb") as file:
                 lines = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except FileNotFoundError:
-            raise ValueError(f"{path} is not there: it has the names of the images") from None
+            raise ValueError(f"{path} is not there; it has the names of the images") from None
         return lines, np.flatnonzero(np.frombuffer(lines, np.uint8) == ord("\n"))
 
 
@@ -114,7 +114,7 @@ def open_shards(
     index = HashIndex.open(folder, verify=verify)
     if retrieval.card(index).get("manifest") != manifest.digest:
         raise ValueError(
-            f"{os.fspath(folder)}: the shards are of another generation than {folders.MANIFEST}: "
+            f"{os.fspath(folder)}: the shards are of another generation than {folders.MANIFEST}; "
             "encode them anew"
         )
     return index, ShardRecords(index, Names(folder, manifest))

@@ -138,7 +138,7 @@ def rerank(
         return distances, found  # an empty shard need not know what features the others have
     fine = refinement(state, query_features, query_latents, threshold, len(near))
     if fine is None:
-        raise ValueError("re-ranking needs query_features or query_latents: give one of them")
+        raise ValueError("re-ranking needs query_features or query_latents; give one of them")
     group = max(1, MOST_CANDIDATES // max(1, ids.shape[1]))
     for start in range(0, len(near), group):
         part = slice(start, start + group)
