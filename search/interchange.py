@@ -7,7 +7,7 @@ from types import ModuleType
 from search import codes as _codes
 from search import faiss_layout
 from search.collection.combining import in_id_order
-from search.collection.segments import implicit
+from search.collection.segments import explicit
 from search.files.atomic import replacing
 from search.index import HashIndex
 
@@ -65,7 +65,8 @@ def write_faiss(index: HashIndex, path: str | os.PathLike[str]) -> None:
     faiss = _faiss()
     state = index._state
     flat = faiss.IndexBinaryFlat(8 * _codes.width(state.bits))
-    target = flat if implicit(state.ids) is None else faiss.IndexBinaryIDMap2(flat)
+    ids, first = explicit(state.ids)
+    target = flat if ids is None and not first else faiss.IndexBinaryIDMap2(flat)
     for codes, _, ids in in_id_order(state.segments, BATCH):
         if target is flat:
             target.add(codes)

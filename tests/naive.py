@@ -524,7 +524,7 @@ def read_index_file(data):
     number = lambda at, size: int.from_bytes(data[at : at + size], "little")  # noqa: E731
     assert data[:8] == bytes.fromhex("894849580d0a1a0a")
     version = number(8, 2)
-    assert version in (1, 2)
+    assert version in (1, 2, 3)
     assert (number(10, 2), number(24, 8)) == (0x0102, len(data))
     bits, count, table, sections = number(12, 4), number(16, 8), number(32, 8), number(40, 4)
     assert number(60, 4) == zlib.crc32(data[:60])
@@ -552,8 +552,11 @@ def read_index_file(data):
     codes = np.array([planes[i // 256, :, i % 256] for i in range(count)], np.uint8).reshape(
         count, -(-bits // 8)
     )
+    assert (version == 3) == ("ids" in found and found["ids"].shape != (count,))
+    if version == 3:
+        found["ids"] = found["ids"] + np.arange(count)
     largest = int(found["ids"].max(initial=-1)) if "ids" in found else count - 1
-    assert number(48, 8) > largest if version == 2 else number(48, 8) == 0
+    assert number(48, 8) > largest if version > 1 else number(48, 8) == 0
     return bits, count, codes, found
 
 

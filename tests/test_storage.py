@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import pickle
 import struct
 import zlib
 from pathlib import Path
@@ -10,7 +11,7 @@ import naive
 import numpy as np
 import pytest
 
-from search import DamagedFile, HashIndex
+from search import DamagedFile, HashIndex, Writer
 from search.files import checking, checksums, reading
 from search.files import format as file_format
 
@@ -94,14 +95,117 @@ def test_nine_bytes_a_code_at_most(tmp_path):
     assert (tmp_path / "i").stat().st_size <= 9 * 10_000
 
 
-def small(folder):
+CONTIGUOUS = "v3-from-1000-16-bits.index"
+
+
+def contiguous():
+    """What the golden file of version 3 holds."""
+    return HashIndex(
+        pattern(300, 2, 37).astype(np.uint8),
+        features=pattern(300, 2, 13).astype(np.float16) / 8,
+        ids=np.arange(1000, 1300),
+    )
+
+
+def test_ids_that_follow_each_other_cost_nothing(tmp_path):
+    """Version 3, written for these alone; by hand, by parts and by `save`, to the byte."""
+    expected, path = contiguous(), tmp_path / "i"
+    golden = (GOLDEN / CONTIGUOUS).read_bytes()
+    for mmap, verify in itertools.product((True, False), (True, False)):
+        read = HashIndex.open(GOLDEN / CONTIGUOUS, mmap=mmap, verify=verify)
+        assert same(read, expected)
+        assert read._state.next_id == 1300
+        read.save(path)
+        assert path.read_bytes() == golden
+    bits, count, codes, rest = naive.read_index_file(golden)
+    assert (bits, count, rest["ids"].tolist()) == (16, 300, list(range(1000, 1300)))
+    np.testing.assert_array_equal(codes, expected.get(expected.ids)[0])
+    sizes = []
+    for start in (0, 7):
+        with Writer(path, bits=16) as writer:
+            for part in np.split(np.arange(300), [100, 100, 101]):
+                writer.append(codes[part], ids=start + part)
+        sizes.append(path.stat().st_size)
+        assert HashIndex.open(path, verify=True).ids.tolist() == list(range(start, start + 300))
+    assert sizes[1] - sizes[0] <= 384  # two entries of the table, and a few bytes
+    for ids, version in (([5], 2), ([5, 7], 2), ([-3, -2], 2), ([0, 1], 2), ([5, 6], 3)):
+        with Writer(path, bits=16) as writer:
+            writer.append(codes[: len(ids)], ids=np.array(ids))
+        assert path.read_bytes()[8] == version
+        assert HashIndex.open(path, verify=True).ids.tolist() == ids
+        assert naive.read_index_file(path.read_bytes())[3].get("ids", np.arange(2)).tolist() == ids
+
+
+@pytest.mark.parametrize("first", [1, 1000, (1 << 63) - 300])
+def test_ids_that_follow_each_other_are_ids_like_others(first, rng, tmp_path):
+    """An index from `first` on answers as the one from 0 does."""
+    codes, fine = rng.integers(0, 16, (300, 1), np.uint8), rng.random((300, 3), np.float32)
+    contiguous_ids = first + np.arange(300)
+    HashIndex(codes, features=fine, ids=contiguous_ids).save(tmp_path / "i")
+    for index in (
+        HashIndex(codes, features=fine, ids=contiguous_ids),
+        HashIndex.open(tmp_path / "i"),
+        pickle.loads(pickle.dumps(HashIndex.open(tmp_path / "i"))),
+    ):
+        assert index._state.segments[0].ids is None
+        plain = HashIndex(codes, features=fine)
+        asked = {"query_features": fine[:3], "pool": 40}
+        mask = rng.random(300) < 0.5
+        dropped, few = np.array([7, 100, 299]), np.array([4, 8])
+        for again in (False, True):
+            ways = [({}, {}), (asked, asked), ({"where": mask[: len(plain)]},) * 2]
+            for some in (few, plain.ids[::2], plain.ids):
+                ways.append(({"where": some + first}, {"where": some}))
+            for own, other in ways:
+                distances, ids = index.search(codes[:3], 20, **own)
+                expected, rows = plain.search(codes[:3], 20, **other)
+                np.testing.assert_array_equal(distances, expected)
+                np.testing.assert_array_equal(ids, np.where(rows < 0, -1, rows + first))
+            within, expected = index.within(codes[:3], 1), plain.within(codes[:3], 1)
+            np.testing.assert_array_equal(within[2], expected[2] + first)
+            candidates = np.array([[0, 299, 5]] * 3)
+            best = index.rerank(fine[:3], candidates + first, 2)[1]
+            np.testing.assert_array_equal(best - first, plain.rerank(fine[:3], candidates, 2)[1])
+            assert first in index
+            assert first - 1 not in index
+            assert -1 not in index
+            np.testing.assert_array_equal(index.get(plain.ids + first)[0], plain.get(plain.ids)[0])
+            with pytest.raises(ValueError, match="not in the index"):
+                index.get([first - 1])
+            with pytest.raises(ValueError, match="not in the index"):
+                index.search(codes[:1], 1, where=[first - 1, first])
+            if not again:
+                index.remove(dropped + first)
+                plain.remove(dropped)
+
+
+@pytest.mark.parametrize("first", [0, -1, -5, 1001, (1 << 63) - 1])
+def test_a_first_id_that_cannot_be_is_refused(first, tmp_path):
+    whole = (GOLDEN / CONTIGUOUS).read_bytes()
+    number = struct.pack("<q", first)
+    content = {b"ids": number, b"checksums/ids": struct.pack("<I", zlib.crc32(number))}
+    table, sums = file_format.HEADER.unpack(whole[:60])[6], []
+    for at, row in enumerate(file_format.ENTRY.iter_unpack(whole[table:])):
+        part = content.get(row[0].rstrip(b"\0"))
+        if part is not None:
+            whole = whole[: row[6]] + part + whole[row[6] + len(part) :]
+            sums.append((at, 7, zlib.crc32(part)))
+    assert len(sums) == 2
+    path = tmp_path / "forged"
+    path.write_bytes(forge(whole, entries=sums))
+    for way in ({}, {"mmap": False}, {"verify": True}):
+        with pytest.raises(DamagedFile, match=f"300 ids from {first} on do not fit"):
+            HashIndex.open(path, **way)
+
+
+def small(folder, ids=(3, 5, 6, 9, 11)):
     """A small file with every kind of section, and what it answers."""
     path = folder / "small.index"
     index = HashIndex(
         np.array([[1], [2], [4], [8], [15]], np.uint8) << 4,
         bits=4,
         features=np.array([[1, 2], [3, 4], [5, 6], [7, 8], [9, 1]], np.float16),
-        ids=np.array([3, 5, 6, 9, 11]),
+        ids=np.array(ids),
         attachments={"a": b"xyz"},
     )
     index.save(path)
@@ -116,7 +220,7 @@ def answers(index):
         *index.search(queries, 6),
         *index.search(queries, 6, query_features=fine, pool=4),
         *index.search(queries, 6, query_latents=np.full((4, 4), 0.25), pool=5),
-        *index.within(queries, 3, where=[5, 9]),
+        *index.within(queries, 3, where=[5, 6]),
         index.ids,
         index.attachments,
     ]
@@ -124,10 +228,10 @@ def answers(index):
     return [*found, index.add(queries, fine.astype(np.float16))]
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 def test_a_flipped_byte_is_refused_or_changes_nothing(version, tmp_path):
     """However the file is opened: verified at once, read into memory, or compared when used."""
-    path, index = small(tmp_path)
+    path, index = small(tmp_path, *([range(3, 8)] if version == 3 else []))
     if version == 1:
         path.write_bytes(as_version_1(path.read_bytes()))
     whole, expected = path.read_bytes(), answers(index)
@@ -294,7 +398,7 @@ HUGE = (1 << 64) - 1
 @pytest.mark.parametrize(
     ("header", "entries", "words"),
     [
-        ([(1, 3)], [], "format version 3"),
+        ([(1, 4)], [], "format version 4"),
         ([(1, 0)], [], "format version 0"),
         ([(1, 1), (9, 0)], [], "'checksums/codes' .* or a file of version 1"),
         ([(1, 1)], [], "next id"),

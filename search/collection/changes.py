@@ -9,7 +9,7 @@ from search import paging
 from search.codes import validate
 from search.collection.combining import combine
 from search.collection.ids import distinct, some
-from search.collection.segments import Segment, implicit
+from search.collection.segments import Segment, explicit
 from search.collection.state import State, rows_of
 from search.files import writing
 from search.files.format import PIECE
@@ -103,7 +103,7 @@ def new_segment(
             )
         _check_finite(features)
     if ids is None:
-        return Segment(arrange(codes, bits), None, features)
+        return Segment(arrange(codes, bits), features=features)
     ids = writing.check_ids(ids, len(codes))
     if np.any(ids[1:] <= ids[:-1]):
         order = np.argsort(ids, kind="stable")
@@ -114,7 +114,7 @@ def new_segment(
         features = None if features is None else features[order]
     else:
         ids = ids.copy()
-    return Segment(arrange(codes, bits), implicit(ids), features)
+    return Segment(arrange(codes, bits), *explicit(ids), features)
 
 
 def _check_finite(features: NDArray[np.floating]) -> None:

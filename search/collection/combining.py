@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search.codes import width
-from search.collection.segments import Segment, implicit
+from search.collection.segments import Segment, explicit
 from search.collection.state import State, attached
 from search.files import writing
 from search.hamming.blocks import BLOCK, Blocks, arrange
@@ -80,7 +80,7 @@ def combine(segments: Sequence[Segment], bits: int) -> Segment:
         waiting = codes[whole * BLOCK :]
     if len(waiting):
         arrange(waiting, bits, out=planes[-1:])
-    return Segment(Blocks(planes, count, bits), implicit(ids), features)
+    return Segment(Blocks(planes, count, bits), *explicit(ids), features)
 
 
 def save(state: State, path: str | os.PathLike[str]) -> None:
@@ -95,6 +95,7 @@ def save(state: State, path: str | os.PathLike[str]) -> None:
             count=len(first),
             planes=first.codes.planes,
             ids=first.ids,
+            first=first.first,
             features=first.features,
             attachments=attachments,
             next_id=state.next_id,

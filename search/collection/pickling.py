@@ -44,6 +44,7 @@ def open_segment(
     segment = Segment(
         Blocks(stored.planes, stored.count, stored.bits),
         stored.ids,
+        stored.first,
         stored.features,
         mapped=mmap,
         guards=stored.guards,
@@ -61,6 +62,7 @@ def _pack_segment(segment: Segment) -> dict[str, Any]:
         "count": len(segment.codes),
         "bits": segment.codes.bits,
         "ids": segment.ids,
+        "first": segment.first,
         "features": segment.features,
         "dead": segment.dead,
     }
@@ -70,7 +72,7 @@ def _unpack_segment(packed: dict[str, Any]) -> Segment:
     if "source" in packed:
         return _reopen(packed["source"]).without(packed["dead"])
     codes = Blocks(packed["planes"], packed["count"], packed["bits"])
-    return Segment(codes, packed["ids"], packed["features"], packed["dead"])
+    return Segment(codes, packed["ids"], packed["first"], packed["features"], packed["dead"])
 
 
 def _reopen(source: reading.Source) -> Segment:

@@ -65,7 +65,8 @@ class Segment:
 
     Attributes:
         codes: n codes.
-        ids: int64 (n,), strictly ascending; None when they are 0 to n - 1.
+        ids: int64 (n,), strictly ascending; None when they follow each other.
+        first: the id of the first code where `ids` is None, from 0.
         features: float16 or float32 (n, d), or None.
         dead: int64, ascending: the rows that were removed.
         mapped: whether the arrays live in a file; such a segment is not merged behind one's back.
@@ -77,6 +78,7 @@ class Segment:
 
     codes: Blocks
     ids: NDArray[np.int64] | None = None
+    first: int = 0
     features: NDArray[np.floating] | None = None
     dead: NDArray[np.int64] = dataclasses.field(default_factory=lambda: np.empty(0, np.int64))
     mapped: bool = False
@@ -152,7 +154,9 @@ class Segment:
 
     def ids_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """The ids of rows of any shape; row -1 has id -1."""
-        if self.ids is None or not len(self.ids):
+        if self.ids is None:
+            return rows if not self.first else np.where(rows < 0, -1, rows + self.first)
+        if not len(self.ids):
             return rows
         self._check("ids")
         return np.where(rows < 0, -1, self.ids[rows])
@@ -160,7 +164,8 @@ class Segment:
     def find(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """The rows of ids of any shape, -1 for those that are not here or were removed."""
         if self.ids is None:
-            rows = np.where((ids >= 0) & (ids < len(self.codes)), ids, -1)
+            rows = ids - self.first
+            rows = np.where((ids >= self.first) & (rows < len(self.codes)), rows, -1)
         elif len(self.ids):
             self._check("ids")
             rows = np.searchsorted(self.ids, ids)
@@ -175,10 +180,10 @@ class Segment:
     def locate(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """`find` for ids (m,) that ascend strictly, quicker where they are many."""
         if self.ids is None:
-            inside = len(ids) and ids[0] >= 0 and ids[-1] < len(self.codes)
-            if not inside or self.alive is not None:
+            inside = len(ids) and ids[0] >= self.first
+            if not inside or ids[-1] >= self.first + len(self.codes) or self.alive is not None:
                 return self.find(ids)
-            return ids
+            return ids - self.first if self.first else ids
         if LOOKED_UP * len(ids) < len(self.ids):
             return self.find(ids)
         self._check("ids")
@@ -191,12 +196,13 @@ class Segment:
     def mark(self, ids: NDArray[np.int64], threads: int | None) -> tuple[NDArray[np.bool_], int]:
         """Which rows (n,) have one of many ids, and how many of the ids are alive here.
 
-        The ids ascend strictly, but where they are the numbers of the rows.
+        The ids ascend strictly, but where those of the rows follow each other.
         """
         allowed = np.zeros(len(self.codes), bool)
         if self.ids is None:
             alive = np.empty(0, bool) if self.alive is None else self.alive
-            return allowed, int(merging.mark_rows(frozen(ids), frozen(alive), allowed))
+            rows = ids - self.first if self.first else ids
+            return allowed, int(merging.mark_rows(frozen(rows), frozen(alive), allowed))
         self._check("ids")
         own, wanted = frozen(self.ids), frozen(ids)
         pool.run(
@@ -271,8 +277,14 @@ class Segment:
         return distances, self.ids_of(found)
 
 
-def implicit(ids: NDArray[np.int64]) -> NDArray[np.int64] | None:
-    """None when strictly ascending `ids` are 0 to n - 1."""
-    if not len(ids) or (ids[0] == 0 and ids[-1] == len(ids) - 1):
-        return None
-    return ids
+def explicit(ids: NDArray[np.int64]) -> tuple[NDArray[np.int64] | None, int]:
+    """Strictly ascending ids and 0; or None and the first where they follow each other from 0 on.
+
+    Example:
+        >>> explicit(np.array([7, 8, 9])), explicit(np.array([7, 9]))
+        ((None, 7), (array([7, 9]), 0))
+    """
+    if not len(ids):
+        return None, 0
+    first, last = int(ids[0]), int(ids[-1])
+    return (None, first) if first >= 0 and last - first == len(ids) - 1 else (ids, 0)

@@ -48,7 +48,8 @@ def _good_shape(header: Header, section: Section, by_name: dict[str, Section]) -
     if section.name == "codes":
         return kind == "|u1" and shape == planes_shape(header.bits, header.count)
     if section.name == "ids":
-        return kind == "<i8" and shape == (header.count,)
+        first_alone = header.version > 2 and header.count > 1 and shape == (1,)
+        return kind == "<i8" and (shape == (header.count,) or first_alone)
     if section.name == "features":
         fits = len(shape) == 2 and shape[0] == header.count and shape[1] <= MOST_DIMENSIONS
         return kind in ("<f2", "<f4") and fits
@@ -87,7 +88,7 @@ def check_values(name: str, header: Header, arrays: dict[str, np.ndarray]) -> No
     """Ids ascend, nothing is set past the last bit or the last code, features are finite."""
     planes, ids, features = arrays["codes"], arrays.get("ids"), arrays.get("features")
     rows = PIECE // 8
-    if ids is not None:
+    if ids is not None and len(ids) == header.count:
         for start in range(0, len(ids), rows):
             piece = ids[start : start + rows + 1]
             if np.any(piece[1:] <= piece[:-1]) or np.any(piece == -1):
@@ -108,3 +109,19 @@ def check_values(name: str, header: Header, arrays: dict[str, np.ndarray]) -> No
         for start in range(0, len(features), step):
             if not np.isfinite(features[start : start + step]).all():
                 raise DamagedFile(f"{name}: features hold NaN or infinity")
+
+
+def first_id(name: str, header: Header, ids: np.ndarray | None) -> int:
+    """The id of the first of codes whose ids follow each other; `ids` is what the section holds.
+
+    Raises:
+        DamagedFile: there are no such ids.
+    """
+    if ids is None:
+        return 0
+    first = int(ids[0])
+    if not 0 < first <= header.next_id - header.count:
+        raise DamagedFile(
+            f"{name}: {header.count} ids from {first} on do not fit the next id, {header.next_id}"
+        )
+    return first

@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from search.files.checking import check_bytes, check_shapes, check_values
+from search.files.checking import check_bytes, check_shapes, check_values, first_id
 from search.files.checksums import GROUPS, DamagedFile, Guard, group_rows
 from search.files.format import (
     ALIGNMENT,
@@ -47,7 +47,8 @@ class Stored:
     """What an index file holds; the arrays are read-only and may be memory-mapped.
 
     `guards` has the sections that are still to be compared with their checksums, by name; none
-    where that is done. `next_id` is None in a file of version 1.
+    where that is done. `next_id` is None in a file of version 1. `first` is the id of the first
+    code where `ids` is None.
     """
 
     bits: int
@@ -55,6 +56,7 @@ class Stored:
     next_id: int | None
     planes: np.ndarray
     ids: np.ndarray | None
+    first: int
     features: np.ndarray | None
     attachments: dict[str, bytes | Guard]
     guards: dict[str, Guard]
@@ -96,12 +98,18 @@ def read(path: str | os.PathLike[str], *, mmap: bool = True, verify: bool = Fals
             for guard in guards.values():
                 guard.whole()
             check_values(name, header, arrays)
+    ids, first = arrays.get("ids"), 0
+    if ids is not None and len(ids) != header.count:
+        if "ids" in guards:
+            guards.pop("ids").whole()
+        ids, first = None, first_id(name, header, ids)
     return Stored(
         header.bits,
         header.count,
         header.next_id if header.version > 1 else None,
         arrays["codes"],
-        arrays.get("ids"),
+        ids,
+        first,
         arrays.get("features"),
         {
             key.removeprefix(ATTACHMENT): guards[key] if stays else array.tobytes()

@@ -87,7 +87,7 @@ class Sections:
         if name in GROUPS:
             self.checksums[name] = self.groups
 
-    def close(self, bits: int, count: int, next_id: int) -> None:
+    def close(self, bits: int, count: int, next_id: int, first: int = 0) -> None:
         """Write the checksums of groups, the table and the header."""
         for name, groups in self.checksums.items():
             self.begin()
@@ -98,7 +98,7 @@ class Sections:
         self.file.write(bytes(offset - self.end) + table)
         body = HEADER.pack(
             MAGIC,
-            VERSION,
+            VERSION if first and count > 1 else 2,  # 2 is read by earlier programs too
             BYTE_ORDER,
             bits,
             count,
@@ -119,6 +119,7 @@ def write(
     count: int,
     planes: np.ndarray,
     ids: np.ndarray | None = None,
+    first: int = 0,
     features: np.ndarray | None = None,
     attachments: Mapping[str, bytes] | None = None,
     next_id: int,
@@ -143,10 +144,12 @@ def write(
         _write_array(sections, "codes", "|u1", planes)
         if ids is not None:
             _write_array(sections, "ids", "<i8", ids)
+        elif first:
+            _write_array(sections, "ids", "<i8", np.array([first]))
         if features is not None:
             _write_array(sections, "features", f"<f{features.itemsize}", features)
         _write_attachments(sections, attachments)
-        sections.close(bits, count, next_id)
+        sections.close(bits, count, next_id, 0 if ids is not None else first)
 
 
 def _write_array(sections: Sections, name: str, dtype: str, array: np.ndarray) -> None:
@@ -208,7 +211,8 @@ class Writer:
         self._sections: Sections | None = None
         self._features: tuple[np.dtype, int] | None = None
         self._ids: bool | None = None
-        self._implicit = True
+        self._first: int | None = None  # where the ids follow each other so far
+        self._gaps = False
         self._last_id = -(1 << 63) - 1
         self._waiting = np.empty((0, -(-self.bits // 8)), np.uint8)
 
@@ -259,7 +263,10 @@ class Writer:
             sections.write(features.astype(f"<f{features.itemsize}", copy=False))
         self._ids = ids is not None
         if ids is not None and len(ids):
-            self._implicit &= bool(ids[0] == self.count and ids[-1] == self.count + len(ids) - 1)
+            if self._first is None:
+                self._first = int(ids[0])
+            start = self._first + self.count
+            self._gaps |= bool(ids[0] != start or ids[-1] != start + len(ids) - 1)
             self._last_id = int(ids[-1])
             self._id_file.write(ids.astype("<i8", copy=False).data)
         self.count += len(codes)
@@ -309,12 +316,16 @@ class Writer:
         self._code_file.write(_planes(np.concatenate([self._waiting, padding])).data)
         _copy(self._code_file, sections, "codes", width(self.bits) * BLOCK)
         sections.finish("codes", "|u1", planes_shape(self.bits, self.count))
-        if self._ids and not self._implicit:
+        first = self._first or 0
+        if self._gaps or first < 0:
             _copy(self._id_file, sections, "ids", 8)
             sections.finish("ids", "<i8", (self.count,))
+            first = 0
+        elif first:
+            _write_array(sections, "ids", "<i8", np.array([first]))
         _write_attachments(sections, self._attachments)
         last = self._last_id if self._ids else self.count - 1
-        sections.close(self.bits, self.count, max(self.next_id, last + 1))
+        sections.close(self.bits, self.count, max(self.next_id, last + 1), first)
 
     def _open(self) -> Sections:
         if self._sections is None:
