@@ -11,7 +11,6 @@ import numpy as np
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route, Router
-from starlette.staticfiles import StaticFiles
 
 from jaxhash.serve import documents, forms, limits, pictures, reading
 from jaxhash.serve.errors import Refused
@@ -20,6 +19,8 @@ from jaxhash.serve.searching import Wanted
 from jaxhash.serve.service import Service
 
 PAGE = Path(__file__).parent / "page"
+FILES = {path.name: path for path in PAGE.iterdir()}
+"""The files of the pages: these and no others are sent."""
 Handler = Callable[[Service, Request], Awaitable[Response]]
 
 
@@ -54,7 +55,6 @@ def build(
         if service.writable or (method, path) not in documents.WRITING
     ]
     router = Router(routes, redirect_slashes=False, default=_nothing, lifespan=lifespan)
-    router.mount("/page", StaticFiles(directory=PAGE))
     return Guard(router, service.limits, service.metrics, token=token, hosts=hosts)
 
 
@@ -248,9 +248,22 @@ async def openapi(service: Service, request: Request) -> Response:
     return _json(documents.openapi(writable=service.writable))
 
 
+async def run(service: Service, request: Request) -> Response:
+    """GET /run.json."""
+    return _json(await service.report())
+
+
 async def page(name: str, service: Service, request: Request) -> Response:
     """A page, whose scripts ask the service for the rest."""
-    return FileResponse(PAGE / name, headers={"cache-control": "no-cache"})
+    return FileResponse(FILES[name], headers={"cache-control": "no-cache"})
+
+
+async def file(service: Service, request: Request) -> Response:
+    """GET /page/NAME: a file of the pages."""
+    name = request.path_params["name"]
+    if name not in FILES:
+        raise Refused(404, "the pages have no such file")
+    return await page(name, service, request)
 
 
 ROUTES: dict[tuple[str, str], Handler] = {
@@ -264,6 +277,9 @@ ROUTES: dict[tuple[str, str], Handler] = {
     ("GET", "/health"): health,
     ("GET", "/metrics"): metrics,
     ("GET", "/openapi.json"): openapi,
+    ("GET", "/run.json"): run,
     ("GET", "/"): partial(page, "index.html"),
+    ("GET", "/run"): partial(page, "run.html"),
+    ("GET", "/page/{name}"): file,
 }
 """What answers at each address; `documents` describes them."""

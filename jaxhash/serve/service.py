@@ -10,14 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
-from jaxhash import models, retrieval, sharding
+from jaxhash import models, retrieval, runs, sharding
 from jaxhash.encoding import Encoded
 from jaxhash.models import Model
-from jaxhash.serve import pictures, searching
+from jaxhash.serve import pictures, report, searching
 from jaxhash.serve.batching import Batcher
 from jaxhash.serve.errors import Refused, busy
 from jaxhash.serve.limits import Limits
@@ -71,6 +71,7 @@ class Service:
         self.model = replace(model, variables=variables)
         self.problem: str | None = None
         self._refused: str | None = None
+        self._reported: tuple[tuple[str, str], dict[str, Any]] = ("", ""), {}
         self.snapshot = self._open()
         self._threads = ThreadPoolExecutor(available(), thread_name_prefix="pictures")
         self._decoding = 0
@@ -207,6 +208,22 @@ class Service:
             return await loop.run_in_executor(self._threads, act, *words)
         finally:
             self._decoding -= 1
+
+    async def report(self) -> dict[str, Any]:
+        """What the page of the run shows; made once for each index and each evaluation.
+
+        Raises:
+            Refused: too many are waiting.
+        """
+        return await self.in_thread(self._report)
+
+    def _report(self) -> dict[str, Any]:
+        results = self.run / runs.RESULTS
+        state = (self.snapshot.version, str(Mark.of(results)) if results.is_file() else "")
+        if self._reported[0] != state:
+            words = described(self.model)
+            self._reported = (state, report.report(self.run, self.snapshot, words))
+        return self._reported[1]
 
     # ---------------------------------------------------------------- the index file
 
