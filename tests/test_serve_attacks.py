@@ -134,7 +134,7 @@ def test_the_token_is_asked_for_everywhere(place: Place) -> None:
 def test_a_host_that_others_reach_has_a_token(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(ValueError, match=r"0\.0\.0\.0 can be reached by other machines: give"):
+    with pytest.raises(ValueError, match=r"0\.0\.0\.0 can be reached by other machines; give"):
         server.run(place.service(), host="0.0.0.0", port=8000, token=None)
     started: list[Any] = []
     made = SimpleNamespace(snapshot=[], warm=lambda: None, model=None)

@@ -27,4 +27,4 @@ def busy(what: str) -> Refused:
         >>> busy("queries are waiting").status
         503
     """
-    return Refused(503, f"too many {what}: try again in a second", retry=1)
+    return Refused(503, f"too many {what}; try again in a second", retry=1)

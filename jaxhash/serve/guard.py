@@ -120,7 +120,7 @@ class Guard:
             if status:
                 raise  # half an answer: the server ends the connection
             code = 503 if body.complete else 408
-            reason = f"not done within {self.limits.seconds:g} seconds: try again"
+            reason = f"not done within {self.limits.seconds:g} seconds; try again"
             await problem(code, reason)(scope, receive, send_guarded)
         except Exception:
             # The application answers what it knows of; this is a fault of ours.

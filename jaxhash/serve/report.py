@@ -121,7 +121,7 @@ def _bits(snapshot: Snapshot) -> dict[str, Any] | None:
     index = snapshot.images.codes
     if not len(index):
         return None
-    codes, _ = index.get(np.array(_thinned(index.ids, SAMPLE), np.int64))
+    codes, _ = index.get(np.array(_thinned(index.ids.tolist(), SAMPLE), np.int64))
     correlation = statistics.correlation(codes, index.bits)
     rounded = None
     if index.bits <= MOST_BITS:
