@@ -56,7 +56,7 @@ def write_faiss(index: HashIndex, path: str | os.PathLike[str]) -> None:
         path: of the file; one that is there is replaced.
 
     Raises:
-        ImportError: faiss is not installed.
+        ModuleNotFoundError: faiss is not installed.
         OSError: the disk is full or cannot be written; an old file is as it was.
 
     Example:
@@ -80,5 +80,5 @@ def _faiss() -> ModuleType:
     try:
         import faiss
     except ImportError as error:
-        raise ImportError("FAISS files need faiss; pip install faiss-cpu") from error
+        raise ModuleNotFoundError("FAISS files need faiss; pip install faiss-cpu") from error
     return faiss

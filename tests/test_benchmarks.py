@@ -133,3 +133,13 @@ def test_startup(benchmark: Benchmark, tmp_path: Path, capsys) -> None:
     printed = capsys.readouterr().out
     assert printed.startswith("no query: ")
     assert "\njaxhash train --help " in printed
+
+
+def test_exports(benchmark: Benchmark, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    pytest.importorskip("pyarrow")
+    exports = benchmark("exports")
+    monkeypatch.setattr(exports.importlib.util, "find_spec", lambda name: None)
+    exports.report(exports.Config(items=50, bits=12, dimensions=3, runs=1))
+    printed = capsys.readouterr().out
+    assert printed.count("to Parquet") == printed.count("from Parquet") == 2
+    assert "pgvector" not in printed

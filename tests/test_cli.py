@@ -24,6 +24,8 @@ from jaxhash.training import loop
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = tuple(cli.COMMANDS)
+SCRIPTS = ("train", "evaluate", "encode", "query", "demo")
+"""Commands that were scripts before they were commands."""
 
 
 @pytest.fixture
@@ -69,7 +71,7 @@ def test_every_command_explains_itself(
     assert short.count("\n") <= 40  # one screen
     assert f"    jaxhash {name}" in short  # an example
     assert any(word in short for word in ("second", "minute"))
-    assert "--run" in short
+    assert any(option in short for option in ("--run", "--out"))
     script(name, "--help-all")
     everything = capsys.readouterr().out
     for option in there:
@@ -106,7 +108,7 @@ def test_the_command_comes_with_the_package() -> None:
     assert getattr(importlib.import_module(module), function) is cli.main
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SCRIPTS)
 def test_the_old_scripts_are_doors_to_the_commands(name: str, capsys, monkeypatch) -> None:
     path = ROOT / "scripts" / f"{name}.py"
     for entry in (path, "jaxhash"):

@@ -28,6 +28,7 @@ from jaxhash.config import Config, to_json
 from jaxhash.data import Dataset
 from jaxhash.evaluation import measures
 from jaxhash.evaluation import run as evaluation_run
+from jaxhash.exchange import npy, parquet, pgvector
 from jaxhash.method import METHODS
 from jaxhash.recipes import Recipe
 from jaxhash.training import batches, loop, planning, processes
@@ -446,6 +447,46 @@ def stub_serve(monkeypatch: pytest.MonkeyPatch) -> list:
     return [made.calls, [options for _, options in run.calls], run.calls]
 
 
+class Opened:
+    """Stands for an index of five items."""
+
+    bits = 8
+
+    def __len__(self) -> int:
+        return 5
+
+    def __repr__(self) -> str:
+        return "index"
+
+
+def stub_export(monkeypatch: pytest.MonkeyPatch) -> list:
+    opened, model = Recorder(Opened()), Recorder(SimpleNamespace(spec=SimpleNamespace(classes="c")))
+    copied, written = Recorder(5), Recorder()
+
+    def write(index: Any, path: Path, **options: Any) -> None:
+        written(path, **options)
+        path.write_bytes(b"parquet")
+
+    monkeypatch.setattr(HashIndex, "open", opened)
+    monkeypatch.setattr(models, "load", model)
+    monkeypatch.setattr(retrieval, "check_made_by", Recorder())
+    monkeypatch.setattr(pgvector, "write", copied)
+    monkeypatch.setattr(pgvector, "queries", Recorder([]))
+    monkeypatch.setattr(parquet, "write", write)
+    return [opened.calls, model.calls, copied.calls, written.calls]
+
+
+def stub_import(monkeypatch: pytest.MonkeyPatch) -> list:
+    made = Recorder(Opened())
+
+    def to_index(path: Path, out: Path, **options: Any) -> Any:
+        out.write_bytes(b"index")
+        return made(path, out, **options)
+
+    monkeypatch.setattr(npy, "to_index", to_index)
+    return [made.calls]
+
+
 HERE = Path(__file__)
 # command -> (what it is given at least, option -> words that change what it does)
 COMMAND_OPTIONS: dict[str, tuple[list[Any], dict[str, list[Any]]]] = {
@@ -519,6 +560,31 @@ COMMAND_OPTIONS: dict[str, tuple[list[Any], dict[str, list[Any]]]] = {
             "waiting": ["--waiting", 1],
         },
     ),
+    "export": (
+        ["--index", "x.index", "--to", "pgvector", "--table", "t"],
+        {
+            "index": ["--index", "y.index"],
+            "to": ["--to", "parquet", "--table", "None", "--out", "o.parquet"],
+            "out": ["--to", "parquet", "--table", "None", "--out", "p.parquet"],
+            "table": ["--table", "s.t"],
+            "dsn": ["--dsn", "host=elsewhere"],
+            "hnsw": ["--hnsw"],
+            "append": ["--append"],
+            "overwrite": ["--overwrite"],
+            "run": ["--run", "none"],
+        },
+    ),
+    "import": (
+        ["codes.npy", "--out", "x.index"],
+        {
+            "file": ["other.npy"],
+            "out": ["--out", "y.index"],
+            "bits": ["--bits", 7],
+            "features": ["--features", "f.npy"],
+            "ids": ["--ids", "i.npy"],
+            "overwrite": ["--overwrite"],
+        },
+    ),
 }
 CASES = [(name, option) for name, (_, table) in COMMAND_OPTIONS.items() for option in table]
 STUBS = {
@@ -527,6 +593,8 @@ STUBS = {
     "evaluate": stub_evaluate,
     "query": stub_query,
     "serve": stub_serve,
+    "export": stub_export,
+    "import": stub_import,
 }
 
 
@@ -542,8 +610,10 @@ def test_an_option_of_a_command_changes_what_it_does(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     words, table = COMMAND_OPTIONS[name]
-    if name == "encode" and option == "overwrite":
-        stub_encode(monkeypatch)
+    for file in ("codes.npy", "other.npy"):
+        (tmp_path / file).touch()
+    if name in ("encode", "import") and option == "overwrite":
+        STUBS[name](monkeypatch)
         (tmp_path / "x.index").touch()
         with pytest.raises(FileExistsError, match=r"x\.index exists"):
             call(name, *words)
@@ -554,6 +624,8 @@ def test_an_option_of_a_command_changes_what_it_does(
     for given in ([], table[option]):
         calls_made = STUBS[name](monkeypatch)
         (tmp_path / "x.index").unlink(missing_ok=True)
+        if given and option == "file":  # there can be but one: it takes the other's place
+            words = words[1:]
         call(name, *words, *given)
         done.append(repr(calls_made))
     assert done[0] != done[1]

@@ -16,6 +16,8 @@ COMMANDS = {
     "encode": "encode images into an index that can be searched, or into features",
     "query": "find the images of an index that are nearest to given ones",
     "serve": "answer queries by HTTP, with a page to drop a picture on",
+    "export": "an index as a Parquet file, a table of PostgreSQL, or a FAISS file",
+    "import": "an index of codes that others made, in Parquet or .npy files",
     "demo": "all of it on handwritten digits, in about a minute",
 }
 
