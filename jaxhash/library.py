@@ -159,7 +159,7 @@ def evaluate(
     if dataset is None and data is not None:
         model = models.load(Path(run))
         dataset = retrieval.load_items(os.fspath(data), model, labelled=True)  # type: ignore[arg-type]
-    document = evaluation_run.evaluate_run(
+    document = evaluation_run.evaluate(
         Path(run),
         dataset=dataset,
         protocol=protocol,

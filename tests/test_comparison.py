@@ -20,7 +20,7 @@ from jaxhash.cli.command import run
 from jaxhash.comparison import baselines, runner, table
 from jaxhash.config import Config
 from jaxhash.data import Dataset
-from jaxhash.evaluation.run import evaluate_run
+from jaxhash.evaluation import run as evaluation_run
 from jaxhash.models import Model
 from jaxhash.training import loop
 
@@ -234,7 +234,7 @@ def test_cells_hold_what_a_run_and_its_evaluation_give(tmp_path: Path) -> None:
 
     loop.train(task.config, tmp_path / "run", dataset=data, devices=ONE)
     for protocol, cell in cells.items():
-        whole = evaluate_run(tmp_path / "run", dataset=data, protocol=protocol)
+        whole = evaluation_run.evaluate(tmp_path / "run", dataset=data, protocol=protocol)
         for ranking in ("codes", "predicted_class"):
             ours, theirs = cell["rankings"][ranking], whole["rankings"][ranking]
             assert ours["mAP"] == pytest.approx(theirs["mAP"], abs=1e-6)

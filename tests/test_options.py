@@ -407,7 +407,7 @@ def stub_encode(monkeypatch: pytest.MonkeyPatch) -> list:
 
 def stub_evaluate(monkeypatch: pytest.MonkeyPatch) -> list:
     evaluate = Recorder({})
-    monkeypatch.setattr(evaluation_run, "evaluate_run", evaluate)
+    monkeypatch.setattr(evaluation_run, "evaluate", evaluate)
     monkeypatch.setattr(evaluation_run, "write_results", Recorder([]))
     monkeypatch.setattr(measures, "report", Recorder(""))
     return [evaluate.calls]

@@ -41,7 +41,7 @@ def demo(options: Demo) -> None:
     from jaxhash.cli.train import Bar
     from jaxhash.config import Config
     from jaxhash.evaluation import measures
-    from jaxhash.evaluation.run import evaluate_run, write_results
+    from jaxhash.evaluation import run as evaluation_run
     from jaxhash.training import loop
     from jaxhash.training.planning import load_data, split_data
     from search import HashIndex
@@ -70,7 +70,7 @@ def demo(options: Demo) -> None:
         )
     trained = time.perf_counter() - start
 
-    found = evaluate_run(options.run, dataset=dataset, top=POOL, pool=POOL)
+    found = evaluation_run.evaluate(options.run, dataset=dataset, top=POOL, pool=POOL)
     split = split_data(config, dataset)
     path = options.run / "digits.index"
     encoding.encode_to_index(
@@ -91,7 +91,7 @@ def demo(options: Demo) -> None:
 
     found["seconds"] |= {"training": round(trained, 1)}
     found["seconds"]["everything"] = round(time.perf_counter() - start, 1)
-    write_results(options.run, found)
+    evaluation_run.write_results(options.run, found)
     print(measures.report(found))
     print(f"\n{found['seconds']['everything']:.0f} seconds in all. See:")
     for name, what in (

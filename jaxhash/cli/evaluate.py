@@ -43,10 +43,10 @@ def evaluate(options: Evaluate) -> None:
     from tqdm import tqdm
 
     from jaxhash.evaluation import measures, without_labels
-    from jaxhash.evaluation.run import evaluate_run, write_results
+    from jaxhash.evaluation import run as evaluation_run
 
     with tqdm(unit="image", unit_scale=True, leave=False) as bar:
-        found = evaluate_run(
+        found = evaluation_run.evaluate(
             options.run,
             data_dir=options.data_dir,
             protocol=options.protocol,
@@ -58,7 +58,7 @@ def evaluate(options: Evaluate) -> None:
             on_batch=bar.update,
         )
     print((measures if found.get("labels", True) else without_labels).report(found))
-    for path in write_results(options.run, found):
+    for path in evaluation_run.write_results(options.run, found):
         print(path)
 
 

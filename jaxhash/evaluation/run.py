@@ -24,7 +24,7 @@ STAGES = {"encoding": "encoding images"} | {
 """What is said at each stage of an evaluation."""
 
 
-def evaluate_run(
+def evaluate(
     folder: Path | str,
     *,
     dataset: Dataset | None = None,
@@ -50,7 +50,7 @@ def evaluate_run(
         ValueError: a number is below 1, or the protocol does not fit the data.
 
     Example:
-        >>> evaluate_run("runs/demo")["rankings"]["codes"]["mAP"]  # doctest: +SKIP
+        >>> evaluate("runs/demo")["rankings"]["codes"]["mAP"]  # doctest: +SKIP
         0.98
     """
     for name, value in (("top", top), ("pool", pool), ("batch_size", batch_size)):
