@@ -169,7 +169,7 @@ def _compiled(
 def _mean(
     module: HashNetwork, variables: Mapping[str, Any], seen: list[tuple[float, jax.Array]]
 ) -> Any:
-    """What the network makes of the views, by their weights."""
+    """The mean of the network's outputs for the views, by their weights."""
     weights = [weight for weight, _ in seen]
     each = [nets.apply(module, variables, view, train=False)[0] for _, view in seen]
 

@@ -1,4 +1,4 @@
-"""Asking an index with images: what an index keeps about its items, and the search itself."""
+"""Searching an index with images: what an index keeps about its items, and the search itself."""
 
 import json
 from collections.abc import Sequence

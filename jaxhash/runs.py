@@ -2,7 +2,7 @@
 
 runs/mine/
   config.json         everything the run was asked for; resuming starts from it
-  plan.json           the numbers it came to: recipe, options of the loss, steps
+  plan.json           every number of the training: recipe, options of the loss, steps
   environment.json    versions, devices and the commit it ran on
   metrics.jsonl       one line per logged step, one per validation
   skipped.txt         images that could not be decoded, with the reason

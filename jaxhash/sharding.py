@@ -48,7 +48,7 @@ def mesh_over(batch_size: int, devices: Sequence[jax.Device] | None = None) -> M
 
 
 def take(count: int) -> list[jax.Device]:
-    """So many of all devices, as many in each process.
+    """Choose so many of all devices, the same number in each process.
 
     Raises:
         ValueError: there are not so many, or the processes do not divide them.

@@ -44,7 +44,7 @@ class Lock:
             yield
 
     def renew(self) -> None:
-        """Forget who holds it."""
+        """Open the lock, whoever holds it."""
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[type["Lock"], tuple[()]]:

@@ -156,7 +156,7 @@ class Bar:
             tqdm.write(message)
 
     def show(self, progress: "Progress") -> None:
-        """Move on to where the run is."""
+        """Move the bar to where the run is."""
         from tqdm import tqdm
 
         if self.bar is None:
@@ -179,7 +179,7 @@ class Bar:
 
 
 def describe(progress: "Progress") -> str:
-    """The numbers behind the bar.
+    """The numbers that stand beside the bar.
 
     Example:
         >>> from jaxhash.training.loop import Progress

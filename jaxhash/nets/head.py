@@ -23,7 +23,7 @@ Initializer = Callable[..., Any]
 
 
 class Start(NamedTuple):
-    """How the two layers of a head begin; the classifier's bias is 0 in all of them.
+    """How the two layers of a head are initialised; the classifier's bias is 0 in all of them.
 
     latent, classifier: initialisers of the kernels. bias: of the latent layer's bias, given the
     number of its inputs.

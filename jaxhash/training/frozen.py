@@ -198,7 +198,7 @@ def train(
 
 
 def _about(plan: Plan, trunk: dict[str, Any]) -> dict[str, Any]:
-    """What the run came to, for plan.json."""
+    """The numbers of the run, for plan.json."""
     about = dataclasses.asdict(plan.backbone)
     del about["convert"]
     return {
@@ -217,7 +217,7 @@ def _variables(trunk: dict[str, Any], layer: Layer) -> dict[str, Any]:
 
 
 def encoded(folder: Path, model: Model, dataset: Dataset, **options: Any) -> tuple[Encoded, Kept]:
-    """What a model of a run makes of its images, by the features that the run keeps.
+    """Codes and latents of a run's images, from the features that the run keeps.
 
     options: of `encoding.batches`, for images that have changed since, or whose features are gone.
 
@@ -279,7 +279,7 @@ def _compute(
 
 
 def _features_of(spec: ModelSpec) -> int:
-    """How many numbers the backbone makes of an image."""
+    """Dimensions of the features that the backbone gives."""
     module = spec.build()
     shape = jax.ShapeDtypeStruct((1, *spec.item_shape), np.float32)
     key = jax.random.key(0)

@@ -49,7 +49,7 @@ class Progress(NamedTuple):
     input_share: float = 0.0
 
     def after(self, row: dict[str, float]) -> "Progress":
-        """The same run after another row of its log."""
+        """The progress after another row of the log."""
         return self._replace(
             loss=row["loss"],
             images_per_second=row["images_per_second"],

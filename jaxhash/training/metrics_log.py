@@ -42,7 +42,7 @@ class MetricsLog:
                     self._board.add_scalar(name, value, row["step"])
 
     def close(self) -> None:
-        """Nothing can be written after."""
+        """Close the file; nothing can be written afterwards."""
         self._file.close()
         if self._board is not None:
             self._board.close()

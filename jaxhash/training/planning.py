@@ -68,7 +68,7 @@ class Plan(NamedTuple):
         )
 
     def numbers(self) -> dict[str, Any]:
-        """What the configuration came to, for plan.json: two that agree train alike."""
+        """The numbers of a plan, for plan.json: runs that agree in them train alike."""
         return {"recipe": to_json(self.recipe), "options": self.options, "steps": self.steps}
 
 

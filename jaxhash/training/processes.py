@@ -137,7 +137,7 @@ def first(task: Callable[[], None]) -> None:
 
 
 def as_first(value: bool) -> bool:
-    """What the first process has for a value.
+    """The first process's value, in every process.
 
     Example:
         >>> as_first(True)

@@ -71,7 +71,7 @@ class _NoCache(NullCache):
     """Says, before the first kernel is compiled, that it will be so in every process."""
 
     def load_overload(self, sig: Any, target_context: Any) -> None:
-        """Nothing is kept."""
+        """None: nothing is kept on disk."""
         _say(
             "compiling the search kernels, which takes some seconds in every process as they can "
             "be kept neither beside the package nor in the home folder: set NUMBA_CACHE_DIR to "

@@ -127,6 +127,6 @@ def _step(ids, wanted, allowed, row, at):  # type: ignore[no-untyped-def]
 
 @compiled
 def _finish(ids, wanted, allowed, row, at, last_row, last):  # type: ignore[no-untyped-def]
-    """The steps that a part has left."""
+    """Take the steps that remain in a part."""
     while row < last_row and at < last:
         row, at = _step(ids, wanted, allowed, row, at)
