@@ -53,7 +53,7 @@ class Cell(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Of the file.
+        """The name of the cell's file.
 
         Example:
             >>> Cell("p-all", "dsh", 48, 0).name
