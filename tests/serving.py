@@ -14,10 +14,15 @@ from PIL import Image
 from test_library import NETWORK
 
 import jaxhash
-from jaxhash import models, nets
+from jaxhash import models, nets, runs
+from jaxhash.data.protocols import Split
+from jaxhash.encoding import Encoded
+from jaxhash.evaluation import measures
+from jaxhash.image_index import ImageIndex
 from jaxhash.models import Model
 from jaxhash.nets import NETWORKS
 from jaxhash.spec import ModelSpec
+from jaxhash.training.metrics_log import MetricsLog
 
 pytest.importorskip("starlette", reason="the service needs the extra `serve`")
 pytest.importorskip("pydantic", reason="the service needs the extra `serve`")
@@ -67,6 +72,23 @@ def make_run(folder: Path, seed: int = 0) -> Path:
     folder.mkdir(parents=True)
     models.save(Model(spec, variables), folder)
     return folder
+
+
+def make_results(run: Path, index: ImageIndex) -> None:
+    """What an evaluation and a training leave in a run's folder."""
+    rows = index.codes.ids
+    labels = np.array([list(COLOURS).index(str(one)) for one in index.names(rows.tolist())[1]])
+    codes, features = index.codes.get(rows)
+    encoded = Encoded(codes=codes, features=features, latent=None, logits=None)
+    none = np.empty(0, np.int64)
+    split = Split("fraction", "all of them", 0, none, none, rows, rows, True, False)
+    found = measures.evaluate(
+        encoded, encoded, labels.astype(np.int32), split, bits=index.codes.bits, seed=0
+    )
+    runs.write_json(run / runs.RESULTS, found)
+    with MetricsLog(run) as log:
+        for step in range(1, 400):
+            log.write({"step": step, "loss": 1 / step, "validation_map": 1 - 1 / step})
 
 
 @contextlib.contextmanager

@@ -184,6 +184,9 @@ const acts = {
 };
 const newSample = () => pose({ sample: Math.floor(Math.random() * 1e9) });
 
+by("query-picture").addEventListener("error", () => {
+  by("query-picture").hidden = true; // of what is no picture there is none to show
+});
 by("file").addEventListener("change", () => {
   const [file] = by("file").files;
   if (file) searchFile(file);
