@@ -18,23 +18,23 @@ def merge(distances, ids, starts, stops, edges, out_distances, out_ids):  # type
     for query in range(queries):
         heads[:] = starts[:, query]
         for place in range(edges[query], edges[query + 1]):
-            best, owner = -1, 0
+            best, owner, best_distance, best_id = -1, 0, distances[0], -1
             for other in range(lists):
                 at = heads[other]
-                if at < stops[other, query] and (
-                    best == -1
-                    or (
-                        ids[at] != -1
-                        and (
-                            ids[best] == -1
-                            or distances[at] < distances[best]
-                            or (distances[at] == distances[best] and ids[at] < ids[best])
-                        )
+                if at == stops[other, query]:
+                    continue
+                distance, id_ = distances[at], ids[at]
+                if best == -1 or (
+                    id_ != -1
+                    and (
+                        best_id == -1
+                        or distance < best_distance
+                        or (distance == best_distance and id_ < best_id)
                     )
                 ):
-                    best, owner = at, other
-            out_distances[place] = distances[best]
-            out_ids[place] = ids[best]
+                    best, owner, best_distance, best_id = at, other, distance, id_
+            out_distances[place] = best_distance
+            out_ids[place] = best_id
             heads[owner] += 1
 
 
