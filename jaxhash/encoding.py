@@ -225,14 +225,15 @@ def encode_to_index(
     rows: np.ndarray | None = None,
     batch_size: int | None = None,
     features: str | None = "float16",
-    attachments: Mapping[str, bytes] | None = None,
+    attachments: Mapping[str, bytes] | Callable[[], Mapping[str, bytes]] | None = None,
     devices: Sequence[jax.Device] | None = None,
     on_batch: Callable[[int], None] | None = None,
 ) -> list[tuple[int, str]]:
     """Encode items into an index file, under their rows as ids; it appears when complete.
 
     rows: ascending. features: "float16", "float32", or None for codes alone. attachments: kept in
-    the file, by name. Other arguments as for `batches`.
+    the file, by name; or a function that gives them once all items are encoded. Other arguments as
+    for `batches`.
 
     Returns:
         (row, reason) of the image files that could not be decoded and are left out.
@@ -261,6 +262,7 @@ def encode_to_index(
                 on_batch(len(good))
         if not writer.count:
             raise ValueError("there are no items to encode")
-        for name, data in (attachments or {}).items():
+        kept = attachments() if callable(attachments) else attachments
+        for name, data in (kept or {}).items():
             writer.attach(name, data)
     return skipped

@@ -95,13 +95,15 @@ def gallery(
                 _frame(axes, QUERY, 2.5, "-")
                 words = query_titles[row] if query_titles is not None else ""
                 axes.set_title("query", fontsize=9, fontweight="bold", pad=3)
-                axes.set_xlabel(_short(words), fontsize=8, labelpad=3)
+                # A dollar sign in a file's name begins no formula.
+                axes.set_xlabel(_short(words), fontsize=8, labelpad=3, parse_math=False)
             else:
                 _picture(axes, neighbours[row][found], "neighbours")
                 mark, colour, width, line = _MARKS[right[row][found]]
                 _frame(axes, colour, width, line)
                 words = titles[row][found] if titles is not None else ""
-                axes.set_title(f"{mark} {_short(words)}".strip(), fontsize=9, color=colour, pad=3)
+                above = f"{mark} {_short(words)}".strip()
+                axes.set_title(above, fontsize=9, color=colour, pad=3, parse_math=False)
                 axes.set_xlabel(_distance(distances[row][found]), fontsize=8, labelpad=3)
     return figure
 

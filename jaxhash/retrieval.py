@@ -1,8 +1,8 @@
-"""Searching an index with images: what an index keeps about its items, and the search itself."""
+"""Searching an index with images: what is encoded into it, and the search itself."""
 
 import json
-from collections.abc import Sequence
-from functools import cached_property
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,6 +13,8 @@ from jaxhash import models, option_checks
 from jaxhash.data import Dataset, folders, prepared
 from jaxhash.data.pictures import as_items
 from jaxhash.encoding import Encoded, encode
+from jaxhash.items.files import stat
+from jaxhash.items.records import CARD, LABELS, ItemRecords, relative_to
 from jaxhash.models import Model
 from search import HashIndex
 
@@ -21,8 +23,12 @@ if TYPE_CHECKING:
 
 BATCH = 256
 """Queries that are encoded at once, at most."""
-CARD, PATHS, LABELS = "jaxhash", "paths", "labels"
-"""Names of the attachments: JSON about data and model, JSON list of paths, int32 class numbers."""
+POOL = 200
+"""Candidates that are re-ranked for a few results; for more of them, see `pool_for`."""
+
+
+Where = str | np.ndarray | Sequence[int]
+"""Which items to search: an expression, bool for each id of the index, or a list of ids."""
 
 
 class Neighbours(NamedTuple):
@@ -106,6 +112,52 @@ def _is_folder_of_images(data: str, data_dir: str | None) -> bool:
     return name is None or prepared.find(name, root) is None
 
 
+def records(model: Model, dataset: Dataset, data: str, data_dir: str | None = None) -> ItemRecords:
+    """What an index of a dataset's rows has to know of them; made before they are encoded.
+
+    Example:
+        >>> records(model, dataset, "photos").paths[0]  # doctest: +SKIP
+        '/home/me/photos/beach.jpg'
+    """
+    card = card_of(model, data, data_dir, dataset.classes)
+    if dataset.paths is not None:
+        card["root"] = card["data"] if os.path.isdir(card["data"]) else None
+    kept = {CARD: json.dumps(card).encode()}
+    if dataset.labels is not None and dataset.labels.ndim == 1:
+        kept[LABELS] = dataset.labels.astype("<i4").tobytes()
+    known = ItemRecords(kept)
+    for row, path in enumerate(dataset.paths or ()):
+        known.put(row, relative_to(path, data, known.root), stat(path), None)
+    return known
+
+
+def card_of(
+    model: Model, data: str, data_dir: str | None, classes: Sequence[str]
+) -> dict[str, Any]:
+    """What an index says of its model and data, as plain values."""
+    return {
+        "model": models.fingerprint(model),
+        "data": data if data in sources.EMBEDDED else _absolute(data),
+        "data_dir": None if data_dir is None else str(Path(data_dir).resolve()),
+        "classes": list(classes),
+    }
+
+
+def once_encoded(known: ItemRecords, dataset: Dataset) -> Callable[[], dict[str, bytes]]:
+    """A function that gives the attachments once a dataset is encoded: with its files' digests."""
+    images = dataset.items
+    if not isinstance(images, sources.Images):
+        return known.attachments
+    images.keep_digests()
+
+    def finish() -> dict[str, bytes]:
+        assert images.digests is not None
+        known.set_digests(images.digests)
+        return known.attachments()
+
+    return finish
+
+
 def attachments(
     model: Model, dataset: Dataset, data: str, data_dir: str | None = None
 ) -> dict[str, bytes]:
@@ -115,18 +167,7 @@ def attachments(
         >>> sorted(attachments(model, dataset, "digits", None))  # doctest: +SKIP
         ['jaxhash', 'labels']
     """
-    card = {
-        "model": models.fingerprint(model),
-        "data": data if data in sources.EMBEDDED else _absolute(data),
-        "data_dir": None if data_dir is None else str(Path(data_dir).resolve()),
-        "classes": list(dataset.classes),
-    }
-    kept = {CARD: json.dumps(card).encode()}
-    if dataset.paths is not None:
-        kept[PATHS] = json.dumps([str(Path(path).resolve()) for path in dataset.paths]).encode()
-    if dataset.labels is not None and dataset.labels.ndim == 1:
-        kept[LABELS] = dataset.labels.astype("<i4").tobytes()
-    return kept
+    return records(model, dataset, data, data_dir).attachments()
 
 
 def _absolute(data: str) -> str:
@@ -141,6 +182,7 @@ def query(
     *,
     pool: int | None = None,
     radius: int | None = None,
+    where: Where | None = None,
 ) -> Neighbours:
     """The k nearest items of an index for each query, from coarse to fine where a pool is given.
 
@@ -149,9 +191,11 @@ def query(
         index: what to search.
         items: the queries: pictures in any form that `Model.encode` takes, or features (q, d).
         k: results for each query.
-        pool: number of nearest codes that are re-ranked by the distance of features; without it
-            the codes alone decide.
+        pool: number of nearest codes that are re-ranked by the distance of features, at least `k`;
+            without it the codes alone decide.
         radius: largest Hamming distance of a result.
+        where: the items to search: an expression about their paths and columns (see
+            `jaxhash.items.where`), bool for each of the index's ids, or a list of ids.
 
     Raises:
         ValueError: the index was made by another model, or keeps no features for a pool.
@@ -160,12 +204,23 @@ def query(
         >>> query(model, HashIndex.open("photos.index"), images, 10, pool=100)  # doctest: +SKIP
     """
     check_made_by(index, model)
+    if isinstance(where, str):
+        where = ItemRecords(index).select(where, index.ids)
     encoded = encode_queries(model, items)
-    if pool is None:
-        return Neighbours(*index.search(encoded.codes, k, radius=radius))
-    return Neighbours(
-        *index.search(encoded.codes, k, query_features=encoded.features, pool=pool, radius=radius)
-    )
+    fine: dict[str, Any] = {}
+    if pool is not None:
+        fine = {"query_features": encoded.features, "pool": max(pool, k)}
+    return Neighbours(*index.search(encoded.codes, k, radius=radius, where=where, **fine))
+
+
+def pool_for(k: int) -> int:
+    """How many candidates to re-rank for k results, where nobody says.
+
+    Example:
+        >>> pool_for(10), pool_for(500)
+        (200, 1000)
+    """
+    return max(POOL, 2 * k)
 
 
 def encode_queries(model: Model, items: Any) -> Encoded:
@@ -199,76 +254,6 @@ def card(index: HashIndex) -> dict[str, Any]:
     """What `attachments` said about data and model; {} for an index made otherwise."""
     kept = index.attachments.get(CARD)
     return {} if kept is None else json.loads(bytes(kept))
-
-
-class ItemRecords:
-    """The pictures, class names and titles of an index's items, as far as it knows them.
-
-    Example:
-        >>> items = ItemRecords(index)  # doctest: +SKIP
-        >>> items.pictures([3, 5]), items.titles([3, 5])  # doctest: +SKIP
-    """
-
-    def __init__(self, index: HashIndex) -> None:
-        self.card = card(index)
-        self.classes = self.card.get("classes") or []
-        kept = index.attachments
-        self.paths = json.loads(bytes(kept[PATHS])) if PATHS in kept else None
-        self.labels = np.frombuffer(bytes(kept[LABELS]), "<i4") if LABELS in kept else None
-
-    @cached_property
-    def dataset(self) -> Dataset:
-        """What the index was made from, where that was no folder of files.
-
-        Raises:
-            ValueError: it is not there any more, or the index does not say what it was.
-        """
-        if "data" not in self.card:
-            raise ValueError("the index does not say where its images are")
-        return sources.load(self.card["data"], data_dir=self.card["data_dir"])
-
-    def class_names(self, ids: Sequence[int]) -> list[str | None]:
-        """The class of each item; None where it is not known."""
-        if self.labels is None:
-            return [None] * len(ids)
-        return [self.classes[self.labels[item]] for item in ids]
-
-    def titles(self, ids: Sequence[int]) -> list[str]:
-        """What to call each item: its path, or its class and number."""
-        if self.paths is not None:
-            return [self.paths[item] for item in ids]
-        names = self.class_names(ids)
-        return [
-            f"{item}" if name is None else f"{name} ({item})"
-            for item, name in zip(ids, names, strict=True)
-        ]
-
-    def short_title(self, item: int, class_name: str | None) -> str:
-        """A word or two below a picture: the class, or else the file's name, or the number."""
-        if class_name is not None:
-            return class_name
-        return str(item) if self.paths is None else Path(self.paths[item]).name
-
-    def pictures(self, ids: Sequence[int], size: int = 128) -> list[np.ndarray]:
-        """The items as uint8 (h, w, c); read from where the index was made from.
-
-        Raises:
-            ValueError: they are not there any more, or are no images.
-        """
-        if not len(ids):
-            return []
-        if self.paths is not None:
-            files = [self.paths[item] for item in ids]
-            for file in files:
-                if not Path(file).is_file():
-                    raise ValueError(
-                        f"{file} is not where it was; put it back to have it drawn, or encode again"
-                    )
-            loaded = sources.load_images(files, image_size=size, max_undecodable=0)
-            return list(loaded.items[np.arange(len(files))])
-        if self.dataset.kind != "images":
-            raise ValueError("the items of this index are features; there is nothing to show")
-        return list(self.dataset.items[np.asarray(ids)])
 
 
 def gallery(

@@ -1,5 +1,6 @@
 """`HashIndex`: binary codes under ids that can be searched, changed and stored."""
 
+import dataclasses
 import operator
 import os
 from collections.abc import Mapping, Sequence
@@ -218,6 +219,31 @@ class HashIndex:
     def attachments(self) -> dict[str, bytes]:
         """What is stored beside the codes, by name; a copy."""
         return attached(self._state)
+
+    def attach(self, name: str, data: bytes | None) -> None:
+        """Keep bytes beside the codes, in memory and with the next `save`.
+
+        Args:
+            name: of 1 to 69 bytes in UTF-8; what has that name already is replaced.
+            data: what to keep; None drops what has that name.
+
+        Raises:
+            TypeError, ValueError: naming the argument; the index is as it was.
+
+        Example:
+            >>> index = HashIndex(np.zeros((1, 1), np.uint8))
+            >>> index.attach("paths", b'["a.jpg"]')
+            >>> index.attachments
+            {'paths': b'["a.jpg"]'}
+        """
+        writing.check_attachment(name)
+        if data is not None and not isinstance(data, bytes):
+            raise TypeError(f"data must be bytes or None, not {type(data).__name__}")
+        with self._changing.held():
+            kept = {one: held for one, held in self._state.attachments.items() if one != name}
+            if data is not None:
+                kept[name] = data
+            self._state = dataclasses.replace(self._state, attachments=kept)
 
     def search(
         self,

@@ -262,13 +262,14 @@ def test_a_folder_of_photos_is_encoded_and_asked(
     script("query", "--run", digits_run, "--index", index, picture, "-k", 3, "--gallery", gallery)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"{picture}:"
-    assert float(lines[1].split()[0]) < 0.01
-    assert lines[1].endswith(str(picture))
-    assert len([line for line in lines if line.endswith(".png") and " apart " in line]) == 3
+    assert lines[1].split() == ["distance", "id", "path"]
+    assert float(lines[2].split()[0]) < 0.01
+    assert lines[2].endswith(str(picture))
+    assert len([line for line in lines if line.endswith(".png")]) == 3
     with Image.open(gallery) as drawn:
         assert drawn.width > drawn.height
     script("query", "--run", digits_run, "--index", index, picture, "-k", 2, "--pool", 0)
-    assert "0 bits apart" in capsys.readouterr().out
+    assert "0 bits" in capsys.readouterr().out
     script("query", "--run", digits_run, "--index", index, picture, "--pool", 0, "--radius", 0)
     assert str(picture) in capsys.readouterr().out
     with pytest.raises(SystemExit) as stopped:

@@ -15,6 +15,7 @@ import pytest
 from jaxhash import cli, retrieval
 from jaxhash.exchange import copying, npy, parquet, pgvector, rows
 from jaxhash.exchange.rows import Batch
+from jaxhash.items import records
 from search import HashIndex, pack, unpack
 
 BITS, WIDTH, COUNT = 44, 12, 3000
@@ -36,9 +37,9 @@ def index() -> HashIndex:
         bits=BITS,
         features=features,
         attachments={
-            retrieval.CARD: json.dumps(card).encode(),
-            retrieval.PATHS: json.dumps([f"/p/{i}{NAMES[i % 6]}" for i in range(COUNT)]).encode(),
-            retrieval.LABELS: (np.arange(COUNT) % 2).astype("<i4").tobytes(),
+            records.CARD: json.dumps(card).encode(),
+            records.PATHS: json.dumps([f"/p/{i}{NAMES[i % 6]}" for i in range(COUNT)]).encode(),
+            records.LABELS: (np.arange(COUNT) % 2).astype("<i4").tobytes(),
         },
     )
     made.remove(np.arange(5, 20))
@@ -100,7 +101,7 @@ def test_batches_are_those_of_the_moment(index, monkeypatch) -> None:
 
 
 def test_folders_of_known_classes_are_labels() -> None:
-    paths = {retrieval.PATHS: b'["/p/cat/1.jpg", "/p/2.jpg"]'}
+    paths = {records.PATHS: b'["/p/cat/1.jpg", "/p/2.jpg"]'}
     index = HashIndex(np.zeros((2, 1), np.uint8), attachments=paths)
     assert next(rows.batches(index)).labels == [None, None]
     assert next(rows.batches(index, ["cat", "dog"])).labels == ["cat", None]

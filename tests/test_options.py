@@ -1,5 +1,6 @@
 """Every option acts, or is refused with the reason: a row for each, of runs and of scripts."""
 
+import builtins
 import dataclasses
 import importlib
 from pathlib import Path
@@ -15,6 +16,7 @@ from jaxhash import (
     data,
     encoding,
     feature_files,
+    image_index,
     models,
     option_checks,
     plots,
@@ -22,7 +24,7 @@ from jaxhash import (
     runs,
     sharding,
 )
-from jaxhash.cli import shards
+from jaxhash.cli import inputs, shards
 from jaxhash.cli.command import Command, parse
 from jaxhash.config import Config, to_json
 from jaxhash.data import Dataset
@@ -31,8 +33,10 @@ from jaxhash.evaluation import run as evaluation_run
 from jaxhash.exchange import npy, parquet, pgvector
 from jaxhash.method import METHODS
 from jaxhash.recipes import Recipe
+from jaxhash.shards import records
 from jaxhash.training import batches, loop, planning, processes
 from jaxhash.training.planning import Plan, check_resumed, settle
+from jaxhash.updating import Changes
 from search import HashIndex
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
@@ -378,14 +382,32 @@ def stub_train(monkeypatch: pytest.MonkeyPatch) -> list:
 def stub_encode(monkeypatch: pytest.MonkeyPatch) -> list:
     parts = {"train": np.arange(2), "test": np.arange(2, 5)}
     data = SimpleNamespace(
-        items=np.zeros((5, 1)), parts=parts, name="data", skipped=(), paths=None, labels=None
+        items=np.zeros((5, 1)),
+        parts=parts,
+        name="data",
+        skipped=(),
+        passed={},
+        paths=None,
+        labels=None,
     )
     # What is asked of it is noted by `load`; its length is that of its items.
     data = type("Data", (), {**vars(data), "__len__": lambda self: 5})()
     load, model, write = Recorder(data), Recorder(SimpleNamespace(bits=8)), Recorder([])
     monkeypatch.setattr(models, "load", model)
     monkeypatch.setattr(retrieval, "load_items", load)
-    monkeypatch.setattr(retrieval, "attachments", Recorder({}))
+    columns, begun = Recorder([]), Recorder()
+    monkeypatch.setattr(retrieval, "records", Recorder())
+    monkeypatch.setattr(retrieval, "once_encoded", Recorder({}))
+    monkeypatch.setattr(image_index, "take_columns", columns)
+
+    def update(*words: Any, **options: Any) -> Changes:
+        begun(*words, **options)
+        Path("x.index").write_bytes(b"index")
+        return Changes()
+
+    codes = SimpleNamespace(bits=8)
+    index = type("Index", (), {"__len__": lambda self: 5, "update": update, "codes": codes})()
+    monkeypatch.setattr(image_index, "open_or_begin", lambda *words: index)
     monkeypatch.setattr(feature_files, "write_features", write)
 
     def encode(*words: Any, **options: Any) -> list:
@@ -402,6 +424,8 @@ def stub_encode(monkeypatch: pytest.MonkeyPatch) -> list:
         [(words[:1], options) for words, options in load.calls],
         load.calls,
         write.calls,
+        columns.calls,
+        begun.calls,
     ]
 
 
@@ -414,26 +438,29 @@ def stub_evaluate(monkeypatch: pytest.MonkeyPatch) -> list:
 
 
 def stub_query(monkeypatch: pytest.MonkeyPatch) -> list:
-    model = Recorder(SimpleNamespace(spec=SimpleNamespace(takes="images", item_shape=(8, 8, 3))))
-    opened, loaded, answer, drawn = (Recorder("index") for _ in range(4))
+    spec = SimpleNamespace(takes="images", item_shape=(8, 8, 3), classes=())
+    model = Recorder(SimpleNamespace(spec=spec))
+    index = SimpleNamespace(get=lambda ids: (None, 1), ids=np.arange(1))
+    nothing = {"class_names": list, "values": list, "select": lambda where, ids: where}
+    opened = Recorder((index, SimpleNamespace(**nothing)))
+    loaded, answer, drawn, printed = (Recorder() for _ in range(4))
 
-    def load_images(paths: list, **options: Any) -> Any:
-        loaded(paths, **options)
-        return blobs(n=len(paths))
+    def decode(pictures: list, side: int, channels: int) -> Any:
+        loaded(pictures)
+        return pictures, np.zeros((len(pictures), 8, 8, 3), np.uint8), []
 
     def ask(model: Any, index: Any, images: Any, k: int, **options: Any) -> Any:
         answer(k, **options)
         return np.zeros((len(images), 1), np.int32), np.full((len(images), 1), -1)
 
     monkeypatch.setattr(models, "load", model)
-    monkeypatch.setattr(HashIndex, "open", opened)
-    monkeypatch.setattr(data, "load_images", load_images)
+    monkeypatch.setattr(records, "open_any", opened)
+    monkeypatch.setattr(inputs, "decode", decode)
     monkeypatch.setattr(retrieval, "query", ask)
-    titles = SimpleNamespace(titles=lambda ids: [])
-    monkeypatch.setattr(retrieval, "ItemRecords", lambda index: titles)
     monkeypatch.setattr(retrieval, "gallery", Recorder())
     monkeypatch.setattr(plots, "save", drawn)
-    return [model.calls, opened.calls, loaded.calls, answer.calls, drawn.calls]
+    monkeypatch.setattr(builtins, "print", printed)
+    return [one.calls for one in (model, opened, loaded, answer, drawn, printed)]
 
 
 def stub_serve(monkeypatch: pytest.MonkeyPatch) -> list:
@@ -518,6 +545,8 @@ COMMAND_OPTIONS: dict[str, tuple[list[Any], dict[str, list[Any]]]] = {
             "overwrite": ["--overwrite"],
             "shards": ["--shards", 3],
             "workers": ["--shards", 3, "--workers", 2],
+            "update": ["--update"],
+            "columns": ["--columns", HERE],
         },
     ),
     "evaluate": (
@@ -541,6 +570,10 @@ COMMAND_OPTIONS: dict[str, tuple[list[Any], dict[str, list[Any]]]] = {
             "k": ["-k", 3],
             "pool": ["--pool", 0],
             "radius": ["--radius", 2],
+            "where": ["--where", "year = 2020"],
+            "root": ["--root", "."],
+            "json": ["--json"],
+            "csv": ["--csv"],
             "gallery": ["--gallery", "out.png"],
             "verify": ["--verify"],
         },
@@ -641,7 +674,16 @@ def test_an_option_of_a_command_changes_what_it_does(
         ("encode", ["--out", "x.npz", "--features", "none"], ValueError, "--features is for"),
         ("encode", ["--out", "x.npz", "--features", "float16"], ValueError, "--features is for"),
         ("encode", ["--out", "x.npz", "--part", "test"], ValueError, "--part is for an index"),
+        ("encode", ["--out", "x.npz", "--update"], ValueError, "--update is for an index"),
+        ("encode", ["--out", "x.npz", "--columns", HERE], ValueError, "--columns is for an index"),
+        ("encode", ["--update", "--part", "test"], ValueError, "leave out --part"),
+        ("encode", ["--update", "--overwrite"], ValueError, "leave out --overwrite"),
+        ("encode", ["--update", "--data-dir", "."], ValueError, "leave out --data-dir"),
+        ("encode", ["--columns", "no.csv"], FileNotFoundError, "no such file of columns"),
         ("encode", ["--batch-size", 0], ValueError, "--batch-size is 0"),
+        ("query", ["--pool", 5], ValueError, "--pool is 5 and -k 10"),
+        ("query", ["--json", "--csv"], ValueError, "give one"),
+        ("query", ["--root", "nowhere"], FileNotFoundError, "nowhere: no such folder"),
         ("query", ["--pool", -1], ValueError, "--pool is -1"),
         ("serve", ["--port", 0], ValueError, "--port is 0; give 1 to 65535"),
         ("serve", ["--timeout", 0], ValueError, "--timeout is 0.0; give a number above 0"),

@@ -17,7 +17,8 @@ ORDER = {
     "jaxhash": (
         "environment pickles recipes trees losses unlabelled nets data published method config "
         "option_checks views preparation prefetch sharding device_search "
-        "plots runs spec encoding models feature_files retrieval shards exchange image_index "
+        "plots runs spec encoding models feature_files items found retrieval shards updating "
+        "exchange image_index "
         "training evaluation comparison analysis library serve cli __main__"
     ),
 }

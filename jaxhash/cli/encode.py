@@ -4,26 +4,31 @@
 
 Some hundred images a second on two CPU cores with the default network, and any number of them in
 the same memory; leaves photos.index with codes, features and paths, for jaxhash query. The data
-is a folder of image files, at any depth, or whatever jaxhash train takes for --data.
+is a folder of image files, at any depth, or whatever jaxhash train takes for --data. With --update,
+only what is new or changed since is encoded.
 
     jaxhash encode --run runs/uc_merced --data uc_merced --out features.npz
 
-writes the features instead, as data that jaxhash train takes: how a method that learns from
-features is trained on top of a network.
+writes the features instead, as data that jaxhash train takes.
 
     jaxhash encode --run runs/photos --data photos/ --shards 20 --out photos.index/
 
-writes a folder of 20 index files instead. The same command goes on where it was broken off, and
-any number of processes and machines that share the folder may run it at once. Here the data can
-also be a list of paths (.txt), tar files as photos-{000..099}.tar, array_records, or remote ones
-of these (s3://, gs://).
+writes a folder of 20 index files instead. The same command goes on where it was broken off, on any
+number of machines that share the folder. Here the data can also be a list of paths (.txt), tar
+files as photos-{000..099}.tar, array_records, or remote ones of these (s3://, gs://).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
+from jaxhash.cli import outputs
 from jaxhash.cli.command import Command
+
+if TYPE_CHECKING:
+    from jaxhash.data import Dataset
+    from jaxhash.models import Model
 
 
 @dataclass(frozen=True)
@@ -54,45 +59,107 @@ class Encode:
     """Write a folder of so many index files, each whole or not there."""
     workers: int = 1
     """Processes on this machine that encode shards. One uses all its GPUs; several are for CPUs."""
+    update: bool = False
+    """Bring the index of a folder up to date, or begin it: encode new and changed files, drop those
+    that are gone, keep ids. Broken off, it goes on where it was."""
+    columns: Path | None = None
+    """CSV file with a column path and others, which queries then give back and filter by."""
 
 
 def encode(options: Encode) -> None:
     """Encode as the options say."""
-    from tqdm import tqdm
-
-    from jaxhash import encoding, models, retrieval
     from jaxhash.cli.shards import encode_shards, is_for_shards
-    from jaxhash.feature_files import write_features
 
     if is_for_shards(options):
         encode_shards(options)
         return
-    if options.out.exists() and not options.overwrite:
-        raise FileExistsError(f"{options.out} exists; replace it with --overwrite")
+    _check(options)
+    if options.out.suffix == ".npz":
+        _write_features(options)
+    elif options.update:
+        _update(options)
+    else:
+        _encode_all(options)
+
+
+def _check(options: Encode) -> None:
+    """Refuse, before anything is loaded, what cannot come out well."""
+    index_only = ("part", "features", "columns", "update")
+    if options.out.exists() and not options.overwrite and not options.update:
+        raise FileExistsError(
+            f"{options.out} exists: replace it with --overwrite, or bring an index up to date with "
+            "--update"
+        )
     if options.batch_size is not None and options.batch_size < 1:
         raise ValueError(f"--batch-size is {options.batch_size}; give at least 1")
-    if options.out.suffix == ".npz" and options.part is not None:
-        raise ValueError("--part is for an index; an .npz file keeps all parts, by their names")
-    if options.out.suffix == ".npz" and options.features is not None:
-        raise ValueError("--features is for an index; an .npz file keeps them as float32")
-    folder = options.out.absolute().parent
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no such folder to write {options.out.name} into")
-    model = models.load(options.run)
-    dataset = retrieval.load_items(
-        options.data,
-        model,
-        data_dir=options.data_dir,
-        max_undecodable=options.max_undecodable,
-        labelled=options.part is not None or options.out.suffix == ".npz",
-    )
-    if options.out.suffix == ".npz":
-        with tqdm(total=len(dataset), unit="image", unit_scale=True) as bar:
-            write_features(
-                model, dataset, options.out, batch_size=options.batch_size, on_batch=bar.update
+    for name in index_only:
+        if options.out.suffix == ".npz" and getattr(options, name):
+            raise ValueError(
+                f"--{name} is for an index; an .npz file keeps all items, with their features as "
+                "float32, and with their parts by name"
             )
-        print(f"{options.out}: features of {len(dataset)} items")
-        return
+    for name in ("part", "overwrite", "data_dir"):
+        if options.update and getattr(options, name):
+            raise ValueError(
+                f"--update brings an index up to date with a folder of images; leave out "
+                f"--{name.replace('_', '-')}"
+            )
+    outputs.check(options.out)
+    if options.columns is not None and not options.columns.is_file():
+        raise FileNotFoundError(f"{options.columns}: no such file of columns")
+
+
+def _write_features(options: Encode) -> None:
+    """Features of all items, as data to train on."""
+    from tqdm import tqdm
+
+    from jaxhash.feature_files import write_features
+
+    model, dataset = _load(options)
+    with tqdm(total=len(dataset), unit="image", unit_scale=True) as bar:
+        write_features(
+            model, dataset, options.out, batch_size=options.batch_size, on_batch=bar.update
+        )
+    _say_passed(dataset.passed)
+    print(f"{options.out}: features of {len(dataset)} items")
+
+
+def _update(options: Encode) -> None:
+    """Only what is new or changed."""
+    from tqdm import tqdm
+
+    from jaxhash import image_index
+    from jaxhash.data.listing import shown
+
+    index = image_index.open_or_begin(options.out, options.run, options.data)
+    left_out: list[tuple[str, str]] = []
+    with tqdm(unit="image", unit_scale=True, leave=False) as bar:
+        changes = index.update(
+            options.data,
+            columns=options.columns,
+            features=_features(options),
+            batch_size=options.batch_size,
+            max_undecodable=0.01 if options.max_undecodable is None else options.max_undecodable,
+            on_start=bar.reset,
+            on_batch=bar.update,
+            on_skipped=lambda path, reason: left_out.append((path, reason)),
+        )
+    for path, reason in left_out:
+        print(f"left out {shown(path)}: {reason}")
+    _say_passed(changes.passed)
+    print(f"{options.out}: {changes}")
+    _say_size(options.out, len(index), index.codes.bits)
+
+
+def _encode_all(options: Encode) -> None:
+    """Everything, into a new index."""
+    from tqdm import tqdm
+
+    from jaxhash import encoding, image_index, retrieval
+    from jaxhash.data.listing import shown
+    from search.files.locking import alone
+
+    model, dataset = _load(options)
     rows = None
     if options.part is not None:
         if options.part not in dataset.parts:
@@ -101,23 +168,59 @@ def encode(options: Encode) -> None:
             )
         rows = dataset.parts[options.part]
     total = len(dataset) if rows is None else len(rows)
-    with tqdm(total=total, unit="image", unit_scale=True) as bar:
+    records = retrieval.records(model, dataset, options.data, options.data_dir)
+    if options.columns is not None:
+        unknown = image_index.take_columns(records, options.columns)
+        for path in unknown[:5]:
+            print(f"{options.columns}: there is no image {shown(path)}")
+        if len(unknown) > 5:
+            print(f"{options.columns}: and none of {len(unknown) - 5} others")
+    with alone(options.out), tqdm(total=total, unit="image", unit_scale=True) as bar:
         skipped = encoding.encode_to_index(
             model,
             dataset.items,
             options.out,
             rows=rows,
             batch_size=options.batch_size,
-            features=None if options.features == "none" else options.features or "float16",
-            attachments=retrieval.attachments(model, dataset, options.data, options.data_dir),
+            features=_features(options),
+            attachments=retrieval.once_encoded(records, dataset),
             on_batch=bar.update,
         )
     for path, reason in dataset.skipped:
         print(f"left out {path}: {reason}")
     for row, reason in skipped:
-        print(f"left out {dataset.paths[row] if dataset.paths else row}: {reason}")
-    size = options.out.stat().st_size / 1e6
-    print(f"{options.out}: {total - len(skipped)} codes of {model.bits} bits, {size:.1f} MB")
+        print(f"left out {shown(dataset.paths[row]) if dataset.paths else row}: {reason}")
+    _say_passed(dataset.passed)
+    _say_size(options.out, total - len(skipped), model.bits)
+
+
+def _load(options: Encode) -> "tuple[Model, Dataset]":
+    from jaxhash import models, retrieval
+
+    model = models.load(options.run)
+    dataset = retrieval.load_items(
+        options.data,
+        model,
+        data_dir=options.data_dir,
+        max_undecodable=options.max_undecodable,
+        labelled=options.part is not None or options.out.suffix == ".npz",
+    )
+    return model, dataset
+
+
+def _features(options: Encode) -> str | None:
+    return None if options.features == "none" else options.features or "float16"
+
+
+def _say_passed(passed: Mapping[str, int]) -> None:
+    from jaxhash.data.listing import counted
+
+    if passed:
+        print(f"passed over, as they are no images: {counted(passed.items())}")
+
+
+def _say_size(path: Path, count: int, bits: int) -> None:
+    print(f"{path}: {count} codes of {bits} bits, {path.stat().st_size / 1e6:.1f} MB")
 
 
 COMMAND = Command(
@@ -125,10 +228,22 @@ COMMAND = Command(
     __doc__,
     Encode,
     encode,
-    common=("run", "data", "out", "part", "features", "overwrite", "shards", "workers"),
+    common=(
+        "run",
+        "data",
+        "out",
+        "update",
+        "columns",
+        "features",
+        "overwrite",
+        "shards",
+        "workers",
+    ),
     groups={
-        "data": ("data", "data_dir", "part", "max_undecodable"),
+        "data": ("data", "data_dir", "part", "columns", "max_undecodable"),
         "method": ("run",),
-        "output and run": ("out", "features", "overwrite", "batch_size", "shards", "workers"),
+        "output and run": (
+            *("out", "update", "features", "overwrite", "batch_size", "shards", "workers"),
+        ),
     },
 )

@@ -2,18 +2,38 @@
 
     jaxhash query --run runs/photos --index photos.index beach.jpg -k 10 --gallery out.png
 
-A few seconds, nearly all of them to start; prints distance and path of the ten nearest images, and
-draws them. The nearest codes (--pool of them) are put in order by the distance of their features;
-with --pool 0 the codes alone decide.
+A few seconds, nearly all of them to start; prints distance, id and path of the ten nearest images,
+and draws them. The nearest codes (--pool of them) are put in order by the distance of their
+features; with --pool 0 the codes alone decide.
+
+    jaxhash query --run runs/photos --index photos.index holiday/ --json > found.json
+    find . -name '*.jpg' | jaxhash query --run runs/photos --index photos.index - --csv
+
+takes all images of a folder, or of a list; `-` may also be the bytes of one image.
+
+    jaxhash query ... beach.jpg --where "year >= 2020 and folder = 'beach'"
+
+searches only images of which that is true: of path, folder, label and the columns that
+jaxhash encode --columns kept, as SQL's WHERE has it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from jaxhash.cli import outputs
 from jaxhash.cli.command import Command
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from jaxhash.found import Found
+    from jaxhash.items.records import ItemRecords
+
+MOST_DRAWN = 50  # queries in a gallery: more make a picture that no program opens
 
 
 @dataclass(frozen=True)
@@ -21,17 +41,26 @@ class Query:
     """Options of `jaxhash query`."""
 
     images: tyro.conf.Positional[tuple[Path, ...]]
-    """Query images: one or more files."""
+    """Query images: files, folders, or - for an image or a list of paths from standard input."""
     run: Path
     """Folder of the trained run that made the index."""
     index: Path
     """The index file, or folder of shards, from jaxhash encode."""
     k: Annotated[int, tyro.conf.arg(aliases=["-k"])] = 10
     """Results for each image."""
-    pool: int = 200
-    """Nearest codes that are put in order by their features; 0 for codes alone."""
+    pool: int | None = None
+    """Nearest codes that are put in order by their features; 0 for codes alone. Default: 200, or
+    twice -k where that is more."""
     radius: int | None = None
     """Largest Hamming distance of a result. Default: any."""
+    where: str | None = None
+    """Search only images of which this is true, such as "year >= 2020 and folder = 'beach'"."""
+    root: Path | None = None
+    """Folder of the indexed images, where it has moved."""
+    json: bool = False
+    """Print the results as JSON."""
+    csv: bool = False
+    """Print the results as CSV."""
     gallery: Path | None = None
     """Draw the results into this PNG file."""
     verify: bool = False
@@ -40,58 +69,160 @@ class Query:
 
 def query(options: Query) -> None:
     """Search as the options say."""
-    import numpy as np
+    _check(options)
+    import sys
 
     from jaxhash import models, retrieval
-    from jaxhash.data import load_images
+    from jaxhash.cli import inputs
+    from jaxhash.data.listing import shown
+    from jaxhash.found import Found, hits
     from jaxhash.shards.records import open_any
 
-    if not options.images:
-        raise ValueError("give at least one image file as the query")
-    for path in options.images:
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: no such image file")
-    if options.k < 1:
-        raise ValueError(f"-k is {options.k}; give at least 1")
-    if options.pool < 0:
-        raise ValueError(f"--pool is {options.pool}; give 0 for codes alone, or more")
-    if options.radius is not None and options.radius < 0:
-        raise ValueError(f"--radius is {options.radius}; give 0 or more")
-    if options.gallery is not None:
-        if options.gallery.suffix.lower() != ".png":
-            raise ValueError(f"--gallery is {options.gallery}; give the name of a .png file")
-        if not options.gallery.absolute().parent.is_dir():
-            raise FileNotFoundError(f"{options.gallery}: no such folder to draw it into")
+    pictures = inputs.gather(options.images)
     model = models.load(options.run)
     if model.spec.takes != "images":
         raise ValueError(
             f"{options.run} was trained on features, and images cannot be its queries; give a run "
             "that was trained on images"
         )
-    index, items = open_any(options.index, verify=options.verify)
-    channels = 1 if model.spec.item_shape[2] == 1 else 3
-    asked = load_images(
-        list(options.images),
-        image_size=model.spec.item_shape[0],
-        channels=channels,
-        max_undecodable=0,
+    index, items = open_any(
+        options.index, verify=options.verify, root=options.root, classes=model.spec.classes
     )
-    images = asked.items[np.arange(len(asked))]
-    found = retrieval.query(
-        model, index, images, options.k, pool=options.pool or None, radius=options.radius
-    )
-    for path, distances, ids in zip(options.images, *found, strict=True):
-        known = ids >= 0
-        print(f"{path}:{'' if known.any() else ' nothing found'}")
-        for distance, title in zip(distances[known], items.titles(ids[known]), strict=True):
-            apart = f"{distance} bits" if options.pool == 0 else f"{distance:.3f}"
-            print(f"  {apart:>8} apart  {title}")
+    where = None if options.where is None else items.select(options.where, index.ids)
+    pool = options.pool
+    if pool is None and index.get([])[1] is not None:
+        pool = retrieval.pool_for(options.k)
+    side, _, channels = model.spec.item_shape
+    found: list[Found] = []
+    drawn: list[np.ndarray] = []
+    lost: list[tuple[str, str]] = []
+    for start in range(0, len(pictures), retrieval.BATCH):
+        part = pictures[start : start + retrieval.BATCH]
+        good, pixels, bad = inputs.decode(part, side, 1 if channels == 1 else 3)
+        lost += bad
+        if not good:
+            continue
+        answer = retrieval.query(
+            model, index, pixels, options.k, pool=pool or None, radius=options.radius, where=where
+        )
+        for picture, distances, ids in zip(good, *answer, strict=True):
+            found.append(Found(picture.title, hits(items, distances, ids)))
+        drawn += list(pixels[: MOST_DRAWN - len(drawn)])
+    for title, reason in lost:
+        print(f"left out {shown(title)}: {reason}", file=sys.stderr)
+    if not found:
+        raise ValueError("none of the query images can be decoded")
+    _print(options, found)
     if options.gallery is not None:
-        from jaxhash import plots  # only now: drawing takes a second to import
-
-        figure = retrieval.gallery(items, images, found, [path.name for path in options.images])
-        plots.save(figure, options.gallery)
-        print(f"gallery: {options.gallery}")
+        _draw(options.gallery, items, drawn, found[: len(drawn)])
+        if len(drawn) < len(found):
+            print(f"the gallery has the first {len(drawn)} queries", file=sys.stderr)
 
 
-COMMAND = Command("jaxhash query", __doc__, Query, query, positional="images")
+def _check(options: Query) -> None:
+    """Refuse, before anything is loaded, what cannot come out well."""
+    if not options.images:
+        raise ValueError("give at least one image file as the query")
+    if options.k < 1:
+        raise ValueError(f"-k is {options.k}; give at least 1")
+    if options.pool is not None and options.pool < 0:
+        raise ValueError(f"--pool is {options.pool}; give 0 for codes alone, or more")
+    if options.pool and options.pool < options.k:
+        raise ValueError(
+            f"--pool is {options.pool} and -k {options.k}; results are taken from the pool, so "
+            "give at least as many"
+        )
+    if options.radius is not None and options.radius < 0:
+        raise ValueError(f"--radius is {options.radius}; give 0 or more")
+    if options.json and options.csv:
+        raise ValueError("--json and --csv are two forms of the same output; give one")
+    if options.root is not None and not options.root.is_dir():
+        raise FileNotFoundError(f"{options.root}: no such folder")
+    if options.gallery is not None:
+        if options.gallery.suffix.lower() != ".png":
+            raise ValueError(f"--gallery is {options.gallery}; give the name of a .png file")
+        outputs.check(options.gallery)
+
+
+def _print(options: Query, found: "Sequence[Found]") -> None:
+    """The results in the form that was asked for, on standard output."""
+    import csv
+    import io
+    import json
+    import sys
+
+    from jaxhash.found import rows
+
+    if options.json:
+        print(json.dumps([one.to_dict() for one in found], indent=2))
+    elif options.csv:
+        text = io.StringIO(newline="")
+        csv.writer(text, lineterminator="\n").writerows(rows(found))
+        sys.stdout.flush()
+        sys.stdout.buffer.write(text.getvalue().encode("utf-8", "surrogateescape"))
+    else:
+        for one in found:
+            print("\n".join(_table(one)))
+
+
+def _table(found: "Found") -> list[str]:
+    """The results of one query as lines of text, in columns."""
+    from jaxhash.data.listing import shown
+
+    if not len(found):
+        return [f"{shown(found.query)}: nothing found"]
+    names = list(found.hits[0].columns)
+    lines = [["distance", "id", *names, "path"]]
+    for hit in found:
+        apart = f"{hit.distance} bits" if isinstance(hit.distance, int) else f"{hit.distance:.3f}"
+        values = (
+            "" if hit.columns[name] is None else shown(str(hit.columns[name])) for name in names
+        )
+        title = hit.path or (str(hit.id) if hit.label is None else f"{hit.label} ({hit.id})")
+        lines.append([apart, str(hit.id), *values, shown(title)])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    made = [
+        "  ".join(
+            [
+                *(cell.rjust(width) for cell, width in zip(line[:2], widths[:2], strict=True)),
+                *(cell.ljust(width) for cell, width in zip(line[2:-1], widths[2:-1], strict=True)),
+                line[-1],
+            ]
+        )
+        for line in lines
+    ]
+    return [f"{shown(found.query)}:", *(f"  {line}" for line in made)]
+
+
+def _draw(
+    path: Path, items: "ItemRecords", drawn: "Sequence[np.ndarray]", found: "Sequence[Found]"
+) -> None:
+    """The gallery, whose name goes to standard error: standard output may be JSON."""
+    import sys
+
+    import numpy as np
+
+    from jaxhash import plots, retrieval  # only now: drawing takes a second to import
+    from jaxhash.data.listing import shown
+
+    most = max(map(len, found))
+    ids = np.array([[*one.ids, *[-1] * (most - len(one))] for one in found], np.int64)
+    distances = np.array([[*one.distances, *[0] * (most - len(one))] for one in found])
+    titles = [shown(Path(one.query).name) for one in found]
+    answer = retrieval.Neighbours(distances, ids)
+    plots.save(retrieval.gallery(items, drawn, answer, titles), path)
+    print(f"gallery: {path}", file=sys.stderr)
+
+
+COMMAND = Command(
+    "jaxhash query",
+    __doc__,
+    Query,
+    query,
+    positional="images",
+    common=("run", "index", "k", "pool", "where", "json", "csv", "gallery"),
+    groups={
+        "queries and results": ("k", "pool", "radius", "where", "json", "csv", "gallery"),
+        "model and index": ("run", "index", "root", "verify"),
+    },
+)

@@ -31,6 +31,8 @@ def encode_shards(options: "Encode") -> None:
 
     if options.part is not None:
         raise ValueError("--part is for one index; shards hold all images of the data")
+    if options.update or options.columns is not None:
+        raise ValueError("--update and --columns are for one index file; leave --shards out")
     if options.data_dir is not None:
         raise ValueError("--data-dir is for datasets with a name; give the path of files instead")
     if options.workers < 1:

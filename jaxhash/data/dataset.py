@@ -41,6 +41,7 @@ class Dataset:
         classes: Class names; class number c is `classes[c]`.
         paths: Where each image came from, as the operating system spells it, or None.
         skipped: (path, reason) of every file that was left out.
+        passed: number of files that are no images, by kind, such as "videos".
 
     Raises:
         ValueError: where the fields do not fit together.
@@ -62,6 +63,7 @@ class Dataset:
     classes: tuple[str, ...]
     paths: tuple[str, ...] | None = None
     skipped: list[tuple[str, str]] = field(default_factory=list)
+    passed: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuses fields that contradict each other."""

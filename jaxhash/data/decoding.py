@@ -1,5 +1,6 @@
 """Image files of any kind to uint8 arrays, and a plain reason where that is impossible."""
 
+import hashlib
 import io
 import math
 import os
@@ -20,6 +21,9 @@ Image.init()  # registers every format now: done lazily, threads would race for 
 
 MAX_PIXELS = 80_000_000
 """Larger images are refused by their header: 80 million pixels take 240 MB once decoded."""
+
+DIGEST_BYTES = 16
+"""Length of the head of a SHA-256 by which files are told apart."""
 
 _ORIENTATION = 0x0112
 _TURNS = {
@@ -162,11 +166,12 @@ def resize(
 
 
 def decode_all(
-    files: Sequence[str] | Sequence[bytes],
+    files: Sequence[str] | Sequence[bytes] | Sequence[str | bytes],
     out: np.ndarray,
     *,
     size: int | None,
     pool: ThreadPoolExecutor | None,
+    digests: np.ndarray | None = None,
 ) -> list[tuple[int, str]]:
     """Decodes files into the rows of `out`, and returns (row, reason) of those that failed.
 
@@ -175,12 +180,19 @@ def decode_all(
         out: uint8 (n, height, width, channels); rows of failed files are set to zero.
         size: As in `decode`.
         pool: Threads to spread the work over; None decodes in the calling thread.
+        digests: uint8 (n, `DIGEST_BYTES`), filled with the head of each file's SHA-256: of the very
+            bytes that are decoded, which are then read once and whole.
     """
     channels = out.shape[-1]
 
     def fill(row: int) -> str | None:
         try:
-            pixels = decode(files[row], size=size, channels=channels)
+            file = files[row]
+            if digests is not None:
+                file = _read(file)
+                head = hashlib.sha256(file).digest()[:DIGEST_BYTES]
+                digests[row] = np.frombuffer(head, np.uint8)
+            pixels = decode(file, size=size, channels=channels)
         except Undecodable as error:
             out[row] = 0
             return str(error)
@@ -218,16 +230,32 @@ def check_channels(channels: int | None) -> None:
         raise ValueError(f"channels must be 1 (greyscale) or 3 (RGB), not {channels!r}")
 
 
+def _read(file: str | bytes) -> bytes:
+    """The bytes of a file."""
+    if isinstance(file, bytes):
+        return file
+    try:
+        _check_regular(file)
+        with open(file, "rb") as opened:
+            return opened.read()
+    except OSError as error:
+        raise Undecodable(_reason(error)) from None
+
+
+def _check_regular(file: str) -> None:
+    status = os.stat(file)
+    if not stat.S_ISREG(status.st_mode):  # opening a named pipe would wait for ever
+        raise Undecodable("not a regular file")
+    if status.st_size == 0:
+        raise Undecodable("empty file")
+
+
 def _open(file: str | bytes) -> Image.Image:
     """Opens by content, refusing what is too large; nothing is decoded yet."""
     if isinstance(file, bytes) and not file:
         raise Undecodable("empty file")
     if isinstance(file, str):
-        status = os.stat(file)
-        if not stat.S_ISREG(status.st_mode):  # opening a named pipe would wait for ever
-            raise Undecodable("not a regular file")
-        if status.st_size == 0:
-            raise Undecodable("empty file")
+        _check_regular(file)
     image = Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=FORMATS)
     width, height = image.size
     if width < 1 or height < 1 or width * height > MAX_PIXELS:

@@ -1,7 +1,7 @@
 """Folders of image files: one sub-folder a class, or train/ database/ query/ above those."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,19 +17,13 @@ from jaxhash.data.decoding import (
     read_header,
 )
 from jaxhash.data.images import Images
+from jaxhash.data.listing import Aside, entries, shown, walk
 from jaxhash.data.memory import default_memory_limit
 
-SIDE_FILES = frozenset(
-    f".{ending}"
-    for ending in (
-        *("bib", "csv", "db", "htm", "html", "ini", "json", "jsonl", "license", "log", "md"),
-        *("npy", "npz", "parquet", "pdf", "py", "rst", "sh", "toml", "tsv", "txt", "url"),
-        *("xml", "yaml", "yml"),
-    )
-)
-"""Endings of files that lie beside images and are passed over without a word."""
-
 _PART_FOLDERS = {part: part for part in PARTS if part != "all"} | {"val": "validation"}
+LOOSE = "outside a class folder"
+"""The reason for leaving out an image that lies beside class folders and has no class."""
+
 _CHUNK = 1024
 _CHECK_SIZE = 8  # side at which files are only tried, not kept: JPEG decodes fastest this small
 
@@ -53,8 +47,9 @@ def load(
 
     Every image becomes a square: its short side is resampled to `image_size` and the middle of
     its long side is kept. Files are taken in the order of their names; class folders can hold
-    further folders. Hidden files and the endings in `SIDE_FILES` are passed over; every other
-    file is tried, and one that cannot be decoded is left out and listed in `Dataset.skipped`.
+    further folders. Hidden files are passed over; files that are no images by their ending
+    (`listing.KIND_OF`) are counted in `Dataset.passed`; every other file is tried, and one that
+    cannot be decoded is left out and listed in `Dataset.skipped`.
     A class folder without a readable image is left out and listed as well.
 
     Args:
@@ -79,11 +74,11 @@ def load(
     check_size(fallback_size)
     check_channels(channels)
     _check_share(max_undecodable)
-    skipped: list[tuple[str, str]] = []
-    found = _labelled_files(root, skipped)
+    aside = Aside()
+    found = _labelled_files(root, aside)
     paths = [path for path, _, _ in found]
-    kept, headers, bad = _scan(paths, threads)
-    _refuse_too_many(root, bad, len(paths), max_undecodable)  # before hours of decoding
+    kept, headers, bad = scan(paths, threads)
+    refuse_too_many(root, bad, len(paths), max_undecodable)  # before hours of decoding
     size = _common_size(headers, fallback_size) if image_size is None else image_size
     if channels is None:
         channels = 1 if all(header.grey for header in headers) else 3
@@ -97,7 +92,7 @@ def load(
     else:
         failed = _try_all(kept_paths, channels, threads, on_progress) if verify else []
     bad += [(paths[kept[position]], reason) for position, reason in failed]
-    _refuse_too_many(root, bad, len(paths), max_undecodable)
+    refuse_too_many(root, bad, len(paths), max_undecodable)
     kept = np.delete(kept, [position for position, _ in failed])
     if need > limit:
         items = Images([paths[row] for row in kept], size=size, channels=channels, threads=threads)
@@ -105,7 +100,7 @@ def load(
     names = sorted({found[row][1] for row in kept})
     number = {name: label for label, name in enumerate(names)}
     for name in sorted({name for _, name, _ in found} - set(names)):
-        skipped.append((shown(root / name), "class folder without a readable image"))
+        aside.skipped.append((shown(root / name), "class folder without a readable image"))
     rows_of: dict[str, list[int]] = {}
     for position, row in enumerate(kept):
         rows_of.setdefault(found[row][2], []).append(position)
@@ -117,7 +112,8 @@ def load(
         parts={part: np.array(rows_of[part], np.int64) for part in PARTS if part in rows_of},
         classes=tuple(shown(name) for name in names),
         paths=tuple(paths[row] for row in kept),
-        skipped=skipped + [(shown(path), reason) for path, reason in bad],
+        skipped=aside.skipped + [(shown(path), reason) for path, reason in bad],
+        passed=dict(aside.passed),
     )
 
 
@@ -128,7 +124,7 @@ def has_classes(folder: str | Path) -> bool:
         >>> has_classes("photos")  # doctest: +SKIP
         True
     """
-    inner, loose = _entries(Path(folder))
+    inner, loose = entries(Path(folder))
     return bool(inner) and not loose
 
 
@@ -142,7 +138,7 @@ def is_loose(data: str | Path) -> bool:
     folder = Path(data).expanduser()
     if not folder.is_dir() or (folder / "dataset_info.json").is_file():
         return False
-    return not _entries(folder)[0] and not any(folder.glob("*.np[yz]"))
+    return not entries(folder)[0] and not any(folder.glob("*.np[yz]"))
 
 
 def load_images(
@@ -169,14 +165,14 @@ def load_images(
         ValueError: where there is no image, or too many files fail.
     """
     _check_share(max_undecodable)
-    skipped: list[tuple[str, str]] = []
+    aside = Aside()
     name = "files"
     if isinstance(source, (str, Path)):
         root = Path(source)
         name = shown(root.resolve().name)
         if not root.exists():
             raise ValueError(f"{shown(root)}: no such file or folder")
-        paths = list(_walk(root, skipped)) if root.is_dir() else [str(root)]
+        paths = list(walk(root, aside)) if root.is_dir() else [str(root)]
     else:
         paths = [os.fspath(path) for path in source]
     if not paths:
@@ -184,8 +180,8 @@ def load_images(
             f"{name}: there is no image in this folder, at any depth; give a folder that holds "
             "image files, such as JPEG or PNG"
         )
-    kept, _, bad = _scan(paths, threads)
-    _refuse_too_many(Path(name), bad, len(paths), max_undecodable)
+    kept, _, bad = scan(paths, threads)
+    refuse_too_many(Path(name), bad, len(paths), max_undecodable)
     good = [paths[row] for row in kept]
     return Dataset(
         name=name,
@@ -195,34 +191,16 @@ def load_images(
         parts={"all": np.arange(len(good), dtype=np.int64)},
         classes=(),
         paths=tuple(good),
-        skipped=skipped + [(shown(path), reason) for path, reason in bad],
+        skipped=aside.skipped + [(shown(path), reason) for path, reason in bad],
+        passed=dict(aside.passed),
     )
 
 
-def files_below(folder: Path, skipped: list[tuple[str, str]]) -> Iterator[str]:
-    """Every file to try below a folder, at any depth, in the order of names.
-
-    Args:
-        folder: The folder.
-        skipped: (path, reason) of folders that cannot be looked into is appended here.
-
-    Example:
-        >>> next(files_below(Path("photos"), []))  # doctest: +SKIP
-        'photos/beach/1.jpg'
-    """
-    return _walk(folder, skipped)
-
-
-def shown(path: str | Path) -> str:
-    """A path as text that can be printed and written: bytes that are not UTF-8 as \\xNN."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
-
-
-def _labelled_files(root: Path, skipped: list[tuple[str, str]]) -> list[tuple[str, str, str]]:
+def _labelled_files(root: Path, aside: Aside) -> list[tuple[str, str, str]]:
     """(path, class name, part) of every file to try, in a fixed order."""
     if not root.is_dir():
         raise ValueError(f"{shown(root)}: no such folder")
-    folders, loose = _entries(root)
+    folders, loose = entries(root)
     if not folders:
         inside = f"{len(loose)} images directly" if loose else "no images"
         raise ValueError(
@@ -234,7 +212,7 @@ def _labelled_files(root: Path, skipped: list[tuple[str, str]]) -> list[tuple[st
         name: _PART_FOLDERS[name.lower()] for name in folders if name.lower() in _PART_FOLDERS
     }
     if part_of and len(part_of) < len(folders):
-        deeper = [name for name in part_of if _entries(root / name)[0]]
+        deeper = [name for name in part_of if entries(root / name)[0]]
         if deeper:
             others = sorted(set(folders) - set(part_of))
             raise ValueError(
@@ -246,55 +224,24 @@ def _labelled_files(root: Path, skipped: list[tuple[str, str]]) -> list[tuple[st
     holders = [(root / name, part) for name, part in sorted(part_of.items())] or [(root, "all")]
     found = []
     for holder, part in holders:
-        classes, loose = _entries(holder)
+        classes, loose = entries(holder, aside)
         if part != "all" and not classes:
             raise ValueError(
                 f"{shown(holder)}: holds no class folders; a part is laid out as "
                 f"{holder.name}/class-name/image.jpg"
             )
-        skipped += [(shown(holder / name), "outside a class folder") for name in loose]
+        aside.skipped += [(shown(holder / name), LOOSE) for name in loose]
         for name in classes:
-            found += [(path, name, part) for path in _walk(holder / name, skipped)]
+            found += [(path, name, part) for path in walk(holder / name, aside)]
     if not found:
         raise ValueError(f"{shown(root)}: its class folders hold no images")
     return found
 
 
-def _entries(folder: Path) -> tuple[list[str], list[str]]:
-    """Names of the visible sub-folders and of the files to try in one folder, sorted."""
-    with os.scandir(folder) as scan:
-        entries = sorted((entry.name, entry.is_dir()) for entry in scan if entry.name[0] != ".")
-    files = [name for name, is_dir in entries if not is_dir]
-    return (
-        [name for name, is_dir in entries if is_dir],
-        [name for name in files if os.path.splitext(name)[1].lower() not in SIDE_FILES],
-    )
-
-
-def _walk(
-    folder: Path, skipped: list[tuple[str, str]], above: frozenset[tuple[int, int]] = frozenset()
-) -> Iterator[str]:
-    """Files to try below a folder; links are followed unless they lead back up."""
-    status = os.stat(folder)
-    here = (status.st_dev, status.st_ino)
-    if here in above:
-        skipped.append((shown(folder), "link to a folder above it"))
-        return
-    try:
-        folders, files = _entries(folder)
-    except OSError as error:
-        skipped.append((shown(folder), error.strerror or str(error)))
-        return
-    for name in files:
-        yield os.path.join(folder, name)
-    for name in folders:
-        yield from _walk(folder / name, skipped, above | {here})
-
-
-def _scan(
+def scan(
     paths: list[str], threads: int | None
 ) -> tuple[np.ndarray, list[Header], list[tuple[str, str]]]:
-    """Rows whose header is sound, those headers, and (path, reason) of the others."""
+    """Read the headers of files: rows that are sound, their headers, (path, reason) of others."""
 
     def try_header(path: str) -> Header | str:
         try:
@@ -376,7 +323,7 @@ def _check_share(max_undecodable: float) -> None:
         raise ValueError(f"max_undecodable must be a share from 0 to 1, not {max_undecodable}")
 
 
-def _refuse_too_many(
+def refuse_too_many(
     root: Path, bad: list[tuple[str, str]], total: int, max_undecodable: float
 ) -> None:
     """Stops where more files failed than allowed, or all of them."""
@@ -385,6 +332,6 @@ def _refuse_too_many(
     examples = "".join(f"\n  {shown(path)}: {reason}" for path, reason in bad[:5])
     raise ValueError(
         f"{shown(root)}: {len(bad)} of {total} files cannot be decoded, more than the share of "
-        f"{max_undecodable:g} allowed (max_undecodable); repair or remove them, for example:"
-        f"{examples}"
+        f"{max_undecodable:g} allowed; repair or remove them, or allow more "
+        f"(max_undecodable=SHARE):{examples}"
     )

@@ -8,7 +8,13 @@ from typing import Any
 import numpy as np
 
 from jaxhash.data.dataset import as_rows
-from jaxhash.data.decoding import Undecodable, check_channels, check_size, decode_all
+from jaxhash.data.decoding import (
+    DIGEST_BYTES,
+    Undecodable,
+    check_channels,
+    check_size,
+    decode_all,
+)
 
 
 class Images:
@@ -19,6 +25,10 @@ class Images:
         size: Side in pixels: every image becomes a square, as in `decoding.decode`.
         channels: 3 for RGB, 1 for greyscale.
         threads: Number of decoding threads; all cores by default.
+
+    Attributes:
+        digests: None, or after `keep_digests` uint8 (n, `decoding.DIGEST_BYTES`): the head of the
+            SHA-256 of each file that was decoded; zeros for files that were not.
 
     Example:
         >>> Images(["a.jpg", "b.png"], size=64).shape
@@ -33,6 +43,7 @@ class Images:
         self.paths = tuple(paths)
         self.size = size
         self.channels = channels
+        self.digests: np.ndarray | None = None
         self._pool = ThreadPoolExecutor(threads or os.cpu_count(), thread_name_prefix="decode")
 
     @property
@@ -62,6 +73,14 @@ class Images:
             raise Undecodable(f"{self.paths[row]}: {reason}")
         return pixels[0] if single else pixels
 
+    def keep_digests(self) -> None:
+        """From now on, note for each file that is decoded what its bytes were.
+
+        Files are then read whole, once, where otherwise a decoder may read a part of them.
+        """
+        if self.digests is None:
+            self.digests = np.zeros((len(self.paths), DIGEST_BYTES), np.uint8)
+
     def read(self, rows: np.ndarray) -> tuple[np.ndarray, list[tuple[int, str]]]:
         """Decodes rows, and says which could not be: uint8 (len(rows), ...), [(row, reason)].
 
@@ -69,5 +88,8 @@ class Images:
         """
         pixels = np.empty((len(rows), *self.shape[1:]), np.uint8)
         files = [self.paths[row] for row in rows]
-        failed = decode_all(files, pixels, size=self.size, pool=self._pool)
+        digests = None if self.digests is None else np.zeros((len(rows), DIGEST_BYTES), np.uint8)
+        failed = decode_all(files, pixels, size=self.size, pool=self._pool, digests=digests)
+        if self.digests is not None:
+            self.digests[rows] = digests
         return pixels, [(int(rows[position]), reason) for position, reason in failed]

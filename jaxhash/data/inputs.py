@@ -4,10 +4,9 @@ import os
 import re
 import tarfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-from jaxhash.data import folders
+from jaxhash.data import listing
 from jaxhash.data.places import Place, count_records, is_remote, remote
 
 LISTS = (".txt", ".list")
@@ -20,6 +19,8 @@ IMAGES = frozenset(
     )
 )
 """Endings of a tar file's members that are images; the others are beside them, as labels are."""
+ARCHIVES = (".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst")
+"""Endings of files in a folder that are no images, and are looked into or refused."""
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _RECORDS = re.compile(r"\.array_record(-\d+-of-\d+)?$")
 
@@ -51,10 +52,11 @@ def places(source: str, skipped: Skipped) -> Iterator[Place]:
             continue
         path = os.path.abspath(os.path.expanduser(each))
         if os.path.isdir(path):
-            for file in folders.files_below(Path(path), skipped):
+            aside = listing.Aside(skipped)
+            for file in listing.walk(path, aside, also=ARCHIVES):
                 yield from _inside(file)
         elif not os.path.exists(path):
-            raise ValueError(f"{folders.shown(each)}: no such file or folder")
+            raise ValueError(f"{listing.shown(each)}: no such file or folder")
         elif path.lower().endswith(LISTS):
             with open(path, encoding="utf-8", errors="surrogateescape") as lines:
                 yield from _listed(lines, each)
@@ -102,7 +104,7 @@ def _remote(url: str) -> Iterator[Place]:
     scheme = url.partition("://")[0]
     for file in sorted(system.find(path)):
         hidden = any(part.startswith(".") for part in file[len(path) :].split("/"))
-        if not hidden and os.path.splitext(file)[1].lower() not in folders.SIDE_FILES:
+        if not hidden and listing.is_image(file, also=ARCHIVES):
             yield from _inside(file if is_remote(file) else f"{scheme}://{file}")
 
 

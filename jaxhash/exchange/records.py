@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jaxhash.retrieval import CARD, LABELS, PATHS
+from jaxhash.items.records import CARD, LABELS, PATHS
 
 ROOM = 1 << 20
 """Ids without an item for which there may be room, beside as many as there are items."""

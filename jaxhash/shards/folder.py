@@ -24,7 +24,7 @@ from typing import Any
 
 from jaxhash import models, retrieval, runs
 from jaxhash.data import inputs
-from jaxhash.data.folders import SIDE_FILES, shown
+from jaxhash.data.listing import KIND_OF, shown
 from jaxhash.data.places import Place, from_line, to_line
 from jaxhash.models import Model
 from search.files import reading
@@ -225,7 +225,7 @@ def _write_lines(folder: Path, places: Iterator[Place], shards: int, data: str) 
         if not count:
             raise ValueError(
                 f"{data}: there is no image in it, at any depth; files of the endings "
-                f"{', '.join(sorted(SIDE_FILES)[:3])}, ... are passed over"
+                f"{', '.join(sorted(KIND_OF)[:3])}, ... are passed over"
             )
         if shards > count:
             raise ValueError(f"shards is {shards}, and there are {count} images; give fewer shards")

@@ -12,6 +12,7 @@ import numpy as np
 from jaxhash import retrieval
 from jaxhash.data.places import Place, from_line
 from jaxhash.data.stored import StoredImages
+from jaxhash.items.records import ItemRecords
 from jaxhash.shards import folder as folders
 from jaxhash.shards.folder import Manifest
 from search import HashIndex
@@ -76,7 +77,7 @@ class Names(Sequence[str]):
         return lines, np.flatnonzero(np.frombuffer(lines, np.uint8) == ord("\n"))
 
 
-class ShardRecords(retrieval.ItemRecords):
+class ShardRecords(ItemRecords):
     """`ItemRecords` of a folder of shards.
 
     Args:
@@ -121,9 +122,15 @@ def open_shards(
 
 
 def open_any(
-    path: str | os.PathLike[str], *, verify: bool = False
-) -> tuple[HashIndex, retrieval.ItemRecords]:
+    path: str | os.PathLike[str],
+    *,
+    verify: bool = False,
+    root: str | os.PathLike[str] | None = None,
+    classes: Sequence[str] = (),
+) -> tuple[HashIndex, ItemRecords]:
     """An index file or a folder of shards, and what is known of its images.
+
+    verify: look for damage first. root, classes: of `ItemRecords`, for a file.
 
     Raises:
         FileNotFoundError, search.DamagedFile, ValueError: as `open_shards` and `HashIndex.open`.
@@ -134,4 +141,4 @@ def open_any(
     if folders.is_folder(path):
         return open_shards(path, verify=verify)
     index = HashIndex.open(path, verify=verify)
-    return index, retrieval.ItemRecords(index)
+    return index, ItemRecords(index, root, classes)

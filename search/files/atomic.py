@@ -1,6 +1,7 @@
 """A file that appears whole or not at all."""
 
 import contextlib
+import errno
 import os
 import secrets
 import shutil
@@ -8,6 +9,8 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
+
+_DISK = {getattr(errno, name, None) for name in ("ENOSPC", "EDQUOT", "EFBIG", "EIO")} - {None}
 
 
 @contextlib.contextmanager
@@ -37,7 +40,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     temporary = target.parent / f".{target.name[:80]}.{secrets.token_hex(6)}.tmp"
     descriptor, named = _create(temporary)
     try:
-        with os.fdopen(descriptor, "w+b") as file:
+        with _naming(path), os.fdopen(descriptor, "w+b") as file:
             yield file
             file.flush()
             if hasattr(os, "fchmod"):  # Windows has no permissions of this kind
@@ -67,11 +70,22 @@ def scratch(folder: Path) -> Iterator[BinaryIO]:
             with contextlib.suppress(OSError):
                 temporary.unlink()
                 named = False
-        with os.fdopen(descriptor, "w+b") as file:
+        with _naming(folder), os.fdopen(descriptor, "w+b") as file:
             yield file
     finally:
         if named:
             temporary.unlink()
+
+
+@contextlib.contextmanager
+def _naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Errors of a disk that is full or broken, which name no file, name this one."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _DISK and error.filename is None:
+            error.filename = os.fspath(path)
+        raise
 
 
 def _create(temporary: Path) -> tuple[int, bool]:
