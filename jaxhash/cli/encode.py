@@ -87,7 +87,7 @@ def _check(options: Encode) -> None:
     index_only = ("part", "features", "columns", "update")
     if options.out.exists() and not options.overwrite and not options.update:
         raise FileExistsError(
-            f"{options.out} exists: replace it with --overwrite, or bring an index up to date with "
+            f"{options.out} exists; replace it with --overwrite, or bring an index up to date with "
             "--update"
         )
     if options.batch_size is not None and options.batch_size < 1:
