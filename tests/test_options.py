@@ -258,7 +258,7 @@ def test_weights_are_read_from_where_they_are_said_to_be(tmp_path: Path) -> None
         ({"method": "talr", "options": {"gamma": float("inf")}}, "gamma is inf; give a number"),
         (
             {"options": {"label_smoothing": 1.0}},
-            "label_smoothing is 1.0: .* at least 0 and below 1",
+            "label_smoothing is 1.0; .* at least 0 and below 1",
         ),
         ({"options": {"label_smoothing": "x"}}, "label_smoothing is 'x'"),
     ],

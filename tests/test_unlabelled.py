@@ -341,7 +341,7 @@ def test_what_cannot_be_done_is_refused(
 
 def test_folders_without_enough_images_say_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match=r"no image in this folder.*Give a folder that holds"):
+    with pytest.raises(ValueError, match=r"no image in this folder.*give a folder that holds"):
         jaxhash.train(tmp_path / "empty", None)
     with pytest.raises(ValueError, match=r"1 image to learn from.*add images"):
         jaxhash.train(draw(tmp_path / "one", 1), None, bits=4)
