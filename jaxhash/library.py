@@ -15,7 +15,7 @@ import numpy as np
 from jaxhash import data as sources
 from jaxhash import models, retrieval
 from jaxhash.config import Config
-from jaxhash.data import Dataset, archives, folders
+from jaxhash.data import Dataset, archives
 from jaxhash.evaluation import run as evaluation_run
 from jaxhash.evaluation.result import Result, ResultWithoutLabels
 from jaxhash.method import METHODS, Method
@@ -50,9 +50,10 @@ def train(
             labels; the name of a dataset (see `datasets`), a `Dataset`, or arrays (items, labels):
             uint8 (n, height, width, channels) or float (n, d), and int (n,) or bool (n, classes).
         run: folder for log, checkpoints and model; None keeps nothing.
-        method: a name of `methods`, or a `Method` of your own; "dlbhc" by default, and "itq" where
-            there are no labels.
-        network: a name of `networks`, or a `Network` of your own; the method's by default.
+        method: a name of `methods`, or a `Method` of your own; "orthohash" by default, and "itq"
+            where there are no labels.
+        network: a name of `networks`, "onnx:FILE", or a `Network` of your own; by default
+            "efficientnet-lite0", as it is, for folders of photographs, "resnet" for small images.
         bits: length of a code.
         resume: continue the run in that folder.
         overwrite: replace the run in that folder.
@@ -77,12 +78,9 @@ def train(
         if name not in known:
             raise TypeError(f"unknown option {name!r}; choose among {', '.join(sorted(known))}")
     dataset = _dataset(data)
-    if method is None:
-        loose = folders.is_loose(data) if dataset is None else dataset.labels is None  # type: ignore[arg-type]
-        method = "itq" if loose else "dlbhc"
     config = Config(
         data=os.fspath(data) if dataset is None else dataset.name,  # type: ignore[arg-type]
-        method=_name(method),
+        method=None if method is None else _name(method),
         network=None if network is None else _name(network),
         bits=bits,
         **options,

@@ -17,10 +17,11 @@ import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError
 
-from jaxhash import nets, runs
+from jaxhash import nets, onnx_files, runs
 from jaxhash.data.pictures import as_items
 from jaxhash.encoding import Encoded, encode
 from jaxhash.nets import NETWORKS
+from jaxhash.onnx_files import OnnxFile
 from jaxhash.spec import ModelSpec
 from jaxhash.trees import flatten, unflatten
 from search.files.atomic import replacing
@@ -80,6 +81,10 @@ def save(model: Model, folder: Path | str) -> None:
         >>> save(model, "runs/demo")  # doctest: +SKIP
     """
     folder = Path(folder)
+    described = _describe(model.spec)
+    if model.spec.onnx is not None:
+        onnx_files.place(model.spec.onnx, folder)
+        described["onnx"]["file"] = Path(model.spec.onnx.file).name
     # safetensors writes wrong numbers, without a word, from arrays that are not C-contiguous.
     arrays = {
         name: np.ascontiguousarray(array, np.float32)
@@ -87,7 +92,7 @@ def save(model: Model, folder: Path | str) -> None:
     }
     with replacing(folder / runs.WEIGHTS) as file:
         file.write(safetensors.numpy.save(arrays, metadata={"format": f"jaxhash model {FORMAT}"}))
-    runs.write_json(folder / runs.MODEL, {"format": FORMAT} | _describe(model.spec))
+    runs.write_json(folder / runs.MODEL, {"format": FORMAT} | described)
 
 
 def load(folder: Path | str) -> Model:
@@ -121,6 +126,9 @@ def load(folder: Path | str) -> Model:
         name: tuple(one) if isinstance(one, list) else one for name, one in values.items()
     }
     try:
+        if described.get("onnx") is not None:
+            onnx = OnnxFile(**described["onnx"])
+            described["onnx"] = dataclasses.replace(onnx, file=str((folder / onnx.file).resolve()))
         spec = ModelSpec(**described)
     except TypeError as error:
         raise ValueError(f"{folder / runs.MODEL} does not describe a model: {error}") from None
@@ -143,7 +151,14 @@ def fingerprint(model: Model) -> str:
 
 
 def _describe(spec: ModelSpec) -> dict[str, Any]:
-    return json.loads(json.dumps(dataclasses.asdict(spec)))
+    """The description as JSON values; the place of an ONNX file is no part of it, its sha256 is."""
+    values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(spec)))
+    for name in ("hidden", "onnx"):
+        if values[name] is None:
+            del values[name]  # models of networks without them keep their fingerprints
+    if "onnx" in values:
+        del values["onnx"]["file"]
+    return values
 
 
 def _check(spec: ModelSpec, arrays: Mapping[str, np.ndarray], folder: Path) -> None:
@@ -153,7 +168,7 @@ def _check(spec: ModelSpec, arrays: Mapping[str, np.ndarray], folder: Path) -> N
             f"{', '.join(NETWORKS)}"
         )
     wanted = jax.eval_shape(
-        lambda: nets.init(spec.build(), jax.random.key(0), (1, *spec.item_shape))
+        lambda: nets.init(spec.build(), jax.random.key(0), (1, *spec.read_shape))
     )
     shapes = {name: one.shape for name, one in flatten(wanted).items()}
     for name in sorted(shapes.keys() | arrays.keys()):

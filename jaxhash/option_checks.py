@@ -66,6 +66,31 @@ def check_data(config: Config, dataset: Dataset) -> None:
         )
 
 
+def check_on_backbone(config: Config, network: str, dataset: Dataset) -> None:
+    """Refuse options of images that a head on a backbone never sees.
+
+    Raises:
+        ValueError: the message names the field.
+    """
+    if dataset.kind != "images":
+        raise ValueError(
+            f"network {network!r} takes images, and {dataset.name} holds features; leave network "
+            "out"
+        )
+    if config.image_size is not None:
+        raise ValueError(
+            f"image_size is given, and network {network!r} has its own; leave it out, or choose "
+            "another network"
+        )
+    if config.augment not in (None, "none"):
+        raise ValueError(
+            f"augment is given, and network {network!r} sees each image once; leave it out, or "
+            "choose another network"
+        )
+    if jax.process_count() > 1:
+        raise ValueError(f"a head on network {network!r} is trained by one process alone")
+
+
 def check_recipe(config: Config, base: Recipe, recipe: Recipe, method: "Method") -> None:
     """Refuse options of the optimiser and schedule that the others leave without effect.
 

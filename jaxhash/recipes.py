@@ -152,3 +152,22 @@ def from_scratch(images: int) -> Recipe:
     assert FROM_SCRATCH.epochs is not None
     enough = -(-FEWEST_STEPS // max(images // size, 1))
     return replace(FROM_SCRATCH, batch_size=size, epochs=max(FROM_SCRATCH.epochs, enough))
+
+
+FOR_HEAD = replace(FROM_SCRATCH, learning_rate=0.3, batch_size=64, epochs=30, augment="none")
+"""For a head on the features of a backbone; seconds, and not from any paper."""
+
+
+def for_head(images: int) -> Recipe:
+    """`FOR_HEAD` for so many training images: of few, smaller batches and up to 300 steps.
+
+    Example:
+        >>> for_head(320).batch_size, for_head(320).epochs
+        (32, 30)
+    """
+    size = FOR_HEAD.batch_size
+    while size > 16 and images < 10 * size:
+        size //= 2
+    assert FOR_HEAD.epochs is not None
+    enough = -(-FEWEST_STEPS // max(images // size, 1))
+    return replace(FOR_HEAD, batch_size=size, epochs=max(FOR_HEAD.epochs, enough))

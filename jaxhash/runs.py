@@ -117,6 +117,21 @@ def load_config(folder: Path | str) -> Config:
     return from_json(read_json(path), source=str(path))
 
 
+def best_order(folder: Path | str) -> str | None:
+    """The order of results that an evaluation of the run found best; None before there is one.
+
+    Returns:
+        "codes", "coarse_to_fine", "features", or None.
+
+    Example:
+        >>> best_order("runs/photos")  # doctest: +SKIP
+        'codes'
+    """
+    path = Path(folder) / RESULTS
+    order = read_json(path).get("order") if path.is_file() else None
+    return order if isinstance(order, str) else None
+
+
 def differences(config: Config, other: Config) -> list[str]:
     """The names of the fields in which two configurations differ.
 

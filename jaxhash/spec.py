@@ -7,7 +7,10 @@ import jax.numpy as jnp
 
 from jaxhash import preparation
 from jaxhash.nets import NETWORKS, HashNetwork
+from jaxhash.onnx_files import OnnxFile
 
+ONNX_BATCH = 16
+"""Images at once for an ONNX file: on CPU more are slower, and a query is filled up to a batch."""
 PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -28,6 +31,9 @@ class ModelSpec:
         precision: "float32" or "bfloat16", what the network computes in.
         mirror, shift: an item is encoded as the mean of what the network makes of it and of its
             mirror image, or of shifted ones (`jaxhash.views.views`).
+        hidden: of a head on the features of a backbone: the units of its hidden layer, 0 for none;
+            None for a head that is part of its network.
+        onnx: the backbone, where it is an ONNX file; `network` is then "features", for the head.
     """
 
     network: str
@@ -43,11 +49,23 @@ class ModelSpec:
     precision: str
     mirror: bool = False
     shift: bool = False
+    hidden: int | None = None
+    onnx: OnnxFile | None = None
 
     @property
     def takes(self) -> str:
         """What it encodes: "images" or "features"."""
-        return NETWORKS[self.network].takes
+        return NETWORKS[self.network].takes if self.onnx is None else "images"
+
+    @property
+    def read_shape(self) -> tuple[int, ...]:
+        """The shape of an item as the flax module reads it: features where an ONNX file sees it."""
+        return self.item_shape if self.onnx is None else (self.onnx.features,)
+
+    @property
+    def batch(self) -> int:
+        """Items that are encoded at once by default."""
+        return NETWORKS[self.network].batch if self.onnx is None else ONNX_BATCH
 
     def build(self, *, start: str = "fan-in") -> HashNetwork:
         """The network without its weights; `start` says how a new head would start."""
@@ -57,6 +75,7 @@ class ModelSpec:
             activation=self.activation,
             classifier=self.classifier,
             start=start,
+            hidden=self.hidden,
             dtype=PRECISIONS[self.precision],
         )
 

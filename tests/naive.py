@@ -715,3 +715,14 @@ def neighbours_found(features, codes, queries, k, cut):
             ties = sum(apart[other] == apart[row] for other in others)
             shares.append(min(max((cut - nearer) / ties, 0), 1))
     return sum(shares) / len(shares)
+
+
+def head_on_features(features, hidden_kernel, hidden_bias, kernel, bias):
+    """Sigmoid latents of a head with a hidden layer, item by item."""
+    latents = []
+    for x in features:
+        x = x / math.sqrt(sum(one * one for one in x) / len(x))
+        hidden = [max(0.0, float(x @ hidden_kernel[:, at] + b)) for at, b in enumerate(hidden_bias)]
+        sums = [float(np.dot(hidden, kernel[:, at]) + b) for at, b in enumerate(bias)]
+        latents.append([1 / (1 + math.exp(-one)) for one in sums])
+    return np.array(latents)

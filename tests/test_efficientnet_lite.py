@@ -16,9 +16,17 @@ import safetensors.numpy
 from jaxhash import nets
 from jaxhash.nets import efficientnet_lite
 from jaxhash.nets.cpu import depthwise
+from jaxhash.spec import ModelSpec
 from jaxhash.training import pretrained
-from jaxhash.training.backbones import BACKBONES
+from jaxhash.training.backbones import BACKBONES, Backbone
 from jaxhash.trees import flatten
+
+
+def described(row: Backbone) -> ModelSpec:
+    """A head of 8 bits without labels on a backbone."""
+    head = {"activation": "linear", "classifier": "none", "threshold": 0.0}
+    return row.spec(method="itq", bits=8, classes=(), precision="float32", **head)
+
 
 GOLDEN = Path(__file__).parent / "golden" / "efficientnet_lite.npz"
 
@@ -57,7 +65,7 @@ def test_the_scaled_networks_have_the_published_sizes():
     sizes = ((1, 1), (1, 1.1), (1.1, 1.2))
     assert [len(efficientnet_lite.blocks(*size)) for size in sizes] == [16, 21, 21]
     for row, millions in zip(BACKBONES.values(), (4.7, 5.4, 6.1), strict=True):
-        module = row.spec("itq", 8, (), precision="float32").build().trunk
+        module = described(row).build().trunk
         items = jnp.zeros((1, 32, 32, 3))
         shapes = jax.eval_shape(partial(module.init, train=False), jax.random.key(0), items)
         count = sum(leaf.size for leaf in jax.tree.leaves(shapes)) + 1_281_000
@@ -90,7 +98,7 @@ def test_converted_weights_fit_and_have_their_normalisations_folded_in(rng):
     row = BACKBONES["efficientnet-lite0"]
     theirs = torch_weights(rng, 1.0, 1.0)
     ours = row.convert(theirs)
-    spec = row.spec("itq", 8, (), precision="float32")
+    spec = described(row)
     wanted = jax.eval_shape(
         lambda: nets.init(spec.build(), jax.random.key(0), (1, 32, 32, 3))["params"]["trunk"]
     )
@@ -159,7 +167,7 @@ def test_logits_are_those_of_the_pytorch_package(name):
         wanted, digest = golden[name], golden[f"{name}-pixels"].tobytes()
     if hashlib.sha256(pixels.tobytes()).digest() != digest:
         pytest.skip("this version of Pillow decodes the photographs otherwise")
-    spec = row.spec("itq", 8, (), precision="float32")
+    spec = described(row)
     trunk = spec.build().trunk
     prepared = spec.prepare(jnp.asarray(pixels))
     run = jax.jit(lambda params, x: trunk.apply({"params": params}, x, method="pooled"))

@@ -34,13 +34,20 @@ from jaxhash.exchange import npy, parquet, pgvector
 from jaxhash.method import METHODS
 from jaxhash.recipes import Recipe
 from jaxhash.shards import records
-from jaxhash.training import batches, loop, planning, processes
+from jaxhash.training import (
+    backbones,
+    batches,
+    loop,
+    onnx_backbone,
+    planning,
+    processes,
+)
 from jaxhash.training.planning import Plan, check_resumed, settle
 from jaxhash.updating import Changes
 from search import HashIndex
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
-SMALL: dict[str, Any] = {"recipe": "scratch", "bits": 8}
+SMALL: dict[str, Any] = {"recipe": "scratch", "bits": 8, "method": "dlbhc"}
 
 
 def pictures(n: int = 60, channels: int = 3) -> Dataset:
@@ -72,6 +79,7 @@ ACTS: dict[str, tuple[dict[str, Any], Any, str]] = {
     "validation": ({}, 0.4, "validation"),
     "method": ({}, "dsh", "method"),
     "network": ({"data": "pictures", "network": "dsh"}, "resnet-tiny", "spec"),
+    "hidden": ({"data": "pictures", "network": "efficientnet-lite0"}, 7, "spec"),
     "bits": ({}, 9, "spec"),
     "options": ({"method": "dsh"}, {"alpha": 0.5}, "options"),
     "recipe": ({}, "published", "recipe"),
@@ -127,6 +135,7 @@ ELSEWHERE = {
     "download": "test_data_are_loaded_as_asked_for",
     "max_undecodable": "test_data_are_loaded_as_asked_for",
     "image_size": "test_data_are_loaded_as_asked_for",
+    "network_options": "test_options_of_a_network_are_handed_to_its_file",
     "resident": "test_where_the_images_live_is_as_asked_for",
     "average": "test_a_running_average_is_kept_where_it_is_asked_for",
     "tensorboard": "test_tensorboard_is_looked_for_before_anything_is_made",
@@ -137,6 +146,15 @@ ELSEWHERE = {
 def test_every_option_of_a_run_has_its_row() -> None:
     assert {*ACTS, *ELSEWHERE} == {field.name for field in dataclasses.fields(Config)}
     assert all(callable(globals()[name]) for name in ELSEWHERE.values())
+
+
+def test_options_of_a_network_are_handed_to_its_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(onnx_backbone, "read", lambda *given, **options: asked.append(options))
+    backbones.choose(
+        Config(network="onnx:net.onnx", network_options={"side": 224, "mean": "1,2,3"})
+    )
+    assert asked == [{"side": 224, "mean": "1,2,3"}]
 
 
 def test_every_number_of_a_recipe_can_be_asked_for() -> None:

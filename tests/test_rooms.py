@@ -16,7 +16,7 @@ ORDER = {
     ),
     "jaxhash": (
         "environment pickles recipes trees losses unlabelled nets data published method config "
-        "option_checks views preparation prefetch sharding device_search "
+        "option_checks views preparation prefetch sharding device_search onnx_files "
         "plots runs spec encoding models feature_files items found retrieval shards updating "
         "exchange image_index "
         "training evaluation comparison analysis library serve cli __main__"

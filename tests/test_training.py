@@ -225,7 +225,7 @@ def test_resuming_with_other_options_is_refused(tmp_path: Path) -> None:
     [
         ({"method": "dlhbc"}, "did you mean dlbhc"),
         ({"network": "mclhn"}, "did you mean mhcln"),
-        ({"network": "dsh"}, r"takes images.*choose one of mhcln"),
+        ({"network": "dsh"}, r"takes images.*choose one of features, mhcln"),
         ({"augment": "flip"}, "features cannot be varied"),
         ({"optimizer": "lion"}, "choose one of sgd, adam, adamw"),
         ({"options": {"alhpa": 1.0}}, "unknown option 'alhpa'"),

@@ -16,13 +16,13 @@ from PIL import Image
 
 import jaxhash
 from jaxhash import nets, runs
-from jaxhash.cli.train import defaults
 from jaxhash.config import Config
 from jaxhash.encoding import Encoded
 from jaxhash.evaluation import without_labels
-from jaxhash.training import backbones, frozen
+from jaxhash.training import backbones, kept_features, planning
 from jaxhash.training.backbones import BACKBONES, Backbone
 from jaxhash.unlabelled import FITS
+from jaxhash.unlabelled.bihalf import PULL, halves
 from jaxhash.unlabelled.itq import itq
 from jaxhash.unlabelled.pca_sign import pca_sign
 
@@ -88,6 +88,27 @@ def test_lsh_splits_at_medians_along_directions_at_right_angles(features, bits: 
     assert ((layer.latent(features) > 0).sum(axis=0) == 30).all()
     block = layer.kernel[:, : min(bits, 12)]
     np.testing.assert_allclose(block.T @ block, np.eye(block.shape[1]), atol=1e-5)
+
+
+def test_halves_are_the_larger_and_the_smaller_ones(rng: np.random.Generator) -> None:
+    latent = rng.normal(size=(8, 5)).astype(np.float32)
+    codes = np.asarray(halves(jnp.asarray(latent)))
+    for column, own in zip(codes.T, latent.T, strict=True):
+        assert column.sum() == 0
+        assert own[column > 0].min() > own[column < 0].max()
+    gradient = jax.grad(lambda x: (halves(x) * 2).sum())(jnp.asarray(latent))
+    wanted = 2 + PULL * (latent - codes) / latent.size
+    np.testing.assert_allclose(gradient, wanted, rtol=1e-5)
+
+
+def test_bihalf_brings_the_cosines_of_codes_near_those_of_features(features) -> None:
+    def apart(steps: int) -> float:
+        codes = np.where(FITS["bihalf"].learn(features, 8, steps=steps).latent(features) > 0, 1, -1)
+        centred = features - features.mean(axis=0)
+        centred /= np.linalg.norm(centred, axis=1, keepdims=True)
+        return float(np.square(codes @ codes.T / 8 - centred @ centred.T).mean())
+
+    assert apart(3000) < apart(1)
 
 
 @everyone
@@ -199,13 +220,13 @@ def photos(tmp_path: Path) -> Path:
 def encodings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Filled with the number of images whenever some are encoded for their features."""
     seen: list[int] = []
-    real = frozen._encode
+    real = kept_features._encode
 
-    def counted(model, dataset, *rest, **options):
+    def counted(spec, trunk, dataset, *rest, **options):
         seen.append(len(dataset))
-        return real(model, dataset, *rest, **options)
+        return real(spec, trunk, dataset, *rest, **options)
 
-    monkeypatch.setattr(frozen, "_encode", counted)
+    monkeypatch.setattr(kept_features, "_encode", counted)
     return seen
 
 
@@ -238,8 +259,8 @@ def test_from_a_folder_to_an_answer(photos: Path, tmp_path: Path, encodings: lis
 def test_kept_features_make_the_codes_of_the_model(name: str, photos: Path, tmp_path) -> None:
     run = tmp_path / "run"
     model = jaxhash.train(photos, run, method=name, bits=7)
-    dataset = frozen.planning.load_data(runs.load_config(run))
-    kept, _ = frozen.encoded(run, jaxhash.load(run), dataset)
+    dataset = planning.load_data(runs.load_config(run))
+    kept, _ = kept_features.encoded(run, jaxhash.load(run), dataset)
     codes = model.encode(sorted(photos.iterdir())).codes
     near = np.abs(kept.latent) < 1e-4  # a median lies between two images, or on one
     differ = np.unpackbits(codes ^ kept.codes, axis=1)[:, :7].astype(bool)
@@ -352,27 +373,13 @@ def test_folders_without_enough_images_say_what_to_do(tmp_path: Path) -> None:
         jaxhash.train(same, None, bits=4)
 
 
-def test_a_backbone_is_not_trained_by_labels(tmp_path: Path) -> None:
-    for seed, name in enumerate(("cat", "dog")):
-        draw(tmp_path / "pets" / name, 4, seed)
-    with pytest.raises(ValueError, match=r"used as it is.*an \.npz file \(jaxhash encode\)"):
-        jaxhash.train(tmp_path / "pets", None, method="dsh", network="tiny-eye", bits=4)
-
-
 def test_images_without_labels_need_such_a_method(photos: Path) -> None:
-    dataset = frozen.planning.load_data(Config(data=str(photos), method="itq"))
-    with pytest.raises(ValueError, match=r"no labels, and method 'dsh' needs them.*itq, lsh"):
+    dataset = planning.load_data(Config(data=str(photos), method="itq"))
+    with pytest.raises(
+        ValueError, match=r"no labels, and method 'dsh' needs them.*itq, bihalf, lsh"
+    ):
         jaxhash.train(dataset, None, method="dsh", bits=4)
     assert jaxhash.train(dataset, None, bits=4).spec.method == "itq"
-
-
-def test_the_command_line_sees_that_there_are_no_classes(photos: Path, tmp_path: Path) -> None:
-    draw(tmp_path / "pets" / "cat", 1)
-    chosen = defaults(["--data", str(photos)])
-    assert chosen is not None
-    assert chosen.config.method == "itq"
-    assert defaults(["--data", str(tmp_path / "pets")]) is None
-    assert defaults(["--data", "digits"]) is None
 
 
 def test_the_names_of_these_methods_are_known_and_taken() -> None:

@@ -1,6 +1,6 @@
 """Say how good a trained run's codes are, under its own protocol or another.
 
-    jaxhash evaluate --run runs/digits-dlbhc-48
+    jaxhash evaluate --run runs/digits-orthohash-48
 
 Seconds for digits, about a minute for 70,000 small images on two CPU cores; prints mAP and
 precision for codes, features and coarse-to-fine search (0.97 and more on digits), and leaves
@@ -42,8 +42,8 @@ def evaluate(options: Evaluate) -> None:
     """Evaluate as the options say."""
     from tqdm import tqdm
 
-    from jaxhash.evaluation import measures, without_labels
-    from jaxhash.evaluation import run as evaluation_run
+    from jaxhash.evaluation import measures, order, without_labels
+    from jaxhash.evaluation.run import evaluate_run, write_results
 
     with tqdm(unit="image", unit_scale=True, leave=False) as bar:
         found = evaluation_run.evaluate(
@@ -58,7 +58,9 @@ def evaluate(options: Evaluate) -> None:
             on_batch=bar.update,
         )
     print((measures if found.get("labels", True) else without_labels).report(found))
-    for path in evaluation_run.write_results(options.run, found):
+    if "order" in found:
+        print(order.said(found))
+    for path in write_results(options.run, found):
         print(path)
 
 

@@ -1,19 +1,18 @@
 """Train a network whose latent layer is a binary code.
 
-    jaxhash train --data digits --method dlbhc --bits 48 --epochs 20
+    jaxhash train --data digits --bits 48 --epochs 20
 
-About a minute on two CPU cores; leaves runs/digits-dlbhc-48/ with the log, the checkpoints and
+About a minute on two CPU cores; leaves runs/digits-orthohash-48/ with the log, the checkpoints and
 the exported model. Then, with the same --run: jaxhash evaluate, jaxhash encode, jaxhash query.
 
-    jaxhash train --data photos/ --method dsh --bits 64 --run runs/photos
+    jaxhash train --data photos/ --bits 64 --run runs/photos
+    jaxhash train --data camera/ --bits 128 --run runs/camera
     jaxhash train --resume --run runs/photos
     jaxhash train --config configs/mnist-dlbhc.toml --run runs/mnist
 
-    jaxhash train --data camera/ --bits 128 --run runs/camera
-
-trains on a folder of class-name/image.jpg; goes on where a run broke off; takes a recipe;
-learns from a folder of images without sub-folders, on a network that has seen ImageNet. On
-several machines, start the same command on each with --coordinator, --processes and --process.
+learns from a folder of class-name/image.jpg, and from one of images without sub-folders, both on a
+network that has seen ImageNet; goes on where a run broke off; takes a recipe. On several
+machines, start the same command on each with --coordinator, --processes and --process.
 """
 
 from collections.abc import Sequence
@@ -72,7 +71,7 @@ GROUPS = {
         *("max_undecodable", "image_size"),
     ),
     "method": ("method", "bits", "options", "mirror", "shift"),
-    "network": ("network", "weights", "precision"),
+    "network": ("network", "network_options", "hidden", "weights", "precision"),
     "optimisation": (
         *("recipe", "epochs", "steps", "batch_size", "batches", "augment", "average", "seed"),
         *("optimizer", "learning_rate", "momentum", "nesterov", "beta2", "clip_norm"),
@@ -88,16 +87,10 @@ GROUPS = {
 
 
 def defaults(words: Sequence[str]) -> Train | None:
-    """The options of a run to resume are its own unless given again.
-
-    And the method for a folder of images without sub-folders is one that needs no labels.
-    """
+    """The options of a run to resume are its own unless given again."""
     folder = options.value_of(words, "run")
     if "--resume" not in words or not folder:
-        from jaxhash.data.folders import is_loose
-
-        data = options.value_of(words, "data")
-        return Train(config=Config(method="itq")) if data and is_loose(data) else None
+        return None
     if (Path(folder) / runs.CONFIG).is_file():
         return Train(config=runs.load_config(folder))
     if options.value_of(words, "data") is None and options.value_of(words, "config") is None:
@@ -109,7 +102,7 @@ def train(chosen: Train) -> None:
     """Train as the options say."""
     import jax
 
-    from jaxhash.training import loop, processes
+    from jaxhash.training import loop, planning, processes
 
     if chosen.resume and chosen.overwrite:
         raise ValueError("--resume goes on with a run and --overwrite replaces it; keep one")
@@ -117,6 +110,7 @@ def train(chosen: Train) -> None:
     config = chosen.config
     folder = chosen.run
     if folder is None:
+        config = planning.with_defaults(config)
         name = Path(config.data).stem or "data"
         folder = Path("runs") / f"{name}-{config.method}-{config.bits}"
     devices = None
@@ -159,10 +153,13 @@ class Bar:
         """Move the bar to where the run is."""
         from tqdm import tqdm
 
+        if self.bar is not None and self.bar.total != progress.steps:
+            self.bar.close()  # of the images that a backbone has seen
+            self.bar = None
         if self.bar is None:
             self.bar = tqdm(
                 total=progress.steps,
-                unit="step",
+                unit=progress.unit,
                 disable=self.disable,
                 bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]",
                 initial=progress.step,

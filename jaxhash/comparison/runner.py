@@ -190,6 +190,7 @@ def missing(folder: Path, task: Task, *, with_baselines: bool, queries: int | No
 
 def cell_of(task: Task, protocol: str) -> Cell:
     """The cell of a task under one of its protocols."""
+    assert task.config.method is not None
     return Cell(protocol, task.config.method, task.config.bits, task.config.seed)
 
 

@@ -12,10 +12,10 @@ from jaxhash.config import Config
 from jaxhash.data import Dataset, Split
 from jaxhash.encoding import Encoded, encode
 from jaxhash.environment import environment
-from jaxhash.evaluation import measures, without_labels
+from jaxhash.evaluation import measures, order, without_labels
 from jaxhash.evaluation.plots import pr_curve, precision_at_k, training_curves
 from jaxhash.evaluation.stopwatch import Stopwatch
-from jaxhash.training import frozen, metrics_log, planning
+from jaxhash.training import kept_features, metrics_log, planning
 from jaxhash.unlabelled import FITS
 
 STAGES = {"encoding": "encoding images"} | {
@@ -57,11 +57,13 @@ def evaluate(
         if value is not None and value < 1:
             raise ValueError(f"{name} is {value}; give at least 1")
     model, config = models.load(folder), runs.load_config(folder)
+    on_backbone = model.spec.method in FITS or model.spec.hidden is not None
     if data_dir is not None:
         option_checks.check_place(config.data, data_dir=data_dir)
         config = dataclasses.replace(config, data_dir=data_dir)
     if dataset is None:
-        dataset = planning.load_data(config)
+        side = model.spec.item_shape[0] if on_backbone else None
+        dataset = planning.load_data(config, side=side)
     asked = config
     if protocol is not None:
         asked = dataclasses.replace(config, protocol=protocol, protocol_options={})
@@ -73,18 +75,18 @@ def evaluate(
         if protocol is not None or protocol_options:
             raise ValueError(f"protocol is given, and {dataset.name} has no labels; leave it out")
         watch("encoding")
-        alone, _ = frozen.encoded(Path(folder), model, dataset, batch_size=batch_size)
+        alone, _ = kept_features.encoded(Path(folder), model, dataset, batch_size=batch_size)
         results = without_labels.evaluate(
             alone, bits=model.spec.bits, seed=config.seed, pool=pool, on_stage=watch
         )
-        return about | results | {"seconds": watch.stop(), "environment": environment()}
+        return _finished(about | results, watch)
     split = planning.split_data(asked, dataset)
     if asked != config:
         _warn_about_training(config, dataset, split, say)
     rows, back = np.unique(np.concatenate([split.query, split.database]), return_inverse=True)
     watch("encoding")
-    if model.spec.method in FITS:
-        encoded, kept = frozen.encoded(Path(folder), model, dataset, batch_size=batch_size)
+    if on_backbone:
+        encoded, kept = kept_features.encoded(Path(folder), model, dataset, batch_size=batch_size)
         rows = np.searchsorted(kept.rows, rows)
         encoded = Encoded(*(None if one is None else one[rows] for one in encoded))
     else:
@@ -105,7 +107,12 @@ def evaluate(
         pool=pool,
         on_stage=watch,
     )
-    return about | results | {"seconds": watch.stop(), "environment": environment()}
+    return _finished(about | results, watch)
+
+
+def _finished(results: dict[str, Any], watch: Stopwatch) -> dict[str, Any]:
+    found = {"order": order.best(results), "seconds": watch.stop(), "environment": environment()}
+    return results | found
 
 
 def _warn_about_training(

@@ -13,11 +13,21 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxhash.nets import alexnet, dsh, efficientnet_lite, mhcln, resnet
+from jaxhash.nets import alexnet, dsh, efficientnet_lite, features, mhcln, resnet
 from jaxhash.nets.head import ACTIVATIONS, CLASSIFIERS, STARTS, HashNetwork, Head, one_of
 from jaxhash.nets.outputs import Outputs
 
-__all__ = ["NETWORKS", "HashNetwork", "Network", "Outputs", "apply", "classifier_kernel", "init"]
+__all__ = [
+    "NETWORKS",
+    "HashNetwork",
+    "Network",
+    "Outputs",
+    "apply",
+    "apply_head",
+    "classifier_kernel",
+    "features_of",
+    "init",
+]
 
 
 @dataclass(frozen=True)
@@ -51,6 +61,7 @@ class Network:
         activation: str = "sigmoid",
         classifier: str = "bias",
         start: str = "fan-in",
+        hidden: int | None = None,
         dtype: Any = jnp.float32,
     ) -> HashNetwork:
         """Make the module; it holds no parameters yet.
@@ -61,6 +72,7 @@ class Network:
             activation: of the latent layer: a row of `head.ACTIVATIONS`.
             classifier: above it: "bias", "plain" (no bias) or "none".
             start: how the head is initialised: a row of `head.STARTS`.
+            hidden: units of a hidden layer of the head, see `head.Head`.
             dtype: what the trunk computes in; parameters and outputs stay float32.
 
         Returns:
@@ -82,6 +94,7 @@ class Network:
             one_of("activation", activation, ACTIVATIONS),
             one_of("classifier", classifier, CLASSIFIERS),
             one_of("start", start, STARTS),
+            hidden,
         )
         trunk = self.trunk(dtype=dtype)
         return HashNetwork(trunk, head, self.name, self.takes, self.min_size)
@@ -151,6 +164,14 @@ NETWORKS: dict[str, Network] = {
             batch=16,
         ),
         Network(
+            name="features",
+            trunk=features.Trunk,
+            takes="features",
+            image_size=None,
+            min_size=1,
+            source="features as they are: for a head alone",
+        ),
+        Network(
             name="mhcln",
             trunk=mhcln.Trunk,
             takes="features",
@@ -193,6 +214,26 @@ NETWORKS: dict[str, Network] = {
         ),
     )
 }
+
+
+def features_of(module: HashNetwork, variables: Mapping[str, Any], items: jax.Array) -> jax.Array:
+    """The trunk's features alone, float32 (n, d).
+
+    Example:
+        >>> features = features_of(module, variables, images)  # doctest: +SKIP
+    """
+    found: Any = module.apply(dict(variables), items, method="look")
+    return found
+
+
+def apply_head(module: HashNetwork, variables: Mapping[str, Any], features: jax.Array) -> Outputs:
+    """Outputs of the head alone, of a network whose head reads the trunk's features.
+
+    Example:
+        >>> outputs = apply_head(module, variables, features)  # doctest: +SKIP
+    """
+    outputs: Any = module.apply(dict(variables), features, method="finish")
+    return outputs
 
 
 def init(module: nn.Module, key: jax.Array, items_shape: tuple[int, ...]) -> dict[str, Any]:

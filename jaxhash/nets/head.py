@@ -112,6 +112,17 @@ def signs(latent: jax.Array) -> jax.Array:
     return jnp.where(fixed > 0, 1.0, -1.0) + (latent - fixed)
 
 
+def of_unit_square(features: jax.Array) -> jax.Array:
+    """Each row scaled to a mean square of 1, so that one learning rate suits any features.
+
+    Example:
+        >>> of_unit_square(jnp.array([[3.0, -3.0]])).tolist()
+        [[1.0, -1.0]]
+    """
+    square = jnp.square(features).mean(axis=1, keepdims=True)
+    return features / jnp.sqrt(jnp.maximum(square, 1e-12))
+
+
 class Head(nn.Module):
     """Hidden activations (n, d) -> latent (n, bits) and logits (n, classes) or None, in float32.
 
@@ -121,6 +132,9 @@ class Head(nn.Module):
     Two activations are more than a function. "signs" puts the signs of the latent before the
     classifier. "normalised" is batch normalisation without scale or shift, which leaves each bit 1
     for half the items or so; its running statistics are in "batch_stats", under any trunk.
+
+    hidden: of a head that is trained on a backbone's features, which are then scaled to a mean
+    square of 1: units of a layer with a ReLU below the latent one, 0 for none. None: of any other.
     """
 
     bits: int
@@ -128,17 +142,23 @@ class Head(nn.Module):
     activation: str = "sigmoid"
     classifier: str = "bias"
     start: str = "fan-in"  # a row of STARTS; `init` is taken by flax
+    hidden: int | None = None
 
     @nn.compact
     def __call__(self, hidden: jax.Array, *, train: bool) -> tuple[jax.Array, jax.Array | None]:
         """Code layer first, classifier on top of its activations (DLBHC, section 3)."""
         start = STARTS[self.start]
+        hidden = hidden.astype(jnp.float32)
+        if self.hidden is not None:
+            hidden = of_unit_square(hidden)
+        if self.hidden:
+            hidden = nn.relu(nn.Dense(self.hidden, kernel_init=_he, name="hidden")(hidden))
         latent = nn.Dense(
             self.bits,
             kernel_init=start.latent,
             bias_init=start.bias(hidden.shape[-1]),
             name="latent",
-        )(hidden.astype(jnp.float32))
+        )(hidden)
         latent = ACTIVATIONS[self.activation](latent)
         if self.activation == "normalised":
             latent = nn.BatchNorm(
@@ -180,6 +200,16 @@ class HashNetwork(nn.Module):
         features, hidden = self.trunk(items, train=train)  # type: ignore[operator]
         latent, logits = self.head(hidden, train=train)
         return Outputs(features.astype(jnp.float32), latent, logits)
+
+    def look(self, items: jax.Array) -> jax.Array:
+        """The trunk's features of items, float32 (n, d)."""
+        self._check(items.shape)
+        features, _ = self.trunk(items, train=False)  # type: ignore[operator]
+        return features.astype(jnp.float32)
+
+    def finish(self, features: jax.Array) -> Outputs:
+        """Outputs for features, under a head that reads them."""
+        return Outputs(features, *self.head(features, train=False))
 
     def _check(self, shape: tuple[int, ...]) -> None:
         if self.takes == "features" and len(shape) != 2:

