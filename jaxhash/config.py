@@ -37,7 +37,8 @@ class Config:
     method: str | None = None
     """What the network is trained to do: dhih-r3, orthohash, csq, dlbhc, dsh and others; or, from
     images without labels on a frozen network, itq, bihalf, lsh or pca-sign; a wrong name lists
-    them all. Default: dhih-r3, and itq for a folder of images without sub-folders."""
+    them all. Default: orthohash; dhih-r3 on a network that is used as it is; itq for a folder of
+    images without sub-folders."""
     network: str | None = None
     """The network below the code, or onnx:FILE. Such files, and efficientnet-lite0 to -lite2, are
     used as they are, under a head that is trained. Default: resnet for images, mhcln for features;

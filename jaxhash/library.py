@@ -50,8 +50,8 @@ def train(
             labels; the name of a dataset (see `datasets`), a `Dataset`, or arrays (items, labels):
             uint8 (n, height, width, channels) or float (n, d), and int (n,) or bool (n, classes).
         run: folder for log, checkpoints and model; None keeps nothing.
-        method: a name of `methods`, or a `Method` of your own; "orthohash" by default, and "itq"
-            where there are no labels.
+        method: a name of `methods`, or a `Method` of your own; "orthohash" by default,
+            "dhih-r3" on a network that is used as it is, and "itq" where there are no labels.
         network: a name of `networks`, "onnx:FILE", or a `Network` of your own; by default
             "efficientnet-lite0", as it is, for folders of photographs, "resnet" for small images.
         bits: length of a code.

@@ -188,7 +188,7 @@ def large(folder: Path, sides: tuple[int, int] = (90, 70)) -> Path:
 def test_photographs_are_seen_by_a_backbone_and_small_images_are_not(pets, tmp_path: Path) -> None:
     photos = large(tmp_path / "photos")
     chosen = planning.with_defaults(Config(data=str(photos)))
-    assert (chosen.network, chosen.method) == ("tiny-eye", planning.METHOD)
+    assert (chosen.network, chosen.method) == ("tiny-eye", planning.METHOD_ON_BACKBONE)
     assert planning.with_defaults(chosen) == chosen
     assert planning.with_defaults(Config(data=str(pets))).network is None
     for own in ({"image_size": 32}, {"augment": "flip"}, {"network": "dsh"}, {"weights": "a.pth"}):

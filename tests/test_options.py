@@ -349,7 +349,9 @@ def test_an_older_run_goes_on_as_before_or_is_refused(tmp_path: Path) -> None:
         ("dsh", {"method": "dsh"}, "published"),
     ):
         folder = runs.create(tmp_path / name, Config(bits=8))
-        old = {key: value for key, value in to_json(Config()).items() if key != "drops"}
+        old = {
+            key: value for key, value in to_json(Config(method="dlbhc")).items() if key != "drops"
+        }
         del old["latent_rate"], old["classifier_rate"], old["start"], old["decay_all"]
         runs.write_json(folder / runs.CONFIG, old | fields | {"recipe": recipe, "bits": 8})
         plan = settle(runs.load_config(folder), blobs(), resumed=True)

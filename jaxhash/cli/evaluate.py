@@ -43,7 +43,7 @@ def evaluate(options: Evaluate) -> None:
     from tqdm import tqdm
 
     from jaxhash.evaluation import measures, order, without_labels
-    from jaxhash.evaluation.run import evaluate_run, write_results
+    from jaxhash.evaluation import run as evaluation_run
 
     with tqdm(unit="image", unit_scale=True, leave=False) as bar:
         found = evaluation_run.evaluate(
@@ -60,7 +60,7 @@ def evaluate(options: Evaluate) -> None:
     print((measures if found.get("labels", True) else without_labels).report(found))
     if "order" in found:
         print(order.said(found))
-    for path in write_results(options.run, found):
+    for path in evaluation_run.write_results(options.run, found):
         print(path)
 
 

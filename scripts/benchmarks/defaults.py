@@ -31,6 +31,8 @@ from jaxhash.environment import environment
 from jaxhash.training import backbones, loop, planning
 from jaxhash.training.loop import Progress
 
+DRAWN = {"protocol", "validation", "epochs"}
+"""What each dataset has of its own, for all methods alike."""
 METHODS = ("dlbhc", "ssdh", "greedyhash", "csq", "dpn", "orthohash", "dhih-r3")
 
 
@@ -89,10 +91,10 @@ def table(rows: Iterable[dict[str, Any]]) -> str:
     cells: dict[tuple[str, str], dict[str, list[float]]] = {}
     for row in rows:
         own = row["config"]
-        beside = ("data", "data_dir", "method", "bits", "seed", "network", "weights")
+        beside = {"data", "data_dir", "method", "bits", "seed", "network", "weights"} | DRAWN
         recipe = ", ".join(f"{name} {one}" for name, one in own.items() if name not in beside)
         data = f"{Path(own['data']).name}, {own['bits']} bits"
-        line = cells.setdefault((own["method"], recipe), {})
+        line = cells.setdefault((own["method"], recipe or "by default"), {})
         line.setdefault(data, []).append(row["validation_map"])
     names = sorted({name for line in cells.values() for name in line})
     lines = [f"| method | recipe | {' | '.join(names)} |", "| --- | --- |" + " --- |" * len(names)]
