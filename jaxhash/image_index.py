@@ -6,13 +6,14 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from jaxhash import encoding, models, retrieval, updating
 from jaxhash.data import Dataset, Undecodable, pictures
 from jaxhash.data.listing import shown
+from jaxhash.duplicates.pairs import SIMILARITY
 from jaxhash.found import Found as Found
 from jaxhash.found import Hit as Hit
 from jaxhash.found import hits
@@ -27,6 +28,9 @@ from jaxhash.updating import Changes, Work
 from search import HashIndex
 from search.files.format import ALIGNMENT
 from search.files.locking import alone
+
+if TYPE_CHECKING:
+    from jaxhash.duplicates.groups import Group
 
 
 class ImageIndex:
@@ -142,6 +146,43 @@ class ImageIndex:
         """
         items = self.items
         return [items.path(item) for item in ids], items.class_names(ids)
+
+    def duplicates(
+        self,
+        *,
+        similarity: float = SIMILARITY,
+        radius: int | None = None,
+        mirrored: bool = True,
+        on_batch: Callable[[int], Any] | None = None,
+    ) -> "list[Group]":
+        """Copies of the same picture: exact, resized, recompressed, brightened, mirrored, cropped.
+
+        Args:
+            similarity: the cosine of two copies' features, at least; above 0, at most 1.
+            radius: largest Hamming distance of their codes; a quarter of the bits by default.
+            mirrored: encode all pictures once more, mirrored, to find such copies too.
+            on_batch: called with the number of pictures of each batch that was looked up.
+
+        Returns:
+            Groups of two or more, the largest first.
+
+        Raises:
+            ValueError: the index keeps no features, or a number is out of range.
+
+        Example:
+            >>> for group in index.duplicates():  # doctest: +SKIP
+            ...     print(group.paths)
+        """
+        from jaxhash.duplicates import finding  # here, as it needs scipy, and queries do not
+
+        return finding.find(
+            self.model,
+            *self._now,
+            similarity=similarity,
+            radius=radius,
+            mirrored=mirrored,
+            on_batch=on_batch,
+        )
 
     def add(
         self, images: Sequence[str | os.PathLike[str]], *, batch_size: int | None = None

@@ -28,6 +28,7 @@ from jaxhash.cli import inputs, shards
 from jaxhash.cli.command import Command, parse
 from jaxhash.config import Config, to_json
 from jaxhash.data import Dataset
+from jaxhash.duplicates import page
 from jaxhash.evaluation import measures
 from jaxhash.evaluation import run as evaluation_run
 from jaxhash.exchange import npy, parquet, pgvector
@@ -44,7 +45,6 @@ from jaxhash.training import (
 )
 from jaxhash.training.planning import Plan, check_resumed, settle
 from jaxhash.updating import Changes
-from search import HashIndex
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 SMALL: dict[str, Any] = {"recipe": "scratch", "bits": 8, "method": "dlbhc"}
@@ -506,15 +506,30 @@ class Opened:
         return "index"
 
 
+def stub_duplicates(monkeypatch: pytest.MonkeyPatch) -> list:
+    found, written = Recorder([]), Recorder()
+    spec = SimpleNamespace(takes="images", mirror=False)
+    index = type(
+        "Index", (Opened,), {"model": SimpleNamespace(spec=spec), "duplicates": staticmethod(found)}
+    )
+    opened = Recorder(index())
+    monkeypatch.setattr(image_index, "open_index", opened)
+    monkeypatch.setattr(page, "write", written)
+    printed = Recorder()
+    monkeypatch.setattr(builtins, "print", printed)
+    return [opened.calls, found.calls, written.calls, printed.calls]
+
+
 def stub_export(monkeypatch: pytest.MonkeyPatch) -> list:
-    opened, model = Recorder(Opened()), Recorder(SimpleNamespace(spec=SimpleNamespace(classes="c")))
+    model = Recorder(SimpleNamespace(spec=SimpleNamespace(classes="c")))
+    opened = Recorder((Opened(), "records"))
     copied, written = Recorder(5), Recorder()
 
     def write(index: Any, path: Path, **options: Any) -> None:
         written(path, **options)
         path.write_bytes(b"parquet")
 
-    monkeypatch.setattr(HashIndex, "open", opened)
+    monkeypatch.setattr(records, "open_any", opened)
     monkeypatch.setattr(models, "load", model)
     monkeypatch.setattr(retrieval, "check_made_by", Recorder())
     monkeypatch.setattr(pgvector, "write", copied)
@@ -613,6 +628,19 @@ COMMAND_OPTIONS: dict[str, tuple[list[Any], dict[str, list[Any]]]] = {
             "waiting": ["--waiting", 1],
         },
     ),
+    "duplicates": (
+        ["--run", "none", "--index", "x.index"],
+        {
+            "run": ["--run", "other"],
+            "index": ["--index", "y.index"],
+            "html": ["--html", "out.html"],
+            "json": ["--json"],
+            "similarity": ["--similarity", 0.5],
+            "radius": ["--radius", 2],
+            "mirrored": ["--no-mirrored"],
+            "root": ["--root", HERE.parent],
+        },
+    ),
     "export": (
         ["--index", "x.index", "--to", "pgvector", "--table", "t"],
         {
@@ -646,6 +674,7 @@ STUBS = {
     "evaluate": stub_evaluate,
     "query": stub_query,
     "serve": stub_serve,
+    "duplicates": stub_duplicates,
     "export": stub_export,
     "import": stub_import,
 }

@@ -15,6 +15,7 @@ COMMANDS = {
     "evaluate": "measure how well the codes of a trained network retrieve",
     "encode": "encode images into an index that can be searched, or into features",
     "query": "find the images of an index that are nearest to given ones",
+    "duplicates": "find copies of the same picture: resized, recompressed, mirrored, cropped",
     "serve": "answer queries by HTTP, with a page to drop a picture on",
     "export": "an index as a Parquet file, a table of PostgreSQL, or a FAISS file",
     "import": "an index of codes that others made, in Parquet or .npy files",

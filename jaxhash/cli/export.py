@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from jaxhash.cli import outputs
 from jaxhash.cli.command import Command
 
 
@@ -21,7 +22,7 @@ class Export:
     """Options of `jaxhash export`."""
 
     index: Path
-    """The index file, from jaxhash encode."""
+    """The index file or folder of shards, from jaxhash encode."""
     to: Literal["parquet", "pgvector", "faiss"]
     """What to make of it."""
     out: Path | None = None
@@ -47,7 +48,7 @@ def export(options: Export) -> None:
     from tqdm import tqdm
 
     from jaxhash import models, retrieval
-    from search import HashIndex
+    from jaxhash.shards.records import open_any
 
     if options.to == "pgvector":
         _refuse(options, "pgvector", "out")
@@ -57,26 +58,23 @@ def export(options: Export) -> None:
         _refuse(options, options.to, "table", "dsn", "hnsw", "append")
         if options.out is None:
             raise ValueError(f"{options.to} needs the name of a file; give --out")
-        check_out(options.out, options.overwrite)
+        check_free(options.out, options.overwrite)
     if options.to == "faiss":
         _refuse(options, "faiss", "run")
-    index = HashIndex.open(options.index)
-    classes: tuple[str, ...] = ()
-    if options.run is not None:
-        model = models.load(options.run)
+    model = None if options.run is None else models.load(options.run)
+    index, records = open_any(options.index, classes=() if model is None else model.spec.classes)
+    if model is not None:
         retrieval.check_made_by(index, model)
-        classes = model.spec.classes
     with tqdm(total=len(index), unit="item", unit_scale=True, disable=options.to == "faiss") as bar:
-        said = WRITERS[options.to](index, options, classes, bar.update)
+        said = WRITERS[options.to](index, options, records, bar.update)
     print(said)
 
 
-def check_out(out: Path, overwrite: bool) -> None:
+def check_free(out: Path, overwrite: bool) -> None:
     """Refuse a file that cannot be written, or is there already."""
+    outputs.check(out)
     if out.exists() and not overwrite:
         raise FileExistsError(f"{out} exists; replace it with --overwrite")
-    if not out.absolute().parent.is_dir():
-        raise FileNotFoundError(f"{out.absolute().parent}: no such folder to write {out.name} into")
 
 
 def _refuse(options: Export, to: str, *names: str) -> None:
@@ -86,16 +84,16 @@ def _refuse(options: Export, to: str, *names: str) -> None:
             raise ValueError(f"--{name} is not for {to}; leave it out")
 
 
-def _parquet(index: Any, options: Export, classes: tuple[str, ...], on_batch: Callable) -> str:
+def _parquet(index: Any, options: Export, records: Any, on_batch: Callable) -> str:
     from jaxhash.exchange import parquet
 
     assert options.out is not None
-    parquet.write(index, options.out, classes=classes, on_batch=on_batch)
+    parquet.write(index, options.out, records=records, on_batch=on_batch)
     size = options.out.stat().st_size / 1e6
     return f"{options.out}: {len(index)} rows with codes of {index.bits} bits, {size:.1f} MB"
 
 
-def _faiss(index: Any, options: Export, classes: tuple[str, ...], on_batch: Callable) -> str:
+def _faiss(index: Any, options: Export, records: Any, on_batch: Callable) -> str:
     from search import interchange
 
     assert options.out is not None
@@ -103,7 +101,7 @@ def _faiss(index: Any, options: Export, classes: tuple[str, ...], on_batch: Call
     return f"{options.out}: {len(index)} codes of {index.bits} bits, to be read by FAISS"
 
 
-def _pgvector(index: Any, options: Export, classes: tuple[str, ...], on_batch: Callable) -> str:
+def _pgvector(index: Any, options: Export, records: Any, on_batch: Callable) -> str:
     from jaxhash.exchange import pgvector
 
     assert options.table is not None
@@ -114,7 +112,7 @@ def _pgvector(index: Any, options: Export, classes: tuple[str, ...], on_batch: C
         overwrite=options.overwrite,
         append=options.append,
         hnsw=options.hnsw,
-        classes=classes,
+        records=records,
         on_batch=on_batch,
     )
     lines = [f"{options.table}: {sent} rows with codes of {index.bits} bits"]

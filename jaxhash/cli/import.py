@@ -38,14 +38,14 @@ class Import:
 
 def import_(options: Import) -> None:
     """Import as the options say."""
-    from jaxhash.cli.export import check_out
+    from jaxhash.cli.export import check_free
 
     kind = options.file.suffix.lower()
     if kind not in (".npy", ".parquet"):
         raise ValueError(f"{options.file}; give a .parquet or .npy file")
     if not options.file.is_file():
         raise FileNotFoundError(f"{options.file}: no such file")
-    check_out(options.out, options.overwrite)
+    check_free(options.out, options.overwrite)
     if kind == ".npy":
         from jaxhash.exchange import npy
 

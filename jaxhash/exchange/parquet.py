@@ -11,7 +11,7 @@ Needs `pyarrow` (the extra `parquet`).
 import contextlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ import numpy as np
 from jaxhash import retrieval
 from jaxhash.exchange import rows
 from jaxhash.exchange.records import Records
+from jaxhash.items.records import ItemRecords
 from search import HashIndex, Writer
 from search.codes import check_bits
 from search.files.atomic import replacing
@@ -31,7 +32,7 @@ def write(
     index: HashIndex,
     path: str | os.PathLike[str],
     *,
-    classes: Sequence[str] = (),
+    records: ItemRecords | None = None,
     on_batch: Callable[[int], Any] | None = None,
 ) -> None:
     """Write an index as a Parquet file; memory stays bounded.
@@ -39,7 +40,7 @@ def write(
     Args:
         index: what to write.
         path: of the file, which appears when it is complete; one that is there is replaced.
-        classes: names of folders that become labels, for an index that keeps none.
+        records: paths and labels of the items; by default what the index keeps.
         on_batch: called with the number of rows of each batch that was written.
 
     Raises:
@@ -62,7 +63,7 @@ def write(
     columns += [("path", arrow.string()), ("label", arrow.string())]
     schema = arrow.schema(columns, metadata={KEY: json.dumps(about)})
     with replacing(path) as file, parquet.ParquetWriter(file, schema, compression="zstd") as table:
-        for batch in rows.batches(index, classes):
+        for batch in rows.batches(index, records):
             arrays = [arrow.array(batch.ids), _fixed(arrow, batch.codes)]
             if batch.features is not None and kind is not None:
                 flat = arrow.array(batch.features.astype(np.float32).ravel())

@@ -8,12 +8,13 @@ same call can be made again.
 Needs `psycopg` (the extra `postgres`), and pgvector 0.7 or newer on the server.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
 from jaxhash.exchange import copying, rows
+from jaxhash.items.records import ItemRecords
 from search import HashIndex
 
 LONGEST = 16_000
@@ -28,7 +29,7 @@ def write(
     overwrite: bool = False,
     append: bool = False,
     hnsw: bool = False,
-    classes: Sequence[str] = (),
+    records: ItemRecords | None = None,
     on_batch: Callable[[int], Any] | None = None,
 ) -> int:
     """Copy an index into a table of a PostgreSQL database that has pgvector.
@@ -41,7 +42,7 @@ def write(
         overwrite: drop a table of that name, and make another.
         append: add to a table of that name; an item whose id it has takes the place of that row.
         hnsw: have pgvector's approximate index of the codes too.
-        classes: names of folders that become labels, for an index that keeps none.
+        records: paths and labels of the items; by default what the index keeps.
         on_batch: called with the number of rows of each batch that was sent.
 
     Returns:
@@ -62,7 +63,7 @@ def write(
     name = psycopg.sql.Identifier(*name_parts(table))
     sent = (
         copying.as_bytes(batch, index.bits)
-        for batch in _told(rows.batches(index, classes), on_batch)
+        for batch in _told(rows.batches(index, records), on_batch)
     )
     try:
         with psycopg.connect(dsn) as connection, connection.cursor() as cursor:

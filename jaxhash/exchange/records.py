@@ -23,7 +23,7 @@ class Records:
         >>> records = Records({})
         >>> records.add(np.array([0, 2]), ["a.jpg", "b.jpg"], None)
         >>> records.attachments()["paths"]
-        b'["a.jpg", "", "b.jpg"]'
+        b'["a.jpg", null, "b.jpg"]'
     """
 
     def __init__(self, card: Mapping[str, Any]) -> None:
@@ -54,21 +54,22 @@ class Records:
         classes: list[str] = []
         if any(text for text in self._texts[LABELS]):
             named = self._by_id(self._texts[LABELS])
-            classes = sorted(set(named))
+            classes = sorted({name for name in named if name is not None})
             numbers = {name: number for number, name in enumerate(classes)}
-            kept[LABELS] = np.array([numbers[name] for name in named], "<i4").tobytes()
+            labels = [-1 if name is None else numbers[name] for name in named]
+            kept[LABELS] = np.array(labels, "<i4").tobytes()
         if self.card or kept:
             kept[CARD] = json.dumps(self.card | {"classes": classes}).encode()
         return kept
 
-    def _by_id(self, texts: list[str | None]) -> list[str]:
+    def _by_id(self, texts: list[str | None]) -> list[str | None]:
         ids = np.concatenate(self._ids)
         if ids[0] < 0 or ids[-1] >= 2 * len(ids) + ROOM:
             raise ValueError(
                 f"ids go from {ids[0]} to {ids[-1]} for {len(ids)} items, and paths and labels are "
                 "kept in a list by id; number the items from 0, or leave path and label out"
             )
-        found = [""] * (int(ids[-1]) + 1)
+        found: list[str | None] = [None] * (int(ids[-1]) + 1)
         for item, text in zip(ids.tolist(), texts, strict=True):
-            found[item] = text or ""
+            found[item] = text
         return found

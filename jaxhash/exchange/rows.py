@@ -1,14 +1,14 @@
 """The items of an index in batches: id, code, feature, path and label of each."""
 
 import copy
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+import os
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from jaxhash.retrieval import ItemRecords
+from jaxhash.items.records import ItemRecords
 from search import HashIndex
 
 MOST, BYTES = 1 << 14, 1 << 24
@@ -29,29 +29,26 @@ class Batch(NamedTuple):
     labels: list[str | None]
 
 
-def batches(index: HashIndex, classes: Sequence[str] = ()) -> Iterator[Batch]:
+def batches(index: HashIndex, records: ItemRecords | None = None) -> Iterator[Batch]:
     """All items of an index as it is now, by id; memory stays bounded.
 
     Args:
         index: to take apart.
-        classes: names of folders that are labels, for an index that keeps files and no labels.
+        records: what is known of its items; by default what the index keeps.
 
     Example:
         >>> [batch.ids.tolist() for batch in batches(HashIndex(np.zeros((2, 1), np.uint8)))]
         [[0, 1]]
     """
     index = copy.copy(index)  # later changes of the other one are not seen
-    records, ids = ItemRecords(index), index.ids
-    step = _step(index)
+    records = ItemRecords(index) if records is None else records
+    ids, step = index.ids, _step(index)
     for start in range(0, len(ids), step):
         some = ids[start : start + step]
         codes, features = index.get(some)
-        known = some.tolist()
-        paths = [None] * len(known) if records.paths is None else records.titles(known)
-        labels = records.class_names(known)
-        if records.labels is None and records.paths is not None:
-            labels = [_folder(path, classes) for path in paths]
-        yield Batch(some, codes, features, [*map(as_text, paths)], [*map(as_text, labels)])
+        paths = [as_text(records.path(item)) for item in some.tolist()]
+        labels = [as_text(name) for name in records.class_names(some.tolist())]
+        yield Batch(some, codes, features, paths, labels)
 
 
 def dimensions(index: HashIndex) -> tuple[np.dtype, int] | None:
@@ -66,21 +63,16 @@ def dimensions(index: HashIndex) -> tuple[np.dtype, int] | None:
 
 
 def as_text(name: str | None) -> str | None:
-    """A name in characters that every database takes: bytes that are no UTF-8 as `\\udcXX`.
+    r"""A name in characters that every database takes: bytes that are not UTF-8 become \xNN.
 
     Example:
-        >>> as_text("caf\\udce9.jpg")
-        'caf\\\\udce9.jpg'
+        >>> print(as_text("caf\udce9.jpg"))
+        caf\xe9.jpg
     """
-    return None if name is None else name.encode("utf-8", "backslashreplace").decode()
+    return None if name is None else os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _step(index: HashIndex) -> int:
     kind = dimensions(index)
     row = (index.bits + 7) // 8 + (0 if kind is None else kind[0].itemsize * kind[1])
     return max(1, min(MOST, BYTES // row))
-
-
-def _folder(path: str | None, classes: Sequence[str]) -> str | None:
-    folder = None if path is None else Path(path).parent.name
-    return folder if folder in classes else None

@@ -1,0 +1,143 @@
+"""Pairs of items whose pictures are copies of one another: near in codes, then in features."""
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from search import HashIndex
+
+NEIGHBOURS = 100
+"""Nearest codes of an item that are compared; copies beyond are joined by way of others."""
+BATCH = 1024
+SIMILARITY = 0.9
+"""Cosine of the features of two copies, at least."""
+RADIUS = 0.25
+"""Part of the bits in which the codes of two copies differ, at most."""
+
+
+class Mirrored(NamedTuple):
+    """What a model makes of the mirror images of some items.
+
+    ids: int64 (m,). codes: uint8 (m, ceil(bits / 8)). features: float (m, d).
+    """
+
+    ids: NDArray[np.int64]
+    codes: NDArray[np.uint8]
+    features: NDArray[np.floating]
+
+
+class Pairs(NamedTuple):
+    """Pairs of ids, the smaller first; each once.
+
+    first, second: int64 (m,). similarity: float32 (m,), the cosine of their features, from 1 down.
+    mirrored: bool (m,), whether the one is nearer to the other's mirror image.
+    """
+
+    first: NDArray[np.int64]
+    second: NDArray[np.int64]
+    similarity: NDArray[np.float32]
+    mirrored: NDArray[np.bool_]
+
+
+def find(
+    index: HashIndex,
+    *,
+    similarity: float = SIMILARITY,
+    radius: int | None = None,
+    mirrored: Iterable[Mirrored] = (),
+    on_batch: Callable[[int], Any] | None = None,
+) -> Pairs:
+    """Find the pairs of an index.
+
+    Args:
+        index: with features.
+        similarity: the cosine of two copies' features, at least; above 0, at most 1.
+        radius: largest Hamming distance of their codes; a quarter of the bits by default.
+        mirrored: mirror images of its items, in batches.
+        on_batch: called with the number of items of each batch that was looked up.
+
+    Returns:
+        The pairs, sorted by ids.
+
+    Raises:
+        ValueError: the index keeps no features, or a number is out of range.
+
+    Example:
+        >>> alike = np.ones((2, 3), np.float32)
+        >>> find(HashIndex(np.zeros((2, 1), np.uint8), features=alike)).second
+        array([1])
+    """
+    if not 0 < similarity <= 1:
+        raise ValueError(f"similarity is {similarity}; give a number above 0 and up to 1")
+    if radius is None:
+        radius = int(index.bits * RADIUS)
+    if radius < 0:
+        raise ValueError(f"radius is {radius}; give 0 or more")
+    if index.get([])[1] is None:
+        raise ValueError("the index keeps no features to compare; encode its images with features")
+    found: list[Pairs] = []
+    ids = index.ids
+    for start in range(0, len(ids), BATCH):
+        some = ids[start : start + BATCH]
+        codes, features = index.get(some)
+        assert features is not None
+        found.append(_near(index, some, codes, features, radius, similarity, False))
+        if on_batch is not None:
+            on_batch(len(some))
+    for batch in mirrored:
+        found.append(_near(index, *batch, radius, similarity, True))
+        if on_batch is not None:
+            on_batch(len(batch.ids))
+    return _best(found)
+
+
+def _near(
+    index: HashIndex,
+    ids: NDArray[np.int64],
+    codes: NDArray[np.uint8],
+    features: NDArray[np.floating],
+    radius: int,
+    similarity: float,
+    mirrored: bool,
+) -> Pairs:
+    """The pairs of some items, or of their mirror images, with items of the index."""
+    count = min(NEIGHBOURS + 1, len(index))  # and the item itself
+    _, others = index.search(codes, count, radius=radius)
+    rows, places = np.nonzero((others >= 0) & (others != ids[:, None]))
+    others = others[rows, places]
+    distinct, at = np.unique(others, return_inverse=True)
+    theirs = index.get(distinct)[1]
+    assert theirs is not None
+    own, theirs = _unit(features), _unit(theirs)
+    cosine = np.empty(len(rows), np.float32)
+    for start in range(0, len(rows), BATCH):
+        part = slice(start, start + BATCH)
+        cosine[part] = np.einsum("ij,ij->i", own[rows[part]], theirs[at[part]])
+    good = cosine >= similarity - 1e-6  # equal ones round to a little below 1
+    one, other = ids[rows[good]], others[good]
+    first, second = np.minimum(one, other), np.maximum(one, other)
+    return Pairs(first, second, np.minimum(cosine[good], 1), np.full(len(first), mirrored))
+
+
+def _best(found: list[Pairs]) -> Pairs:
+    """Each pair once, as it is most alike; as it is, where its mirror image is no nearer."""
+    if not found:
+        none = np.empty(0, np.int64)
+        return Pairs(none, none, np.empty(0, np.float32), np.empty(0, bool))
+    first, second, cosine, mirrored = map(np.concatenate, zip(*found, strict=True))
+    order = np.lexsort((mirrored, -cosine, second, first))
+    first, second = first[order], second[order]
+    new = np.ones(len(order), bool)
+    new[1:] = (first[1:] != first[:-1]) | (second[1:] != second[:-1])
+    return Pairs(first[new], second[new], cosine[order][new], mirrored[order][new])
+
+
+def _unit(features: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Features of length 1; of length 0 where they are 0."""
+    single = features.astype(np.float32)
+    length: NDArray[np.float32] = np.linalg.norm(single, axis=1, keepdims=True)
+    length[length == 0] = 1
+    single /= length
+    return single
