@@ -102,12 +102,17 @@ class HashIndex:
         return index
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], mmap: bool = True, verify: bool = False) -> Self:
+    def open(
+        cls,
+        path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+        mmap: bool = True,
+        verify: bool = False,
+    ) -> Self:
         """Open the index that was saved at `path`.
 
         Args:
             path: an index file, see `search.files.format`; or a folder of them that are the
-                shards of one index, see `search.shards`.
+                shards of one index, or a list of some of these, see `search.shards`.
             mmap: leave the arrays in the file and read what a search asks for; opening takes
                 milliseconds at any size. What is read for the first time is compared with its
                 checksums, so that a search in a damaged file raises `DamagedFile` rather than
@@ -127,12 +132,13 @@ class HashIndex:
         Example:
             >>> index = HashIndex.open("photos.index")  # doctest: +SKIP
         """
-        if os.path.isdir(path):
-            index = cls.__new__(cls)
-            index._begin(shards.open_all(path, mmap, verify))
-            return index
-        segment, stored = open_segment(path, mmap, verify)
-        return cls.of_segment(segment, stored.attachments, stored.next_id)
+        if isinstance(path, str | os.PathLike) and not os.path.isdir(path):
+            segment, stored = open_segment(path, mmap, verify)
+            return cls.of_segment(segment, stored.attachments, stored.next_id)
+        files = shards.files(path) if isinstance(path, str | os.PathLike) else path
+        index = cls.__new__(cls)
+        index._begin(shards.open_files(files, mmap, verify))
+        return index
 
     def __copy__(self) -> Self:
         """Another index of the same items, which changes by itself from now on."""

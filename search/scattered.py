@@ -21,19 +21,15 @@ Each = Callable[[Callable[[S], Result], Sequence[S]], Iterable[Result]]
 
 
 class Shard(Protocol):
-    """A part of a database, with ids that no other part has: as `HashIndex` has these methods."""
+    """A part of a database, with ids that no other part has, as `HashIndex` is one."""
 
-    def search(self, queries: NDArray[np.uint8], k: int, **options: Any) -> Result:
-        """The `k` nearest of the shard."""
+    @property
+    def search(self) -> Callable[..., Result]:
+        """`search(queries, k, **options)`: the nearest of the shard."""
 
-    def rerank(
-        self,
-        query_features: NDArray[np.floating] | None,
-        ids: NDArray[np.int64],
-        k: int,
-        **options: Any,
-    ) -> Result:
-        """The `k` best of candidates, those that other shards hold passed over."""
+    @property
+    def rerank(self) -> Callable[..., Result]:
+        """`rerank(query_features, ids, k, **options)`: the best of candidates that it holds."""
 
 
 def search_shards(

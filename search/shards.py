@@ -7,6 +7,7 @@ a file alone.
 
 import os
 import re
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -65,15 +66,17 @@ def files(folder: str | os.PathLike[str]) -> list[Path]:
     return [found[shard][1] for shard in range(count)]
 
 
-def open_all(folder: str | os.PathLike[str], mmap: bool, verify: bool) -> State:
-    """The state of an index of all shards in a folder.
+def open_files(names: Sequence[str | os.PathLike[str]], mmap: bool, verify: bool) -> State:
+    """The state of an index of some shards.
 
     Raises:
-        FileNotFoundError: shards are missing.
+        FileNotFoundError: a file is not there.
         search.DamagedFile: one is cut short or altered.
-        ValueError: they do not belong together.
+        ValueError: they do not belong together, or there are none.
     """
-    paths = files(folder)
+    paths = [Path(name) for name in names]
+    if not paths:
+        raise ValueError("path: no files of shards; give at least one")
     opened = [open_segment(path, mmap, verify) for path in paths]
     first, stored = opened[0]
     bits, shared = first.codes.bits, _shared(stored.attachments)

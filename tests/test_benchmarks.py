@@ -153,3 +153,10 @@ def test_the_defaults(benchmark: Benchmark, tmp_path: Path, capsys) -> None:
     printed = capsys.readouterr().out
     assert "| csq | by default |" in printed
     assert len(out.read_text().splitlines()) == 2
+
+
+def test_shards(benchmark: Benchmark, tmp_path: Path, capsys) -> None:
+    shards = benchmark("shards")
+    config = shards.Config(codes=1000, shards=3, bits=64, queries=4, runs=1, folder=tmp_path)
+    assert {"write", "open", "one query"} <= set(shards.main(config))
+    assert list(tmp_path.iterdir()) == []

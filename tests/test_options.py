@@ -582,6 +582,8 @@ COMMAND_OPTIONS: dict[str, tuple[list[Any], dict[str, list[Any]]]] = {
             "workers": ["--shards", 3, "--workers", 2],
             "update": ["--update"],
             "columns": ["--columns", HERE],
+            "ray": ["--shards", 3, "--ray", "local"],
+            "ray_resources": ["--shards", 3, "--ray", "local", "--ray-resources", "GPU", 1],
         },
     ),
     "evaluate": (

@@ -1,5 +1,6 @@
 """Shards that lie apart answer as one index, in every bit."""
 
+import pickle
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from search import HashIndex
 from search.scattered import search_shards
+from search.shards import file_name
 
 
 def dealt(rng, n, shards, bits=9, features=True, levels=3):
@@ -77,6 +79,37 @@ def test_a_pool_for_each_shard_would_answer_otherwise():
     assert ids.tolist() == [[1]]
     each_its_own = [part.search(codes[:1], 1, **asked) for part in parts]
     assert min((d.item(), i.item()) for d, i in each_its_own)[1] == 2
+
+
+def test_files_of_a_folder_are_one_index(rng, tmp_path):
+    """All of them, and some of them; whichever is empty, as others have features."""
+    whole, _ = dealt(rng, 60, 3)
+    for shard, own in enumerate((whole.ids[:20], whole.ids[:0], whole.ids[20:40], whole.ids[40:])):
+        codes, fine = whole.get(own)
+        part = HashIndex(codes, bits=9, ids=own, features=fine if len(own) else None)
+        part.save(tmp_path / file_name(shard, 4))
+    index = HashIndex.open(tmp_path)
+    queries, fine = whole.get(whole.ids[:5])
+    asked = {"query_features": fine.astype(np.float32), "pool": 30}
+    for options in ({}, asked):
+        for ours, theirs in zip(
+            index.search(queries, 9, **options), whole.search(queries, 9, **options), strict=True
+        ):
+            np.testing.assert_array_equal(ours, theirs)
+    paths = [tmp_path / file_name(shard, 4) for shard in (1, 3)]
+    some = HashIndex.open(paths)
+    assert some.ids.tolist() == np.sort(whole.ids)[40:].tolist()
+    assert len(HashIndex.open(paths[:1])) == 0
+    assert pickle.loads(pickle.dumps(index)).ids.tolist() == whole.ids.tolist()
+    assert index.add(queries[:1], fine[:1]).tolist() == [whole.add(queries[:1], fine[:1]).item()]
+    with pytest.raises(ValueError, match="no files of shards; give at least one"):
+        HashIndex.open([])
+    HashIndex(queries, bits=10, ids=np.arange(900, 905)).save(paths[0])
+    with pytest.raises(ValueError, match=r"codes of 10 bits, 00000-of-00004\.index has 9"):
+        HashIndex.open(tmp_path)
+    HashIndex(queries, bits=9, ids=np.arange(900, 905)).save(paths[0])
+    with pytest.raises(ValueError, match="features none, and those before it have float16 of 2"):
+        HashIndex.open(tmp_path)
 
 
 def test_what_is_missing_is_named(rng):

@@ -58,7 +58,12 @@ class Encode:
     shards: int | None = None
     """Write a folder of so many index files, each whole or not there."""
     workers: int = 1
-    """Processes on this machine that encode shards. One uses all its GPUs; several are for CPUs."""
+    """Processes that encode shards, on this machine or with --ray. One uses all GPUs of its machine
+    by itself; several are for CPUs."""
+    ray: str | None = None
+    """Encode shards on a Ray cluster: its address, or local to start one of this machine alone."""
+    ray_resources: dict[str, float] | None = None
+    """What each process on the cluster needs, such as GPU 1. Default: CPU 1."""
     update: bool = False
     """Bring the index of a folder up to date, or begin it: encode new and changed files, drop those
     that are gone, keep ids. Broken off, it goes on where it was."""
@@ -229,21 +234,13 @@ COMMAND = Command(
     Encode,
     encode,
     common=(
-        "run",
-        "data",
-        "out",
-        "update",
-        "columns",
-        "features",
-        "overwrite",
+        *("run", "data", "out", "update", "columns", "features", "overwrite"),
         "shards",
-        "workers",
     ),
     groups={
         "data": ("data", "data_dir", "part", "columns", "max_undecodable"),
         "method": ("run",),
-        "output and run": (
-            *("out", "update", "features", "overwrite", "batch_size", "shards", "workers"),
-        ),
+        "output and run": ("out", "update", "features", "overwrite", "batch_size"),
+        "shards": ("shards", "workers", "ray", "ray_resources"),
     },
 )

@@ -16,6 +16,9 @@ def is_for_shards(options: "Encode") -> bool:
 
     if options.shards is not None or folder.is_folder(options.out):
         return True
+    for name in ("ray", "ray_resources"):
+        if getattr(options, name) is not None:
+            raise ValueError(f"--{name.replace('_', '-')} is for shards; give --shards too")
     if options.workers != 1:
         raise ValueError("--workers is for shards; give --shards too")
     return False
@@ -27,6 +30,7 @@ def encode_shards(options: "Encode") -> None:
 
     from jaxhash import models
     from jaxhash.shards import folder, workers
+    from jaxhash.shards.ray_encoding import encode_on_ray
     from search.shards import file_name
 
     if options.part is not None:
@@ -37,6 +41,8 @@ def encode_shards(options: "Encode") -> None:
         raise ValueError("--data-dir is for datasets with a name; give the path of files instead")
     if options.workers < 1:
         raise ValueError(f"--workers is {options.workers}; give at least 1")
+    if options.ray_resources is not None and options.ray is None:
+        raise ValueError("--ray-resources is for a Ray cluster; give --ray too")
     if options.batch_size is not None and options.batch_size < 1:
         raise ValueError(f"--batch-size is {options.batch_size}; give at least 1")
     share = 0.01 if options.max_undecodable is None else options.max_undecodable
@@ -56,18 +62,30 @@ def encode_shards(options: "Encode") -> None:
     todo = folder.missing(options.out, manifest)
     if len(todo) < manifest.shards:
         print(f"{manifest.shards - len(todo)} of {manifest.shards} shards are done")
-    total = sum(manifest.first(shard + 1) - manifest.first(shard) for shard in todo)
+    total = sum(manifest.size(shard) for shard in todo)
     with tqdm(total=total, unit="image", unit_scale=True) as bar:
-        workers.encode(
-            model,
-            options.run,
-            options.out,
-            workers=options.workers,
-            batch_size=options.batch_size,
-            max_undecodable=share,
-            on_batch=bar.update,
-            say=bar.write,
-        )
+        if options.ray is not None:
+            encode_on_ray(
+                model,
+                options.out,
+                address=options.ray,
+                workers=options.workers,
+                resources=options.ray_resources,
+                batch_size=options.batch_size,
+                max_undecodable=share,
+                on_shard=lambda shard: bar.update(manifest.size(shard)),
+            )
+        else:
+            workers.encode(
+                model,
+                options.run,
+                options.out,
+                workers=options.workers,
+                batch_size=options.batch_size,
+                max_undecodable=share,
+                on_batch=bar.update,
+                say=bar.write,
+            )
     from jaxhash.shards.records import Names
 
     names = Names(options.out, manifest)

@@ -129,7 +129,7 @@ def encode_missing(
         for shard in order:
             if folders.is_done(folder, manifest, shard):
                 continue
-            with folders.held(Path(folder) / f".{shard:05d}.lock", wait=wait) as mine:
+            with folders.held(folders.lock_of(folder, shard), wait=wait) as mine:
                 if not mine or folders.is_done(folder, manifest, shard):
                     continue
                 bad += encode_shard(

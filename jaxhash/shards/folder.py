@@ -67,6 +67,10 @@ class Manifest:
         """The first id of a shard; that of the next one ends it."""
         return shard * self.items // self.shards
 
+    def size(self, shard: int) -> int:
+        """The number of images of a shard."""
+        return self.first(shard + 1) - self.first(shard)
+
     @property
     def digest(self) -> str:
         """A hash of it all: it tells one generation of a folder from another."""
@@ -251,7 +255,7 @@ def places_of(folder: str | os.PathLike[str], manifest: Manifest, shard: int) ->
             places = [from_line(line) for line in file]
     except (FileNotFoundError, ValueError, TypeError) as error:
         raise ValueError(f"{path}: not there, or damaged; begin the folder anew") from error
-    wanted = manifest.first(shard + 1) - manifest.first(shard)
+    wanted = manifest.size(shard)
     if len(places) != wanted:
         raise ValueError(f"{path}: has {len(places)} lines, not {wanted}; begin the folder anew")
     return places
@@ -287,6 +291,11 @@ def left_out(folder: str | os.PathLike[str], manifest: Manifest) -> Iterator[tup
             yield from ((item, reason) for item, reason in rows)
 
 
+def lock_of(folder: str | os.PathLike[str], shard: int) -> Path:
+    """The file that who encodes a shard holds, see `held`."""
+    return Path(folder) / f".{shard:05d}.lock"
+
+
 @contextlib.contextmanager
 def held(path: Path, *, wait: bool = True) -> Iterator[bool]:
     """Hold a lock of one process at a time, which a killed one gives back; whether it was got.
@@ -309,6 +318,9 @@ def held(path: Path, *, wait: bool = True) -> Iterator[bool]:
             yield True
             return
         try:
+            file.truncate(0)
+            file.write(f"{os.getpid()}".encode())  # for whoever wonders
+            file.flush()
             yield True
         finally:
             # Before it is given back: who waits for it then finds the shard done.
