@@ -5,6 +5,7 @@ One row of the data is one shard: what is done, and what a rerun has to do, is i
 
 import logging
 import os
+import platform
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,7 +16,10 @@ from jaxhash.shards import folder as folders
 from jaxhash.shards.encoding import check_model, check_share, encode_shard
 from jaxhash.shards.folder import Manifest
 
-SHARD = "shard"
+SHARD, ERROR = "shard", "error"
+"""Columns: what to encode, and what is wrong with it; "" for nothing."""
+OF_SYSTEM = "system: "
+"""What an error of the system, which may be gone another time, begins with on its way."""
 
 
 class EncodeShards:
@@ -32,23 +36,29 @@ class EncodeShards:
 
         self.model: Model = ray.get(model)
         self.folder, self.batch_size = folder, batch_size
-        try:
-            self.manifest = folders.load(folder)
-        except FileNotFoundError as error:
-            node = os.uname().nodename if hasattr(os, "uname") else "this machine"
-            raise FileNotFoundError(
-                f"{error}; {node} does not share the folder, which every machine has to"
-            ) from None
 
     def __call__(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Encode; the same rows come back."""
-        for shard in rows[SHARD].tolist():
+        """Encode; the rows come back, with what is wrong, as Ray would bury it in its own words."""
+        errors = [self._encode(shard) for shard in rows[SHARD].tolist()]
+        return rows | {ERROR: np.array(errors)}
+
+    def _encode(self, shard: int) -> str:
+        try:
+            manifest = folders.load(self.folder)
             with folders.held(folders.lock_of(self.folder, shard)):
-                if not folders.is_done(self.folder, self.manifest, shard):
+                if not folders.is_done(self.folder, manifest, shard):
                     encode_shard(
-                        self.model, self.folder, self.manifest, shard, batch_size=self.batch_size
+                        self.model, self.folder, manifest, shard, batch_size=self.batch_size
                     )
-        return rows
+        except FileNotFoundError as error:
+            return (
+                f"{OF_SYSTEM}{platform.node()} does not share the folder with all others; {error}"
+            )
+        except ValueError as error:
+            return str(error)
+        except OSError as error:
+            return f"{OF_SYSTEM}{platform.node()}: {error}"
+        return ""
 
 
 def encode_on_ray(
@@ -122,22 +132,13 @@ def encode_on_ray(
                 resources=wanted or None,
             )
             for row in rows.iter_rows():
+                if row[ERROR]:
+                    kind = OSError if row[ERROR].startswith(OF_SYSTEM) else ValueError
+                    raise kind(row[ERROR].removeprefix(OF_SYSTEM))
                 if on_shard is not None:
                     on_shard(int(row[SHARD]))
-    except ray.exceptions.RayError as error:
-        raise cause(error) from error
     finally:
         if ours:
             ray.shutdown()
     check_share(folder, manifest, list(folders.left_out(folder, manifest)), max_undecodable)
     return manifest
-
-
-def cause(error: BaseException) -> Exception:
-    """The error of a worker in place of Ray's, where it is one that says what to do."""
-    at: Any = error
-    while at is not None:
-        if isinstance(at, ValueError | OSError):
-            return type(at)(*at.args)
-        at = getattr(at, "cause", None) or at.__cause__
-    return RuntimeError(f"Ray: {error}")

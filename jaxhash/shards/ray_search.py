@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxhash.shards.ray_encoding import cause
 from search import HashIndex
 from search.files.atomic import replacing
 from search.merging import Result
@@ -23,6 +22,8 @@ from search.scattered import search_shards
 from search.shards import files
 
 APPLICATION = "jaxhash"
+KNOWN = (ValueError, TypeError, OSError)
+"""Errors of a part that are given on as they are."""
 OPENED = 2
 """Generations that a replica keeps mapped: the new one, and the one that requests may still ask."""
 
@@ -115,7 +116,7 @@ class Pending:
             try:
                 return self.response.result(timeout_s=self.seconds)
             except ray.exceptions.RayTaskError as error:
-                raise cause(error) from error
+                raise (error.cause if isinstance(error.cause, KNOWN) else error) from error
             except (ray.exceptions.RayError, TimeoutError) as error:
                 if not left:
                     raise TimeoutError(f"no replica answered in {self.tries} tries") from error
