@@ -25,7 +25,8 @@ class Config:
     """Allow the dataset to be downloaded where it is not there."""
     protocol: str | None = None
     """How the images are split into training, database and query: p-all, p-5k, p-dsh, fraction,
-    unseen or parts. Default: what the data's own parts are made for."""
+    unseen or parts. Default: parts for data with a part query or database, p-all for data with
+    parts train and test, else fraction."""
     protocol_options: dict[str, bool | int | float] = field(default_factory=dict)
     """Options of the protocol, by name: train_share 0.8 for fraction, queries_per_class 10 for
     p-5k; a wrong name lists them."""
@@ -35,20 +36,18 @@ class Config:
     """Share of a folder's images that may fail to decode before the run stops."""
 
     method: str | None = None
-    """What the network is trained to do: dhih-r3, orthohash, csq, dlbhc, dsh and others; or, from
-    images without labels on a frozen network, itq, bihalf, lsh or pca-sign; a wrong name lists
-    them all. Default: orthohash; dhih-r3 on a network that is used as it is; itq for a folder of
-    images without sub-folders."""
+    """The hashing method: orthohash, dhih-r3, csq, dlbhc, dsh and others; or, for images without
+    labels, on a frozen network, itq, bihalf, lsh or pca-sign; a wrong name lists them all. Default:
+    orthohash; dhih-r3 on a frozen network; itq for a folder of images without sub-folders."""
     network: str | None = None
-    """The network below the code, or onnx:FILE. Such files, and efficientnet-lite0 to -lite2, are
-    used as they are, under a head that is trained. Default: resnet for images, mhcln for features;
+    """The network below the code, or onnx:FILE. Such files, and efficientnet-lite0 to -lite2, stay
+    frozen; only a head above them is trained. Default: resnet for images, mhcln for features;
     efficientnet-lite0 for folders of photographs and for methods without labels."""
     network_options: dict[str, bool | int | float | str] = field(default_factory=dict)
     """What an ONNX file does not say, by name: side 224 mean 0.485,0.456,0.406 std 0.5 (pixels in
     [0, 1]), layout nchw or nhwc, output NAME, pool first or mean (of tokens)."""
     hidden: int | None = None
-    """Units of a layer between a backbone, which is used as it is, and the code; 0 for none.
-    Default: 512."""
+    """Units of a hidden layer between a frozen backbone and the code; 0 for none. Default: 512."""
     bits: int = 48
     """Length of the code, 1 to 1024."""
     image_size: int | None = None
@@ -56,14 +55,15 @@ class Config:
     the images' own, or 64 for a folder with images of several sizes."""
     weights: str | None = None
     """What to start from: pretrained weights (.pth or .safetensors), for the layers they fit, or
-    the folder of a finished run, for all but its latent layer and classifier. Of a method without
-    labels: another such run, whose features are taken where its images are the same."""
+    the folder of a finished run, for all but its latent layer and classifier. For a method without
+    labels: another such run, whose features are reused if its images are the same."""
     options: dict[str, bool | int | float | str] = field(default_factory=dict)
     """Options of the method's loss, by name: alpha 0.01 margin 96."""
 
     recipe: Literal["auto", "published", "scratch"] = "auto"
-    """Where the numbers below come from when they are not given: the method's paper, or a short
-    run from random weights. Default: the paper's on the paper's own network, scratch on others."""
+    """Where optimiser, schedule and the like come from when they are not given: published, the
+    method's paper; scratch, a short run from random weights. Default: published on the paper's own
+    network, scratch on others."""
     epochs: float | None = None
     """Length of the run in passes over the training images."""
     steps: int | None = None
@@ -71,37 +71,38 @@ class Config:
     batch_size: int | None = None
     """Images per step, over all devices together."""
     optimizer: str | None = None
-    """sgd, adam or adamw; sgd and the other two want rates of their own."""
+    """sgd, adam or adamw; adam and adamw need other learning rates than sgd."""
     learning_rate: float | None = None
-    """The highest learning rate of the trunk, whatever the number of devices."""
+    """The highest learning rate of the trunk (the layers below the latent layer), whatever the
+    number of devices."""
     schedule: str | None = None
     """constant, step, cosine or one-cycle."""
     drops: tuple[float, ...] | None = None
-    """Of the schedule step: fractions of the run at which the rate drops, such as 0.5 0.75."""
+    """For the schedule step: fractions of the run at which the rate drops, such as 0.5 0.75."""
     drop_factor: float | None = None
-    """Of the schedule step: what the rate is multiplied by at each drop."""
+    """For the schedule step: what the rate is multiplied by at each drop."""
     warmup: float | None = None
-    """Of the schedules cosine and one-cycle: fraction of the run over which the rate rises."""
+    """For the schedules cosine and one-cycle: fraction of the run over which the rate rises."""
     final_rate: float | None = None
-    """Of the schedules cosine and one-cycle: the last rate as a fraction of the highest."""
+    """For the schedules cosine and one-cycle: the last rate as a fraction of the highest."""
     momentum: float | None = None
-    """Of sgd; the first beta of adam and adamw."""
+    """Momentum of sgd; the first beta of adam and adamw."""
     beta2: float | None = None
     """The second beta of adam and adamw."""
     nesterov: bool | None = None
-    """Nesterov's momentum."""
+    """Use Nesterov's momentum."""
     weight_decay: float | None = None
-    """Spares biases and the scales of normalisations unless decay_all is True."""
+    """Weight decay; it spares biases and the scales of normalisations unless decay_all is True."""
     decay_all: bool | None = None
-    """Let weight decay act on them too."""
+    """Let weight decay act on biases and the scales of normalisations too."""
     head_rate: float | None = None
     """Learning rate of the latent layer and the classifier, in multiples of the trunk's."""
     latent_rate: float | None = None
-    """The latent layer's alone."""
+    """As head_rate, for the latent layer alone."""
     classifier_rate: float | None = None
-    """The classifier's alone."""
+    """As head_rate, for the classifier alone."""
     bias_rate: float | None = None
-    """Learning rate of biases, in multiples of that of the kernels of their layer."""
+    """Learning rate of biases, in multiples of that of the other weights of their layer."""
     clip_norm: float | None = None
     """Gradients of a larger norm are scaled down to it; 0 for no limit."""
     label_smoothing: float | None = None
@@ -110,33 +111,34 @@ class Config:
     """How images are drawn into batches: shuffled, or balanced, an equal number of each class.
     Default: the method's own way."""
     start: str | None = None
-    """How the latent layer and the classifier start: fan-in, or a paper's way, by name: dlbhc,
+    """How the latent layer and the classifier are initialised: fan-in, or as in a paper: dlbhc,
     ssdh, xavier (DSH), normal (HashNet, DPN, OrthoHash), he (TALR), he-average (MHCLN), uniform
     (GreedyHash, CSQ)."""
     augment: str | None = None
     """How training images are varied: none, or some of crop, flip, turn, cutout, affine, zoom and
     colour, joined by dashes."""
     average: float = 0.0
-    """Decay per step of a running average of the weights, which is then what is validated and
-    exported; 0 for none, 0.999 is usual."""
+    """Decay per step of a running average of the weights, which is then validated and exported in
+    their place; 0 for none, 0.999 is usual."""
     mirror: bool = False
-    """Encode an image as the mean of what the network makes of it and of its mirror image, in
-    twice the time; for images that mean the same both ways round."""
+    """Encode an image as the mean of the network's outputs for it and for its mirror image, in
+    twice the time; for images whose meaning does not change when mirrored."""
     shift: bool = False
-    """Encode an image together with itself shifted a little, both ways along a diagonal, in three
-    times the time."""
+    """Encode an image as the weighted mean over it and two copies shifted a little, both ways along
+    a diagonal, in three times the time."""
 
     seed: int = 0
-    """Of the initial weights, the shuffling, the augmentation and the split."""
+    """Seed of the initial weights, the shuffling, the augmentation and the split."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """What the network computes in; parameters and losses stay float32."""
+    """Number type the network computes in; parameters and losses stay float32."""
     eval_every: float | None = None
     """Epochs between validations, each with a checkpoint; the last step always has one. Default: a
     tenth of the run, and at least one epoch."""
     log_every: int = 50
     """Steps between lines of the metrics log."""
     resident: Literal["auto", "device", "stream"] = "auto"
-    """Keep the training images on the device, or stream them to it. Default: by their size."""
+    """Keep the training images in the device's memory, or stream them to it. Default: by their
+    size."""
     tensorboard: bool = False
     """Also write the metrics for TensorBoard (needs the package tensorboardX)."""
 

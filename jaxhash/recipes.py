@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("constant", "step", "cosine", "one-cycle")
 STARTS = ("fan-in", "dlbhc", "ssdh", "xavier", "normal", "he", "he-average", "uniform")
-"""How a head can start; `nets.head.STARTS` says what each means."""
+"""How a head can be initialised; `nets.head.STARTS` says what each means."""
 
 
 def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
@@ -19,13 +19,13 @@ class Recipe:
     """Everything about an optimisation but the loss; `jaxhash.training.optimiser` carries it out.
 
     Points in time are fractions of the run, so that a recipe keeps its shape when it is made
-    longer or shorter.
+    longer or shorter. The trunk is the network below the latent layer.
     """
 
     optimizer: str = "sgd"
     """sgd, adam or adamw."""
     learning_rate: float = 1e-3
-    """The trunk's, at its highest."""
+    """The trunk's learning rate, at its highest."""
     schedule: str = "constant"
     """constant, step, cosine or one-cycle."""
     drops: tuple[float, ...] = ()
@@ -36,20 +36,20 @@ class Recipe:
     final_rate: float = 0.0
     """cosine, one-cycle: the last rate as a fraction of the highest."""
     momentum: float = 0.9
-    """Of SGD; the first beta of Adam."""
+    """Momentum of SGD; the first beta of Adam."""
     beta2: float = 0.999
     """The second beta of Adam."""
     nesterov: bool = False
     weight_decay: float = 0.0
-    """Added to the gradient; adamw decouples it."""
+    """Weight decay: added to the gradient, or with adamw to the step."""
     decay_all: bool = False
-    """Weight decay acts on biases and the scales of normalisations too, which it spares else."""
+    """Let weight decay act on biases and the scales of normalisations too."""
     latent_rate: float = 1.0
     """Learning rate of the latent layer, in multiples of the trunk's."""
     classifier_rate: float = 1.0
     """Learning rate of the classifier above it, in multiples of the trunk's."""
     bias_rate: float = 1.0
-    """Learning rate of biases, in multiples of that of the kernels of their layer."""
+    """Learning rate of biases, in multiples of that of the other weights of their layer."""
     clip_norm: float | None = None
     """Gradients with a larger global norm are scaled down to it."""
     batch_size: int = 128
@@ -60,9 +60,9 @@ class Recipe:
     augment: str = "none"
     """none, or steps of `jaxhash.training.augment.STEPS` joined by dashes."""
     label_smoothing: float = 0.0
-    """Handed to losses that take it."""
+    """Share of the target spread over all classes, for losses that take it."""
     start: str = "fan-in"
-    """How the head starts: one of `STARTS`."""
+    """How the head is initialised: one of `STARTS`."""
 
     def __post_init__(self) -> None:
         """Refuse values out of range.

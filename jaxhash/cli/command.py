@@ -107,7 +107,7 @@ def _in_group() -> bool:
 
 
 def _end(code: int, message: str) -> NoReturn:
-    """Exit; a process of several does not wait long for the others."""
+    """Exit; one of several processes that train together does not wait long for the others."""
     if _in_group():
         from jaxhash.training import processes
 
@@ -156,7 +156,7 @@ def parse(command: Command, words: Sequence[str]) -> Any:
 def prepare() -> None:
     """Set up memory allocation, the cache of compiled programs and garbage collection.
 
-    The hundred thousands of objects that imports leave are no garbage, and looking through them
+    Imports leave hundreds of thousands of objects that never become garbage; collecting among them
     again and again took a sixth of the time of a query.
     """
     gc.set_threshold(100_000, 30, 30)
@@ -167,10 +167,10 @@ def prepare() -> None:
 
 
 def in_words(error: BaseException, names: Sequence[str] = ()) -> str:
-    """An error's message, as it is said on a command line.
+    """An error's message in the words of the command line.
 
-    The library speaks of arguments; those that are options here become options. Of the system's
-    own errors the number is left out.
+    The library's messages name arguments; those that are options of the command are written as
+    options (data_dir becomes --data-dir). Error numbers of the operating system are left out.
 
     Args:
         error: The error.

@@ -47,8 +47,8 @@ class Encode:
     part: str | None = None
     """Encode only this part of the data: train, test, database, query, ... Default: all of it."""
     features: Literal["float16", "float32", "none"] | None = None
-    """How an index keeps features for coarse-to-fine search; none keeps the codes alone. Default:
-    float16."""
+    """Number type in which an index keeps features, for coarse-to-fine search; none keeps the codes
+    alone. Default: float16."""
     batch_size: int | None = None
     """Images per call of the network. Default: what the network is meant for, mostly 256."""
     max_undecodable: float | None = None
@@ -56,7 +56,7 @@ class Encode:
     overwrite: bool = False
     """Replace a file that is there."""
     shards: int | None = None
-    """Write a folder of so many index files, each whole or not there."""
+    """Number of index files to write, in a folder; each appears only when it is complete."""
     workers: int = 1
     """Processes that encode shards, on this machine or with --ray. One uses all GPUs of its machine
     by itself; several are for CPUs."""
@@ -66,7 +66,7 @@ class Encode:
     """What each process on the cluster needs, such as GPU 1. Default: CPU 1."""
     update: bool = False
     """Bring the index of a folder up to date, or begin it: encode new and changed files, drop those
-    that are gone, keep ids. Broken off, it goes on where it was."""
+    that are gone, keep ids. The same command continues an update that was broken off."""
     columns: Path | None = None
     """CSV file with a column path and others, which queries then give back and filter by."""
 
@@ -88,7 +88,7 @@ def encode(options: Encode) -> None:
 
 
 def _check(options: Encode) -> None:
-    """Refuse, before anything is loaded, what cannot come out well."""
+    """Refuse, before anything is loaded, options that would fail or contradict each other."""
     index_only = ("part", "features", "columns", "update")
     if options.out.exists() and not options.overwrite and not options.update:
         raise FileExistsError(
@@ -115,7 +115,7 @@ def _check(options: Encode) -> None:
 
 
 def _write_features(options: Encode) -> None:
-    """Features of all items, as data to train on."""
+    """Write the features of all items, as data to train on."""
     from tqdm import tqdm
 
     from jaxhash.feature_files import write_features
@@ -130,7 +130,7 @@ def _write_features(options: Encode) -> None:
 
 
 def _update(options: Encode) -> None:
-    """Only what is new or changed."""
+    """Encode only what is new or changed."""
     from tqdm import tqdm
 
     from jaxhash import image_index
@@ -157,7 +157,7 @@ def _update(options: Encode) -> None:
 
 
 def _encode_all(options: Encode) -> None:
-    """Everything, into a new index."""
+    """Encode everything into a new index."""
     from tqdm import tqdm
 
     from jaxhash import encoding, image_index, retrieval

@@ -5,9 +5,9 @@
 Seconds for digits, about a minute for 70,000 small images on two CPU cores; prints mAP and
 precision for codes, features and coarse-to-fine search (0.97 and more on digits), and leaves
 results.json, precision_recall.png, precision_at_k.png and training.png in the run's folder. All
-figures are tie-aware, and results.json names protocol, bits, cut-offs, queries and seeds. Of images
-without labels it says how many of the features' neighbours the codes find, balance and distinct
-codes.
+figures are tie-aware, and results.json names protocol, bits, cut-offs, queries and seeds. For
+images without labels it prints the share of the features' nearest neighbours that the codes find,
+the balance of the bits and the number of distinct codes.
 """
 
 from dataclasses import dataclass, field

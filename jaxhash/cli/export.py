@@ -33,14 +33,14 @@ class Export:
     """The database, for pgvector: postgresql://user@host/name, or host=... dbname=.... Default:
     what PGHOST, PGDATABASE, PGUSER and PGPASSWORD say."""
     hnsw: bool = False
-    """Have pgvector's approximate index of the codes too."""
+    """Also make pgvector's approximate index of the codes."""
     append: bool = False
-    """Add to a table that is there; an item whose id it has takes the place of that row."""
+    """Add to an existing table; an item replaces the row that has its id."""
     overwrite: bool = False
     """Replace a file or table that is there."""
     run: Path | None = None
-    """Folder of the run that made the index: names of folders that are its classes become labels,
-    where the index keeps none."""
+    """Folder of the run that made the index. Where the index keeps no labels, the name of an
+    image's folder becomes its label if it is a class of the run."""
 
 
 def export(options: Export) -> None:

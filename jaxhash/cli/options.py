@@ -56,7 +56,7 @@ def _docs(kind: type) -> dict[str, str]:
     """The strings that stand below the fields of a class."""
     try:
         body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]
-    except OSError:  # made where no source is kept
+    except OSError:  # a class without a source file
         return {}
     assert isinstance(body, ast.ClassDef)
     found = {}

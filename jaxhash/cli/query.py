@@ -4,17 +4,17 @@
 
 A few seconds, nearly all of them to start; prints distance, id and path of the ten nearest images,
 and draws them. The nearest codes (--pool of them) are put in order by the distance of their
-features; with --pool 0 the codes alone decide.
+features; with --pool 0 the codes alone decide the order.
 
     jaxhash query --run runs/photos --index photos.index holiday/ --json > found.json
     find . -name '*.jpg' | jaxhash query --run runs/photos --index photos.index - --csv
 
-takes all images of a folder, or of a list; `-` may also be the bytes of one image.
+take all images of a folder, or of a list; `-` may also be the bytes of one image.
 
     jaxhash query ... beach.jpg --where "year >= 2020 and folder = 'beach'"
 
-searches only images of which that is true: of path, folder, label and the columns that
-jaxhash encode --columns kept, as SQL's WHERE has it.
+searches only the images that satisfy a condition, written as in SQL's WHERE, on path, folder, label
+and the columns that jaxhash encode --columns kept.
 """
 
 from collections.abc import Sequence
@@ -49,8 +49,8 @@ class Query:
     k: Annotated[int, tyro.conf.arg(aliases=["-k"])] = 10
     """Results for each image."""
     pool: int | None = None
-    """Nearest codes that are put in order by their features; 0 for codes alone. Default: 200, or
-    twice -k where that is more."""
+    """Nearest codes that are re-ranked by their features; 0 for codes alone. Default: 200, or twice
+    -k where that is more."""
     radius: int | None = None
     """Largest Hamming distance of a result. Default: any."""
     where: str | None = None
@@ -120,7 +120,7 @@ def query(options: Query) -> None:
 
 
 def _check(options: Query) -> None:
-    """Refuse, before anything is loaded, what cannot come out well."""
+    """Refuse, before anything is loaded, options that would fail or contradict each other."""
     if not options.images:
         raise ValueError("give at least one image file as the query")
     if options.k < 1:
@@ -197,7 +197,7 @@ def _table(found: "Found") -> list[str]:
 def _draw(
     path: Path, items: "ItemRecords", drawn: "Sequence[np.ndarray]", found: "Sequence[Found]"
 ) -> None:
-    """The gallery, whose name goes to standard error: standard output may be JSON."""
+    """Draw the gallery; its name goes to standard error, as standard output may be JSON."""
     import sys
 
     import numpy as np

@@ -10,9 +10,9 @@ the exported model. Then, with the same --run: jaxhash evaluate, jaxhash encode,
     jaxhash train --resume --run runs/photos
     jaxhash train --config configs/mnist-dlbhc.toml --run runs/mnist
 
-learns from a folder of class-name/image.jpg, and from one of images without sub-folders, both on a
-network that has seen ImageNet; goes on where a run broke off; takes a recipe. On several
-machines, start the same command on each with --coordinator, --processes and --process.
+train on a folder of class-name/image.jpg; on one of images without sub-folders, so without labels
+(both on a network pretrained on ImageNet); continue a run that was broken off; follow a recipe. On
+several machines, start the same command on each with --coordinator, --processes and --process.
 """
 
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from jaxhash.training.loop import Progress
 
-LIMITED = 0.5  # share of steps that waited for images from which on the bar says so
+LIMITED = 0.5  # the bar says so where more than this share of the steps waited for images
 
 
 @dataclass(frozen=True)
@@ -43,14 +43,14 @@ class Train:
     run: Path | None = None
     """Folder for everything the run leaves. Default: runs/DATA-METHOD-BITS."""
     resume: bool = False
-    """Continue the run in that folder, with its own options; where there is none and --data is
-    given, begin."""
+    """Continue the run in that folder, with its own options; where there is none, begin one if
+    --data is given."""
     overwrite: bool = False
     """Replace the run in that folder."""
     profile_steps: int = 0
-    """Trace so many steps into the folder's profile/, for TensorBoard's profiler or XProf."""
+    """Number of steps to trace into the folder's profile/, for TensorBoard's profiler or XProf."""
     devices: int | None = None
-    """Use so many devices. Default: all that divide the batch."""
+    """Number of devices to use. Default: as many of them as divide the batch."""
     coordinator: str | None = None
     """Several processes train together: host:port of the first one, or auto on a cluster that jax
     knows (Slurm, TPU pods)."""
@@ -87,7 +87,7 @@ GROUPS = {
 
 
 def defaults(words: Sequence[str]) -> Train | None:
-    """The options of a run to resume are its own unless given again."""
+    """The options that a resumed run was begun with; those given again override them."""
     folder = options.value_of(words, "run")
     if "--resume" not in words or not folder:
         return None
@@ -154,7 +154,7 @@ class Bar:
         from tqdm import tqdm
 
         if self.bar is not None and self.bar.total != progress.steps:
-            self.bar.close()  # of the images that a backbone has seen
+            self.bar.close()  # it counted the images whose features a backbone computed
             self.bar = None
         if self.bar is None:
             self.bar = tqdm(
