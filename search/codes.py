@@ -154,9 +154,9 @@ def validate_queries(queries: NDArray[np.uint8], bits: int) -> tuple[NDArray[np.
 
 
 def refuse_subclass(array: object, name: str) -> None:
-    """Refuse arrays whose own rules a search would not keep.
+    """Refuse array subclasses that index or mask by rules of their own.
 
-    A `numpy.memmap` and a subclass that only adds names are as good as a plain array.
+    A `numpy.memmap`, and a subclass that only adds names, are accepted.
 
     Raises:
         TypeError: `array` is a `numpy.matrix` or a masked array; `name` is the argument.

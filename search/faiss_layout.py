@@ -1,4 +1,4 @@
-"""What a FAISS binary index keeps its codes in, read by size-checked steps and without FAISS.
+"""The layout of FAISS's binary index files, read without FAISS, every size checked.
 
 FAISS trusts its files: a damaged length in one makes it ask for up to a terabyte.
 """

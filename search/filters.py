@@ -12,7 +12,7 @@ Form = TypeVar("Form")
 
 
 class Filter:
-    """A mask over rows, and what searches made of it: the next search finds it made.
+    """A mask over rows, and the forms that searches derive from it, kept for the next search.
 
     Attributes:
         allowed: bool (n,), contiguous; not to be changed.
@@ -28,10 +28,10 @@ class Filter:
         self._forms: dict[int, tuple[object, object]] = {}
 
     def form(self, database: object, make: Callable[[], Form]) -> Form:
-        """What `make` gave when it was first asked for this very database."""
+        """The mask's form for a database: what `make` gave at the first call with it."""
         held = self._forms.get(id(database))
         if held is None:
-            # With the database itself, so that no other one can come to have its `id`.
+            # Kept with the database itself, so that no other object can get its `id`.
             held = self._forms[id(database)] = database, make()
         return held[1]  # type: ignore[return-value]
 

@@ -26,16 +26,16 @@ from search.threads import Lock
 
 
 class HashIndex:
-    """Binary codes under ids, with features beside them if one likes.
+    """Binary codes under ids, optionally with features for re-ranking.
 
-    Searches may run in any number of threads while another one adds and removes: a change is
-    made beside what is there and appears all at once, and a search works on what it found when
-    it began. Results are in (distance, id) order whatever the history of the index.
+    Searches may run in any number of threads while another thread adds and removes items: a change
+    takes effect all at once, and a search works on the index as it was when the search began.
+    Results are in (distance, id) order whatever the history of the index.
 
-    Copies (`copy.copy`, `copy.deepcopy`) share their items and change apart. A pickle, for another
-    process of the same version of this library, holds them; but an index that `open` mapped is
-    pickled as its file's absolute path, and unpickled only while that is the same file. What
-    `prepare` made is not in a pickle.
+    Copies (`copy.copy`, `copy.deepcopy`) share their items' memory, and changes to one do not show
+    in the other. A pickle, for another process of the same version of this library, holds the
+    items; but an index that `open` mapped is pickled as its file's absolute path, and unpickled
+    only while that is the same file. What `prepare` made is not in a pickle.
 
     Args:
         codes: uint8 (n, ceil(bits / 8)), n may be 0; rearranged for the scan, hence copied.
@@ -194,7 +194,7 @@ class HashIndex:
         """The codes and features of some items, in the order asked for.
 
         Args:
-            ids: integers (m,), all in the index; repetitions are answered as often.
+            ids: integers (m,), all in the index; repeated ones give repeated rows.
 
         Returns:
             codes uint8 (m, ceil(bits / 8)), pad bits zero; features (m, d) of the type they were
@@ -223,7 +223,7 @@ class HashIndex:
 
     @property
     def attachments(self) -> dict[str, bytes]:
-        """What is stored beside the codes, by name; a copy."""
+        """The bytes that are stored with the index, by name; a copy."""
         return attached(self._state)
 
     def attach(self, name: str, data: bytes | None) -> None:
@@ -279,7 +279,7 @@ class HashIndex:
             k: results for each query.
             query_features: float (q, d), finite.
             query_latents: float (q, bits), finite: what the network gave before the threshold.
-            threshold: of the method, for `query_latents`: 0.5 after a sigmoid, 0 for signed ones.
+            threshold: of the method, for `query_latents`: 0.5 after a sigmoid, 0 if signed.
             pool: candidates for each query; needs `query_features` or `query_latents`.
             radius: largest Hamming distance of a result or candidate, that distance included.
             where: the items to search: bool, one for each entry of `ids`, or a list of ids.
@@ -324,8 +324,8 @@ class HashIndex:
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """The `k` best of given candidates, by a finer distance: the second half of `search`.
 
-        Candidates that are not in the index are passed over, so that each shard of a database
-        can be given all of them, and `search.merge` has the result.
+        Candidates that are not in the index are skipped, so that each shard of a database can be
+        given all of them; `search.merge` joins the results.
 
         Args:
             query_features: float (q, d), finite; None with `query_latents`.
@@ -402,14 +402,14 @@ class HashIndex:
     ) -> NDArray[np.int64]:
         """Add items, or replace some.
 
-        Searches that have begun see nothing of it, later ones all of it.
+        Searches that have begun do not see the change; later ones see all of it.
 
         Args:
             codes: uint8 (m, ceil(bits / 8)).
             features: float16 or float32 (m, d) as those of the index; needed if it has some.
             ids: int64 (m,), unique, and not in the index unless `replace`; by default they
-                continue after the largest that ever was in it, so that no id comes to mean
-                another item unless you give it again yourself.
+                continue after the largest id ever used, so that an id is used again only if you
+                give it yourself.
             replace: an item whose id is in the index already takes the place of the one there,
                 code and features, in the same step ("upsert"); needs `ids`.
 
@@ -464,16 +464,16 @@ class HashIndex:
             self._state = changes.compact(self._state)
 
     def prepare(self, *, tables: bool = False, threads: int | None = None) -> None:
-        """Do now what speeds up searching; results stay the same.
+        """Prepare for faster searches; results stay the same.
 
-        Equal codes are grouped, where there are enough of them: about as much memory as the
-        codes. An index in memory does that by itself at its first search, one that is mapped from
-        a file only here, because it means to read all of it.
+        Equal codes are grouped, where there are enough of them, which takes about as much memory
+        as the codes. An index in memory does that by itself at its first search, one that is
+        mapped from a file only here, because it requires reading all of it.
 
         Args:
             tables: also make multi-index tables, for the nearest neighbour (`k=1`) and for
                 `within` a small radius, among about a million distinct codes or more; other
-                searches are as before. `search.hamming.tables.size` tells their memory.
+                searches do not use them. `search.hamming.tables.size` gives their memory.
             threads: at most this many; all processors when None.
 
         Example:
@@ -501,6 +501,6 @@ class HashIndex:
 
 
 def _as_rows(array: NDArray[np.floating] | None, alone: bool) -> NDArray[np.floating] | None:
-    """What belongs to a single query as a table of one row."""
+    """The features or latents of a single query as a table of one row."""
     one = alone and isinstance(array, np.ndarray) and array.ndim == 1
     return array[None] if one and array is not None else array

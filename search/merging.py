@@ -16,7 +16,7 @@ def merge(*results: Result, k: int | None = None) -> Result:
     """The `k` best of several results for the same queries, in (distance, id) order.
 
     Exact when each part of the database gave its own `k` best: merged shards equal the whole,
-    however the items were dealt out, as long as ids are global and no item is in two shards.
+    however the items were divided, as long as ids are global and no item is in two shards.
 
     Args:
         results: pairs (distances, ids) as a search returns them, all of one width (q, w):
@@ -47,7 +47,7 @@ def merge(*results: Result, k: int | None = None) -> Result:
 
 
 def merge_nearest(results: Sequence[Result], k: int) -> Result:
-    """`merge` of results that are known to be right."""
+    """`merge` without checks, for results known to be valid."""
     if len(results) == 1 or k == 0 or not len(results[0][1]):
         return results[0][0][:, :k], results[0][1][:, :k]
     distances = np.stack([distances for distances, _ in results])

@@ -118,7 +118,7 @@ def run(
     try:
         work()
     finally:
-        pending.clear()  # an interrupt leaves tasks behind: nobody shall begin them
+        pending.clear()  # an interrupt leaves tasks that no thread shall begin
         for helper in helpers:
             if not helper.cancel():
                 helper.result()

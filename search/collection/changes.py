@@ -156,11 +156,11 @@ def next_ids(state: State, count: int) -> NDArray[np.int64]:
 
 
 def above(ids: NDArray[np.int64], next_id: int) -> int:
-    """The next id when some ids were given to items: above all of them, and never less."""
+    """The next id once items have the given ids: above all of them, and never below `next_id`."""
     return max(next_id, int(ids.max(initial=-1)) + 1)
 
 
 def above_all(segment: Segment) -> int:
-    """The next id of an index that has one segment, if nobody knows of a larger one."""
+    """The next id of an index of one segment that has no record of removed, larger ids."""
     last = len(segment.codes) - 1
     return above(segment.ids_of(np.array([last])), 0)

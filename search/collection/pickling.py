@@ -11,7 +11,7 @@ from search.hamming.blocks import Blocks
 
 
 def pack(state: State) -> dict[str, Any]:
-    """What `unpack` makes the same state of, in another process too.
+    """Plain values from which `unpack` makes the same state again, in another process too.
 
     A segment that is mapped from an index file stays there: its path is packed, absolute.
 

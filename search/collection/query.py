@@ -16,7 +16,7 @@ from search.hamming.scan import NO_DISTANCE
 from search.hamming.searchable import Nearest, Within
 from search.merging import merge_nearest, merge_within
 
-# Results, at least, that the search of a group of queries may hold beside those of the others.
+# Queries are searched in groups of about so many results each, to bound the memory in use.
 RESULTS = 1 << 22
 
 
@@ -53,7 +53,7 @@ def refinement(
     threshold: float,
     queries: int,
 ) -> Refinement | None:
-    """The one that the arguments of a search ask for, checked against the index."""
+    """The refinement that a search's arguments ask for, checked; None for codes alone."""
     if query_features is None and query_latents is None:
         return None
     if query_features is None:
@@ -153,8 +153,8 @@ def nearest(
     group = max(TILE, RESULTS // max(1, k))
     if len(queries) <= group:
         return merge_nearest([view.knn(queries, k, threads) for view in views], k)
-    # What lies between the rows of a view and the merged ids takes several times the memory of
-    # the results, so only some of them pass through it at a time.
+    # The steps from the rows of each view to the merged ids take several times the memory of the
+    # results, so only a group of queries passes through them at a time.
     best, found = np.empty((len(queries), k), np.int32), np.empty((len(queries), k), np.int64)
     for start in range(0, len(queries), group):
         part = slice(start, start + group)

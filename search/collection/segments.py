@@ -17,7 +17,7 @@ from search.hamming.blocks import BLOCK, Blocks, restore, take
 from search.hamming.searchable import Scanned, Searchable
 from search.kernels import merging
 
-# Above one id in so many, it is quicker to walk all the ids than to look each up.
+# Where more than one id in so many is wanted, walking all ids is quicker than looking each up.
 LOOKED_UP = 16
 # Rows whose ids one task compares with the wanted ones.
 MARKED = 1 << 18
@@ -61,7 +61,7 @@ class Engine:
 
 @dataclasses.dataclass(frozen=True)
 class Segment:
-    """Codes sorted by id, so that row order is id order; only removals tell copies apart.
+    """Codes sorted by id, so that row order is id order; copies differ only in what was removed.
 
     Attributes:
         codes: n codes.
@@ -69,7 +69,7 @@ class Segment:
         first: the id of the first code where `ids` is None, from 0.
         features: float16 or float32 (n, d), or None.
         dead: int64, ascending: the rows that were removed.
-        mapped: whether the arrays live in a file; such a segment is not merged behind one's back.
+        mapped: whether the arrays live in a file; such a segment is merged only when asked to.
         guards: what compares mapped "codes", "ids" and "features" with their checksums; each is
             asked before they are looked at. None for arrays that can be trusted.
         engine: how to search the codes; made from them when left out.
@@ -196,7 +196,7 @@ class Segment:
     def mark(self, ids: NDArray[np.int64], threads: int | None) -> tuple[NDArray[np.bool_], int]:
         """Which rows (n,) have one of many ids, and how many of the ids are alive here.
 
-        The ids ascend strictly, but where those of the rows follow each other.
+        The ids ascend strictly; they need not where `self.ids` is None.
         """
         allowed = np.zeros(len(self.codes), bool)
         if self.ids is None:

@@ -12,31 +12,31 @@ from search.collection.once import once
 from search.collection.segments import Segment
 from search.files.checksums import Guard
 
-# Below one wanted item in so many, the wanted ones are named or gathered rather than marked.
+# Where fewer than one item in so many is wanted, their rows are listed instead of masked.
 SPARSE = 16
 
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where some items are among others: at `positions`, or everywhere but there."""
+    """Where a segment's items stand in `State.ids`: at `positions`, or if `left_out` elsewhere."""
 
     positions: slice | NDArray[np.int64]
     left_out: bool = False
 
     def of(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """The part of a mask over all items that is about these."""
+        """The part of a mask over all items that covers these items."""
         return np.delete(mask, self.positions) if self.left_out else mask[self.positions]
 
 
 @dataclasses.dataclass(frozen=True)
 class State:
-    """All of an index at one moment; a search takes one and never sees another.
+    """All of an index at one moment; a search works on one state from beginning to end.
 
     Attributes:
         bits: number of bits in a code.
         segments: one or more.
         attachments: by name; a `Guard` for one in a mapped file.
-        next_id: above every id that ever was in the index, from 0 to 2**63.
+        next_id: above every id ever used in the index, from 0 to 2**63.
     """
 
     bits: int

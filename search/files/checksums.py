@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from search import paging, threads
 
-# Features are read here and there: a group is what the system reads for one of them, a page. The
-# others are mostly read from end to end: large enough that the time between groups does not count.
+# Features are read at random: a group is a page, which the system reads in any case. Codes and ids
+# are mostly read from end to end: in groups so large that the overhead of each is negligible.
 GROUPS = {"codes": 1 << 16, "ids": 1 << 16, "features": 1 << 12}
 # A section up to this size is compared as a whole at the first look: 5 ms, and never again.
 SMALL = 1 << 24

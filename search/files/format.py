@@ -1,6 +1,7 @@
 """The format of an index file. `search.files.reading` reads it, `search.files.writing` writes it.
 
-Version 3, or 2 where the section `ids` is what it was. Every number is little-endian; a file is
+Version 3, or 2 where the section `ids` is absent or has n ids. Every number is little-endian; a
+file is
 
     header    64 bytes
     sections  each begins at a multiple of 64 bytes from the start of the file, in the order of
@@ -11,7 +12,7 @@ Header:
 
     offset  size  field
      0       8    magic: 89 48 49 58 0D 0A 1A 0A (so that a text-mode transfer shows)
-     8       2    version: 3 where the section `ids` says one id alone for several codes, else 2
+     8       2    version: 3 where the section `ids` has one id for several codes, else 2
     10       2    byte order mark 0x0102; reads 0x0201 if the bytes were swapped
     12       4    bits of a code, 1 to 4096
     16       8    n, the number of codes
@@ -20,7 +21,7 @@ Header:
     40       4    number of sections
     44       4    CRC-32 of the table
     48       8    the next id: the smallest that an item may get by default. It is larger than
-                  every id in the file and every id that ever was, and at most 2**63
+                  every id in the file and every id ever used, and at most 2**63
     56       4    zeros
     60       4    CRC-32 of the 60 bytes before
 
@@ -42,9 +43,9 @@ Sections, in row-major order:
                       bit of a code and past the last code.
     ids               int64 (n,), strictly ascending, never -1. Absent when they are 0 to n - 1.
                       int64 (1,) when they are f to f + n - 1 for an f above 0, n above 1: it
-                      says f, and the file is of version 3.
+                      holds f, and the file is of version 3.
     features          float16 or float32 (n, d), row i beside code i, d at most 2**24. Optional;
-                      n may be 0, and then says what the features of later items are.
+                      where n is 0, it sets the type and dimensions of later items' features.
     attachment/<name> uint8 (length,): bytes that the owner of the index keeps with it. Any number.
                       The name has 1 to 69 bytes and no zero byte.
     checksums/<name>  uint32 (groups,), for each of the sections codes, ids and features: CRC-32 of
@@ -52,11 +53,11 @@ Sections, in row-major order:
                       fewer; a row of codes is a block. g is 65536 for codes and ids, 4096 for
                       features. A section of no bytes has no groups.
 
-So that a mapped file need not be read at opening and is not trusted either, each group is compared
-with its checksum when a search first looks at it, see `search.files.checksums`.
+A mapped file is neither read whole at opening nor trusted unread: each group is compared with its
+checksum when a search first looks at it, see `search.files.checksums`.
 
 Version 2 has an id for each code wherever they are not 0 to n - 1. Programs that know versions 1
-and 2 alone read what is of version 2, and refuse version 3 by its number.
+and 2 alone read files of version 2, and refuse version 3 by its number.
 
 Version 1 has no next id (zeros: the one after the largest id, from 0), and no checksums of groups.
 Such files are read; a mapped section is compared as a whole when it is first used as a whole, or

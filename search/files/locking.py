@@ -15,7 +15,7 @@ class Locked(OSError):
 
 @contextlib.contextmanager
 def alone(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Be the only one that writes `path`, among all who ask in this way.
+    """Be the only one that writes `path`, among all that use this lock.
 
     The lock is the system's own on a file `.NAME.lock` beside it, so that it ends with the process,
     however that ends. The file is removed with the block; a killed process leaves it behind,

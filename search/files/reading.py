@@ -31,7 +31,7 @@ from search.files.format import (
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A file, and what tells it from another one that may come to have its path.
+    """A file, and what tells it from another one that is later put at its path.
 
     Attributes:
         path: absolute.

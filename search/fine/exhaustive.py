@@ -1,4 +1,4 @@
-"""Exact nearest neighbours by Euclidean distance over all features: what the codes are measured by.
+"""Exact nearest neighbours by Euclidean distance over all features: the reference for the codes.
 
 The distances to a block of features come out of one matrix product, 1/2 |x|^2 - q.x, which orders
 like the distance itself and runs at the speed of the processor's matrix routines. The best few
@@ -78,7 +78,7 @@ def _candidates(
 ) -> NDArray[np.int64]:
     """The `kept` rows of smallest score for each query, in no order."""
     rows = max(1, BLOCK_BYTES // (4 * max(CHUNK, features.shape[1])))
-    # Distances do not change when everything moves, and rounding shrinks with the norms.
+    # Centring changes no distance, and smaller norms mean smaller rounding errors.
     sample = np.linspace(0, len(features) - 1, 1024).astype(int)
     with np.errstate(over="ignore", invalid="ignore"):
         centre = features[sample].astype(np.float32).mean(axis=0)

@@ -19,7 +19,7 @@ from search.kernels import euclidean
 # of 4,096 float32 (1.6 MB) in some 90 microseconds, and may take half as long to wake up.
 LEAST_TASK = 1 << 21
 LOOK_UP = 32  # bytes that could be read while one number is looked up in a table
-# Candidates whose distances are held at a time: larger jobs go query by query group.
+# Candidates whose distances are held at a time: larger jobs go in groups of queries.
 MOST_CANDIDATES = 1 << 22
 # Dimensions of features: no network has more, and a file that claims them is damaged.
 MOST_DIMENSIONS = 1 << 24

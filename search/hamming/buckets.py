@@ -28,10 +28,10 @@ from search.kernels.shared import ROW_BITS, ROW_MASK
 
 _ANY: NDArray[np.bool_] = np.empty(0, np.bool_)
 _SAMPLE = 1 << 16  # rows looked at to estimate how often codes repeat
-_WORTH = 0.5  # distinct codes per row, at most,
-_SAVED = 1 << 20  # and bytes of codes a query need not look at, at least, for the index to pay
+_WORTH = 0.5  # buckets pay with at most so many distinct codes per row,
+_SAVED = 1 << 20  # if they save each query from reading at least so many bytes of codes
 _TASK = 64  # queries whose codes one task turns into rows
-_BY_TABLES = 1  # neighbours that tables find sooner than a scan, at most: the tenth lies too far
+_BY_TABLES = 1  # the largest k for which tables beat a scan: a tenth neighbour lies too far
 _TALLIES = 4  # threads that count, at most: each keeps some 20 bytes for every distinct code
 
 

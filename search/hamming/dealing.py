@@ -1,11 +1,11 @@
-"""How a scan is dealt out: tiles of queries, ranges of blocks, and the threads they are worth."""
+"""How a scan is divided: tiles of queries, ranges of blocks, and how many threads are worth it."""
 
 import math
 
 from search.hamming.blocks import Blocks
 
 ABREAST = 4  # queries that a pass of the kernel compares with the codes it has loaded
-_STATE_BYTES = 1 << 19  # what a tile of queries may keep in the second-level cache
+_STATE_BYTES = 1 << 19  # a tile's results and counts, which shall stay in the second-level cache
 TILE = 64
 _WORK = 1 << 21  # pairs of bytes to compare that make it worth while to wake a thread
 _MERGED = 64  # pairs of bytes that are compared in the time that merging one result takes
@@ -47,17 +47,17 @@ def workers_for_nearest(blocks: Blocks, queries: int, k: int, workers: int) -> i
     workers = workers_for(blocks, queries, workers)
     if by_query(blocks, queries, workers):
         return workers
-    # So few share each query, or each has queries of its own.
+    # Few enough to share each query, or as many as can have queries of their own.
     return min(workers, max(most_sharing(blocks, k), queries // (2 * ABREAST)))
 
 
 def by_query(blocks: Blocks, queries: int, workers: int) -> bool:
-    """Whether no thread shares a query, which leaves nothing to merge: where there are enough."""
+    """Whether each thread gets queries of its own, with nothing to merge: given enough queries."""
     return queries >= 2 * ABREAST * workers or len(blocks.planes) < workers or workers == 1
 
 
 def query_edges(queries: int, tile: int, workers: int) -> list[int]:
-    """Edges of tiles of queries, as many for each thread."""
+    """Edges of tiles of queries, the same number of tiles for each thread."""
     tiles = -(-max(1, -(-queries // tile)) // workers) * workers
     step = -(-queries // tiles)
     return edges(queries, max(ABREAST, -(-step // ABREAST) * ABREAST))

@@ -97,7 +97,7 @@ def _nearest_by_query(
     distances: NDArray[np.int32],
     found: NDArray[np.int64],
 ) -> None:
-    """Fill `distances` and `found`, the queries dealt out to the threads."""
+    """Fill `distances` and `found`, the queries divided among the threads."""
     planes = blocks.planes.reshape(-1)
     total = len(blocks.planes)
 
@@ -152,8 +152,8 @@ def _together(
 ) -> tuple[NDArray[np.int64], bool]:
     """The k least keys of each query, and whether a guess may have left some out.
 
-    One call is one round of the search. A thread may still come to `search` when the next round
-    has begun, and shall find its own, where there is nothing left to claim.
+    One call is one round of the search. A thread may still call `search` after the next round has
+    begun: it then works on its own round's variables, where there is nothing left to claim.
     """
     planes = blocks.planes.reshape(-1)
     total, count = len(blocks.planes), spans[-1][1]

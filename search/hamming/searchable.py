@@ -17,8 +17,8 @@ Nearest = tuple[NDArray[np.int32], NDArray[np.int64]]
 class Searchable(Protocol):
     """Codes that can be searched: `Scanned`, `search.hamming.buckets.Buckets`, `...tables.Tables`.
 
-    Arguments and results are those of `scan.knn` and `scan.radius`, and so are the answers, ties
-    included: forms differ in time and memory alone.
+    Arguments and results are those of `scan.knn` and `scan.radius`, ties included: implementations
+    differ in time and memory alone.
     """
 
     def knn(
@@ -46,7 +46,7 @@ class Searchable(Protocol):
 
 @dataclass(frozen=True)
 class Scanned:
-    """A database that is scanned, or some rows of one that are held apart.
+    """A database that is searched by a scan, or a copy of some of its rows.
 
     Attributes:
         blocks: the n codes.

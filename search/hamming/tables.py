@@ -68,7 +68,7 @@ class Tables:
         allowed: NDArray[np.bool_] | Filter | None = None,
         threads: int | None = None,
     ) -> Nearest:
-        """As `scan.knn`; with `allowed` it is the scan.
+        """As `scan.knn`; with `allowed`, by a scan.
 
         Example:
             >>> from search.hamming.blocks import arrange
@@ -124,7 +124,7 @@ class Tables:
         allowed: NDArray[np.bool_] | Filter | None = None,
         threads: int | None = None,
     ) -> Within:
-        """As `scan.radius`; with `allowed` it is the scan.
+        """As `scan.radius`; with `allowed`, by a scan.
 
         Example:
             >>> from search.hamming.blocks import arrange

@@ -20,8 +20,8 @@ from search.kernels.vectors import byte_distance, claim, lowest, mask_of, tile
 
 STRETCH = 24576  # bytes of codes that stay in the first-level cache while queries walk them
 SAMPLE = 32  # one vector in so many is looked at to guess how near the k nearest will be
-# Up to here a distance plus one fits a byte, but for 255 and 256, which come out as -1 and 0:
-# so a sum this wide that says so is looked at again.
+# Codes of up to so many bytes (256 bits) have `distance + 1` summed in one byte. Distances 255 and
+# 256 wrap round and read as -1 and 0; at that width the kernels check such sums again.
 NARROW_BYTES = 32
 # Where the numbers that threads share lie in `progress`, a cache line or more apart.
 NEXT, DONE, GUESSED, PROGRESS = 0, 16, 32, 48
