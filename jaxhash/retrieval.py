@@ -25,7 +25,8 @@ BATCH = 256
 """Queries that are encoded at once, at most."""
 POOL = 200
 """Candidates that are re-ranked for a few results; for more of them, see `pool_for`."""
-
+MOST = 100_000
+"""Candidates that are re-ranked at most, unless more are asked for."""
 
 Where = str | np.ndarray | Sequence[int]
 """Which items to search: an expression, bool for each id of the index, or a list of ids."""
@@ -213,14 +214,19 @@ def query(
     return Neighbours(*index.search(encoded.codes, k, radius=radius, where=where, **fine))
 
 
-def pool_for(k: int) -> int:
-    """How many candidates to re-rank for k results, where nobody says.
+def pool_for(k: int, order: str | None = None, items: int = 0) -> int:
+    """How many candidates to re-rank for k results, where nobody says; 0 for codes alone.
+
+    order: that an evaluation found best, see `runs.best_order`; for "features" all of the `items`
+    are candidates, up to `MOST`.
 
     Example:
-        >>> pool_for(10), pool_for(500)
-        (200, 1000)
+        >>> pool_for(10), pool_for(500), pool_for(10, "codes"), pool_for(10, "features", 5000)
+        (200, 1000, 0, 5000)
     """
-    return max(POOL, 2 * k)
+    if order == "codes":
+        return 0
+    return max(POOL, 2 * k, min(items, MOST) if order == "features" else 0)
 
 
 def encode_queries(model: Model, items: Any) -> Encoded:

@@ -7,7 +7,8 @@ runs/mine/
   metrics.jsonl       one line per logged step, one per validation
   skipped.txt         images that could not be decoded, with the reason
   checkpoints/        the last state and the best one, to resume from
-  features.safetensors  of a method without labels: the backbone's features of all its images
+  features.safetensors  of a run on a backbone: the features of all its images
+  unlabelled.safetensors  the same, of the folder unlabelled/ beside class folders
   model.safetensors   the weights, for encoding and for others to load ...
   model.json          ... and what they are the weights of
   results.json        written by `evaluation.results`, with the figures beside it
@@ -31,6 +32,7 @@ CONFIG, PLAN, ENVIRONMENT, METRICS, SKIPPED = (
     "metrics.jsonl",
     "skipped.txt",
 )
+UNLABELLED = "unlabelled.safetensors"
 CHECKPOINTS, FEATURES, WEIGHTS, MODEL, RESULTS = (
     "checkpoints",
     "features.safetensors",

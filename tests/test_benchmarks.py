@@ -160,3 +160,15 @@ def test_shards(benchmark: Benchmark, tmp_path: Path, capsys) -> None:
     config = shards.Config(codes=1000, shards=3, bits=64, queries=4, runs=1, folder=tmp_path)
     assert {"write", "open", "one query"} <= set(shards.main(config))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_few_labels(benchmark: Benchmark, tmp_path: Path, monkeypatch, capsys) -> None:
+    few = benchmark("few_labels")
+    rng = np.random.default_rng(0)
+    labels = (np.arange(60) % 3).astype(np.int32)
+    items = (rng.normal(size=(60, 12)) + labels[:, None]).astype(np.float32)
+    data = few.Dataset("blobs", "features", items, labels, {"all": np.arange(60)}, ("a", "b", "c"))
+    monkeypatch.setattr(few, "load", lambda folder: data)
+    options = ["--labels", 2, "--seeds", 0, "--bits", 4, "--method", "dlbhc"]
+    call(few, "--run", tmp_path, *options)
+    assert "| 2 | itq of all, with labels | " in capsys.readouterr().out

@@ -13,7 +13,7 @@ from PIL import Image
 from test_unlabelled import SIDE, backbone, draw, encodings  # noqa: F401
 
 import jaxhash
-from jaxhash import models, nets, runs
+from jaxhash import models, nets, retrieval, runs
 from jaxhash.config import Config
 from jaxhash.data import photographs
 from jaxhash.evaluation import order
@@ -148,7 +148,7 @@ def test_held_out_images_that_say_nothing_are_learned_from(pets: Path) -> None:
         ({"augment": "flip"}, "augment is given, and network 'tiny-eye' sees each image once"),
         ({"weights": "a.pth"}, "weights is a.pth; on a backbone give the folder of another run"),
         ({"hidden": -1}, "hidden is -1; give 0 for no hidden layer"),
-        ({"network": "dsh", "hidden": 9}, "hidden is for a head on a backbone"),
+        ({"network": "dsh", "hidden": 9}, "hidden is for a head on features"),
         ({"network": "onxx:a.onnx"}, "network is 'onxx:a.onnx'"),
     ],
 )
@@ -164,6 +164,17 @@ def test_features_have_no_backbone() -> None:
     items, labels = np.ones((20, 6), np.float32), np.arange(20) % 2
     with pytest.raises(ValueError, match="takes images, and arrays holds features; leave network"):
         jaxhash.train((items, labels), None, method="dlbhc", **EYE)
+
+
+def test_a_head_alone_has_a_hidden_layer_where_it_is_asked_for() -> None:
+    rng = np.random.default_rng(0)
+    items, labels = rng.normal(size=(60, 6)).astype(np.float32), np.arange(60) % 3
+    options = {"network": "features", "method": "dlbhc", "bits": 8, "epochs": 1}
+    for hidden in (None, 5):
+        model = jaxhash.train((items, labels), None, hidden=hidden, **options)
+        assert model.spec.hidden == hidden
+        assert ("hidden" in model.variables["params"]["head"]) == (hidden is not None)
+        assert model.encode(items).features.shape == (60, 6 if hidden is None else 8)
 
 
 def test_the_whole_of_a_network_without_a_backbone_is_itself() -> None:
@@ -239,6 +250,8 @@ def test_the_cheapest_of_the_best_orders_is_taken(scores, wanted: str, tmp_path:
     runs.write_json(tmp_path / runs.RESULTS, results)
     assert runs.best_order(tmp_path) == wanted
     assert "best in the order of" in order.said(results)
+    pools = {"codes": 0, "coarse_to_fine": 200, "features": 700}
+    assert retrieval.pool_for(10, wanted, 700) == pools[wanted]
     recall = {"labels": False, "recall": {"pool": scores[0] + 0.475}}
     assert order.best(recall) == "coarse_to_fine"
     assert order.best({"labels": False, "recall": {"pool": 0.9}}) == "features"

@@ -252,7 +252,7 @@ def test_options_that_a_network_does_not_take_are_refused(file: Path) -> None:
         backbones.choose(Config(network=f"onnx:{file}", network_options={"sides": 8}))
     with pytest.raises(ValueError, match="network_options are for ONNX files"):
         backbones.choose(Config(network="efficientnet-lite0", network_options={"side": 8}))
-    with pytest.raises(ValueError, match=r"network_options is for a head on a backbone"):
+    with pytest.raises(ValueError, match=r"network_options is for a head on features"):
         jaxhash.train("digits", None, network="dsh", network_options={"side": 8}, epochs=1)
 
 

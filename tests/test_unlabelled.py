@@ -343,7 +343,7 @@ def test_the_weights_package_is_named_before_a_folder_is_made(photos: Path, tmp_
     ("fields", "message"),
     [
         ({"bits": 24}, r"24 for 24 bits; give bits 23 or fewer"),
-        ({"method": "dlbhc"}, r"no class folders.*itq, lsh and pca-sign learn from them"),
+        ({"method": "dlbhc"}, r"no class folders.*itq, bihalf, lsh and pca-sign learn from them"),
         ({"network": "resnet"}, r"network is 'resnet'.*choose one of efficientnet-lite0"),
         ({"epochs": 3.0}, "epochs is given, and method 'itq' is fitted in one go"),
         ({"protocol": "p-all"}, "protocol is given, and the images have no labels"),

@@ -50,7 +50,7 @@ class Query:
     """Results for each image."""
     pool: int | None = None
     """Nearest codes that are re-ranked by their features; 0 for codes alone. Default: 200, or twice
-    -k where that is more."""
+    -k where that is more; 0, or all, where jaxhash evaluate found that to be best."""
     radius: int | None = None
     """Largest Hamming distance of a result. Default: any."""
     where: str | None = None
@@ -72,7 +72,7 @@ def query(options: Query) -> None:
     _check(options)
     import sys
 
-    from jaxhash import models, retrieval
+    from jaxhash import models, retrieval, runs
     from jaxhash.cli import inputs
     from jaxhash.data.listing import shown
     from jaxhash.found import Found, hits
@@ -91,7 +91,8 @@ def query(options: Query) -> None:
     where = None if options.where is None else items.select(options.where, index.ids)
     pool = options.pool
     if pool is None and index.get([])[1] is not None:
-        pool = retrieval.pool_for(options.k)
+        order = runs.best_order(options.run)
+        pool = retrieval.pool_for(options.k, order, len(index))
     side, _, channels = model.spec.item_shape
     found: list[Found] = []
     drawn: list[np.ndarray] = []

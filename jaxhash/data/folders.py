@@ -27,6 +27,9 @@ LOOSE = "outside a class folder"
 _CHUNK = 1024
 _CHECK_SIZE = 8  # side at which files are only tried, not kept: JPEG decodes fastest this small
 
+UNLABELLED = frozenset(("unlabelled", "unlabeled"))
+"""Names of a folder beside those of classes whose images have no labels."""
+
 Progress = Callable[[int, int], None]
 """Called with the number of files done and the number of files."""
 
@@ -128,8 +131,35 @@ def has_classes(folder: str | Path) -> bool:
     return bool(inner) and not loose
 
 
+def unlabelled_folder(data: str | Path) -> Path | None:
+    """The folder of images without labels that stands beside class folders; None without one.
+
+    Example:
+        >>> unlabelled_folder("photos")  # doctest: +SKIP
+        PosixPath('photos/unlabelled')
+    """
+    folder = Path(data).expanduser()
+    if not folder.is_dir():
+        return None
+    names = [name for name in entries(folder)[0] if name.lower() in UNLABELLED]
+    return folder / names[0] if names else None
+
+
+def class_sizes(data: str | Path) -> list[int]:
+    """Numbers of files to try in the class folders, by the names of these.
+
+    Example:
+        >>> class_sizes("photos")  # doctest: +SKIP
+        [20, 17]
+    """
+    names = [name for _, name, _ in _labelled_files(Path(data).expanduser(), Aside())]
+    return [names.count(name) for name in sorted(set(names))]
+
+
 def is_loose(data: str | Path) -> bool:
     """Whether it is a folder of images alone: no folders in it, which could be classes.
+
+    A folder of images without labels is none of these.
 
     Example:
         >>> is_loose("camera/2024")  # doctest: +SKIP
@@ -138,7 +168,8 @@ def is_loose(data: str | Path) -> bool:
     folder = Path(data).expanduser()
     if not folder.is_dir() or (folder / "dataset_info.json").is_file():
         return False
-    return not entries(folder)[0] and not any(folder.glob("*.np[yz]"))
+    inner = [name for name in entries(folder)[0] if name.lower() not in UNLABELLED]
+    return not inner and not any(folder.glob("*.np[yz]"))
 
 
 def load_images(
@@ -201,12 +232,13 @@ def _labelled_files(root: Path, aside: Aside) -> list[tuple[str, str, str]]:
     if not root.is_dir():
         raise ValueError(f"{shown(root)}: no such folder")
     folders, loose = entries(root)
+    folders = [name for name in folders if name.lower() not in UNLABELLED]
     if not folders:
         inside = f"{len(loose)} images directly" if loose else "no images"
         raise ValueError(
             f"{shown(root)}: holds {inside} and no class folders; put each image in a folder "
             "named after its class (class-name/image.jpg); images without labels can be encoded, "
-            "and the methods itq, lsh and pca-sign learn from them"
+            "and the methods itq, bihalf, lsh and pca-sign learn from them"
         )
     part_of = {
         name: _PART_FOLDERS[name.lower()] for name in folders if name.lower() in _PART_FOLDERS
@@ -231,7 +263,7 @@ def _labelled_files(root: Path, aside: Aside) -> list[tuple[str, str, str]]:
                 f"{holder.name}/class-name/image.jpg"
             )
         aside.skipped += [(shown(holder / name), LOOSE) for name in loose]
-        for name in classes:
+        for name in (one for one in classes if one.lower() not in UNLABELLED):
             found += [(path, name, part) for path in walk(holder / name, aside)]
     if not found:
         raise ValueError(f"{shown(root)}: its class folders hold no images")

@@ -1,11 +1,10 @@
 """Whether a folder holds photographs, or images so small that other networks are for them."""
 
-import os
 import statistics
-from collections.abc import Iterator
 from pathlib import Path
 
 from jaxhash.data.decoding import Undecodable, read_header
+from jaxhash.data.listing import Aside, walk
 
 SMALL = 64
 """Short side in pixels up to which images are small."""
@@ -25,7 +24,7 @@ def are_photographs(data: str | Path) -> bool:
         return False
     if any(folder.glob("*.np[yz]")):
         return False
-    files = sorted(_files(folder))
+    files = sorted(walk(folder, Aside()))
     sides = []
     for at in range(min(SAMPLE, len(files))):
         try:
@@ -34,10 +33,3 @@ def are_photographs(data: str | Path) -> bool:
             continue
         sides.append(min(header.width, header.height))
     return bool(sides) and statistics.median(sides) > SMALL
-
-
-def _files(folder: Path) -> Iterator[str]:
-    """Paths of all files below a folder, but for hidden ones."""
-    for place, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (os.path.join(place, name) for name in names if not name.startswith("."))

@@ -31,7 +31,10 @@ OF_LABELS = frozenset(("protocol", "protocol_options", "validation"))
 
 
 class Plan(NamedTuple):
-    """A configuration settled. rows: of the images to learn from. spec: of the model to be."""
+    """A configuration settled. rows: of the images to learn from. spec: of the model to be.
+
+    unlabelled: images to learn from that stand beside those with labels.
+    """
 
     config: Config
     dataset: Dataset
@@ -40,12 +43,16 @@ class Plan(NamedTuple):
     backbone: Backbone | OnnxBackbone
     spec: ModelSpec
     rows: np.ndarray
+    unlabelled: Dataset | None = None
 
     def __str__(self) -> str:
         """The run in a line, for a person."""
+        alone = f"{len(self.rows):,} images to learn from, without labels"
+        if self.unlabelled is not None:
+            alone = f"{len(self.rows):,} images with labels and {len(self.unlabelled):,} without"
         return (
             f"{self.fit.name}, {self.config.bits} bits, on {self.backbone.network} as it is; "
-            f"{self.dataset.name}, {len(self.rows):,} images to learn from, without labels"
+            f"{self.dataset.name}, {alone}"
         )
 
 
@@ -66,6 +73,7 @@ def settle(config: Config, dataset: Dataset | None = None, *, resumed: bool = Fa
         raise ValueError(f"method {fit.name!r} is learned by one process alone")
     kept_features.check_weights(config)
     backbone = backbones.choose(config)
+    given = dataset is not None
     if dataset is None:
         dataset = planning.load_data(config, side=backbone.side)
     if dataset.kind != "images":
@@ -78,7 +86,8 @@ def settle(config: Config, dataset: Dataset | None = None, *, resumed: bool = Fa
     rows = np.arange(len(dataset))
     if dataset.labels is not None:
         rows = planning.split_data(config, dataset).train
-    fit.check(len(rows), config.bits)
+    unlabelled = None if given else planning.load_unlabelled(config, backbone.side)
+    fit.check(len(rows) + (0 if unlabelled is None else len(unlabelled)), config.bits)
     spec = backbone.spec(
         method=fit.name,
         bits=config.bits,
@@ -90,7 +99,7 @@ def settle(config: Config, dataset: Dataset | None = None, *, resumed: bool = Fa
         mirror=config.mirror,
         shift=config.shift,
     )
-    return Plan(config, dataset, fit, options, backbone, spec, rows)
+    return Plan(config, dataset, fit, options, backbone, spec, rows, unlabelled)
 
 
 def _check_idle(config: Config, fit: Fit, *, labelled: bool) -> None:
@@ -148,40 +157,61 @@ def train(
             )
 
     # Looked for before the run in the folder is replaced.
-    key = kept_features.key(plan.spec, trunk, plan.dataset)
-    kept = kept_features.find(key, kept_features.places(config, folder))
+    parts = {runs.FEATURES: plan.dataset}
+    if plan.unlabelled is not None:
+        parts[runs.UNLABELLED] = plan.unlabelled
+    keys = {name: kept_features.key(plan.spec, trunk, part) for name, part in parts.items()}
+    places = kept_features.places(config, folder)
+    known = {name: kept_features.find(key, places, name) for name, key in keys.items()}
     if folder is not None and not resume:
         runs.create(folder, config, plan=_about(plan, trunk), overwrite=overwrite)
-    if kept is not None:
-        say(f"features of {len(kept.rows):,} images were kept, and are taken")
-    else:
-        kept, failed = kept_features.compute(
-            plan.spec,
-            trunk,
-            plan.dataset,
-            max_undecodable=config.max_undecodable,
-            devices=devices,
-            on_images=on_images,
-            say=say,
-        )
-        skipped = [*plan.dataset.skipped, *failed]
-        if skipped:
-            where = "" if folder is None else f": see {folder}/{runs.SKIPPED}"
-            say(f"{len(skipped)} files could not be decoded{where}")
+    features, skipped = {}, []
+    for name, part in parts.items():
+        kept = known[name]
+        if kept is not None:
+            say(f"features of {len(kept.rows):,} images were kept, and are taken")
+        else:
+            kept, failed = kept_features.compute(
+                plan.spec,
+                trunk,
+                part,
+                max_undecodable=config.max_undecodable,
+                devices=devices,
+                on_images=on_images,
+                say=say,
+            )
+            skipped += [*part.skipped, *failed]
+        features[name] = kept
         if folder is not None:
-            runs.write_skipped(folder, skipped)
+            kept_features.write(folder, kept, keys[name], name)
+    if skipped:
+        where = "" if folder is None else f": see {folder}/{runs.SKIPPED}"
+        say(f"{len(skipped)} files could not be decoded{where}")
     if folder is not None:
-        kept_features.write(folder, kept, key)
+        runs.write_skipped(folder, skipped)
 
-    learn_from = kept.features[np.isin(kept.rows, plan.rows)]
+    kept = features[runs.FEATURES]
+    learned = np.isin(kept.rows, plan.rows)
+    learn_from, options = kept.features[learned], dict(plan.options)
+    if plan.unlabelled is not None:
+        labels, more = _labels(plan, kept.rows[learned]), features[runs.UNLABELLED].features
+        if plan.fit.takes_labels and labels is not None:
+            options["labels"] = np.concatenate([labels, np.full(len(more), -1)])
+        learn_from = np.concatenate([learn_from, more])
     plan.fit.check(len(learn_from), config.bits)
     begun = time.perf_counter()
-    layer = plan.fit.learn(learn_from, config.bits, seed=config.seed, **plan.options)
+    layer = plan.fit.learn(learn_from, config.bits, seed=config.seed, **options)
     say(f"{plan.fit.name} learned in {time.perf_counter() - begun:.1f} s")
     model = Model(plan.spec, _variables(trunk, layer))
     if folder is not None:
         models.save(model, folder)
     return model
+
+
+def _labels(plan: Plan, rows: np.ndarray) -> np.ndarray | None:
+    """Class numbers of some images; None where an image can have several classes."""
+    labels = plan.dataset.labels
+    return None if labels is None or labels.ndim > 1 else labels[rows]
 
 
 def _about(plan: Plan, trunk: dict[str, Any]) -> dict[str, Any]:

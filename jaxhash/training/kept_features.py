@@ -164,10 +164,10 @@ def are_kept(folder: str | Path) -> bool:
     return (Path(folder) / runs.FEATURES).is_file()
 
 
-def find(key: str, places: Iterable[Path]) -> Kept | None:
+def find(key: str, places: Iterable[Path], name: str = runs.FEATURES) -> Kept | None:
     """The features that one of the runs keeps under this key; None where none does."""
     for place in places:
-        path = place / runs.FEATURES
+        path = place / name
         if not path.is_file():
             continue
         try:
@@ -179,10 +179,10 @@ def find(key: str, places: Iterable[Path]) -> Kept | None:
     return None
 
 
-def write(folder: Path, kept: Kept, key: str) -> None:
+def write(folder: Path, kept: Kept, key: str, name: str = runs.FEATURES) -> None:
     """Keep features in the folder of a run."""
     arrays = {name: np.ascontiguousarray(array) for name, array in kept._asdict().items()}
-    with replacing(folder / runs.FEATURES) as file:
+    with replacing(folder / name) as file:
         file.write(safetensors.numpy.save(arrays, metadata={"key": key}))
 
 

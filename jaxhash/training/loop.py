@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxhash import models, nets, runs, sharding
 from jaxhash.config import Config
-from jaxhash.data import Dataset
+from jaxhash.data import Dataset, folders
 from jaxhash.encoding import encode
 from jaxhash.models import Model
 from jaxhash.training import checkpoints, frozen, heads, optimiser, pretrained, processes, transfer
@@ -132,6 +132,8 @@ def train(
     if folder is not None:
         processes.check_shared(folder)
     say(str(plan))
+    if dataset is None and folders.unlabelled_folder(config.data) is not None:
+        say("images without labels beside them are left out; method itq learns from both")
     if devices is None and mesh.size < jax.device_count():
         say(f"{jax.device_count() - mesh.size} devices stay idle: they do not divide a batch")
 

@@ -1,6 +1,7 @@
 """Resolve a `Config` against a dataset: every number of the run, before anything is computed."""
 
 import dataclasses
+import statistics
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,6 +31,8 @@ FALLBACK_SIZE = 64
 """Side in pixels of a folder's images where neither they nor the network have one size."""
 METHOD, METHOD_ON_BACKBONE, METHOD_WITHOUT_LABELS = "orthohash", "dhih-r3", "itq"
 """What is learned unless a method is named; docs/results/defaults.md has the comparison."""
+FEW = 3
+"""Images a class up to which, beside images without labels, those teach more than the labels do."""
 OF_PIXELS = ("image_size", "augment", "recipe", "resident")
 """Options that a head on a backbone does not have: where one is given, the network is trained."""
 HIDDEN = 512
@@ -154,11 +157,21 @@ def with_defaults(
                 "codes are far better, and learned in less time, after pip install "
                 "'jaxhash[pretrained]'; without it a small network learns from small copies"
             )
+    if network in backbones.BACKBONES and method is None and _few_labels(config.data):
+        method = METHOD_WITHOUT_LABELS
     if method is None:
         on_backbone = backbones.is_backbone(network)
         method = METHOD_ON_BACKBONE if on_backbone else METHOD
         method = METHOD_WITHOUT_LABELS if loose else method
     return dataclasses.replace(config, method=method, network=network)
+
+
+def _few_labels(data: str) -> bool:
+    """Whether there are images without labels beside classes of at most `FEW` images."""
+    if folders.unlabelled_folder(data) is None:
+        return False
+    sizes = folders.class_sizes(data)
+    return bool(sizes) and statistics.median(sizes) <= FEW
 
 
 def load_data(config: Config, *, side: int | None = None, **options: Any) -> Dataset:
@@ -190,6 +203,19 @@ def load_data(config: Config, *, side: int | None = None, **options: Any) -> Dat
         max_undecodable=config.max_undecodable,
         **options,
     )
+
+
+def load_unlabelled(config: Config, side: int) -> Dataset | None:
+    """The images without labels that stand beside class folders; None where there are none.
+
+    Raises:
+        ValueError: the folder for them holds no image, or too many that cannot be decoded.
+    """
+    folder = folders.unlabelled_folder(config.data)
+    if folder is None or folders.is_loose(config.data):
+        return None
+    share = config.max_undecodable
+    return folders.load_images(folder, image_size=side, max_undecodable=share)
 
 
 def split_data(config: Config, dataset: Dataset) -> Split:
@@ -249,11 +275,11 @@ def settle(config: Config, dataset: Dataset | None = None, *, resumed: bool = Fa
         option_checks.check_on_backbone(config, backbone.network, dataset)
         kept_features.check_weights(config)
         images, dataset = dataset, kept_features.stand_in(backbone, dataset)
-    elif config.hidden is not None or config.network_options:
+    elif config.network_options or (config.hidden is not None and config.network != "features"):
         name = "network_options" if config.hidden is None else "hidden"
         raise ValueError(
-            f"{name} is for a head on a backbone, and the network is trained here; leave it out, "
-            f"or give network {' or '.join(backbones.BACKBONES)}, or onnx:FILE"
+            f"{name} is for a head on features, and the network is trained here; leave it out, "
+            f"or give network features, {', '.join(backbones.BACKBONES)} or onnx:FILE"
         )
     network = config.network or DEFAULT_NETWORKS[dataset.kind]
     if backbone is not None:
@@ -270,7 +296,8 @@ def settle(config: Config, dataset: Dataset | None = None, *, resumed: bool = Fa
     published = config.recipe == "published" or (
         config.recipe == "auto" and is_own(network, method)
     )
-    base = _base(config, method, published, dataset, labels, on_backbone=backbone is not None)
+    head = backbone is not None or config.hidden is not None
+    base = _base(config, method, published, dataset, labels, head=head)
     recipe = config.recipe_over(base)
     options = method.options(recipe, **config.options)
     if not resumed:
@@ -281,7 +308,7 @@ def settle(config: Config, dataset: Dataset | None = None, *, resumed: bool = Fa
     if backbone is None and config.weights is not None and Path(config.weights).is_dir():
         source = transfer.source(config.weights, network, dataset.items.shape[-1])
     spec = _spec(config, method, network, dataset, split, source)
-    if backbone is not None:
+    if head:
         hidden = HIDDEN if config.hidden is None else config.hidden
         spec = dataclasses.replace(spec, hidden=hidden, mirror=False, shift=False)
     _check(config, recipe, spec, source)
@@ -336,10 +363,10 @@ def _base(
     dataset: Dataset,
     labels: np.ndarray,
     *,
-    on_backbone: bool,
+    head: bool,
 ) -> Recipe:
     """The recipe that the configuration's own numbers are put over."""
-    scratch = for_head if on_backbone else from_scratch
+    scratch = for_head if head else from_scratch
     recipe = method.recipe if published else scratch(len(labels))
     if method.batches != "shuffled":
         recipe = dataclasses.replace(recipe, batch_size=method.recipe.batch_size)

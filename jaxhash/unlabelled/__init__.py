@@ -47,6 +47,11 @@ class Fit:
         if self.by_directions:
             check_count(images, bits, self.name)
 
+    @property
+    def takes_labels(self) -> bool:
+        """Whether it learns from labels too, where some images have them."""
+        return "labels" in inspect.signature(self.learn).parameters
+
     def options(self, **chosen: Any) -> dict[str, Any]:
         """The options and their values, chosen ones over the defaults.
 
@@ -60,7 +65,7 @@ class Fit:
         known = {
             name: one.default
             for name, one in inspect.signature(self.learn).parameters.items()
-            if name not in ("features", "bits", "seed")
+            if name not in ("features", "bits", "seed", "labels")
         }
         for name, value in chosen.items():
             if name not in known:
