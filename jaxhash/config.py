@@ -47,8 +47,8 @@ class Config:
     """What an ONNX file does not say, by name: side 224 mean 0.485,0.456,0.406 std 0.5 (pixels in
     [0, 1]), layout nchw or nhwc, output NAME, pool first or mean (of tokens)."""
     hidden: int | None = None
-    """Units of a hidden layer between the features of a frozen backbone, or of network features, and
-    the code; 0 for none. Default: 512 on a backbone."""
+    """Units of a hidden layer between the features of a frozen backbone, or of network features,
+    and the code; 0 for none. Default: 512 on a backbone."""
     bits: int = 48
     """Length of the code, 1 to 1024."""
     image_size: int | None = None
