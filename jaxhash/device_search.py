@@ -1,7 +1,7 @@
 """Exact nearest-neighbour search of a database that lies on GPUs, TPUs or other devices of jax.
 
-`search` scans codes on the processor and is the definition; this gives the same neighbours in the
-same (distance, id) order. The rows are divided over the devices. Each scans its own, block by
+`search` scans codes on the CPU and defines the answers; this gives the same neighbours in the same
+(distance, id) order. The rows are divided over the devices. Each scans its own, block by
 block, and keeps the k best of what it saw; the lists of all devices are then merged. Distances
 come from the matrix units, as products of vectors of +-1, or from population counts of words.
 """
@@ -67,7 +67,7 @@ def place(
     """Put a database on devices, its rows divided over them.
 
     Needs 4 ceil(bits / 32) bytes for each code, and what the features take, over all devices
-    together. A change of an index is not followed: place it again.
+    together. Later changes of the index are not seen: place it again.
 
     Args:
         database: an index, with its features where it has some; or codes uint8
@@ -383,7 +383,7 @@ def _rerank(
     return jnp.sqrt(squared), jnp.where(last == jnp.iinfo(jnp.int32).max, -1, last)
 
 
-# ---------------------------------------------------------------- at the edge
+# ---------------------------------------------------------------- checks and conversions
 
 
 def _pack(codes: np.ndarray, bits: int) -> np.ndarray:

@@ -40,8 +40,9 @@ class Encoded(NamedTuple):
     """Outputs of a network for n items.
 
     codes: uint8 (n, ceil(bits / 8)), most significant bit first, pad bits zero.
-    features: float16 or float32 (n, D): the network's; of a head that was trained on a backbone the
-    latent less the threshold, of length 1, which has learned what the backbone could not know.
+    features: float16 or float32 (n, D), for re-ranking: the network's; or, of a head that was
+    trained on a frozen backbone, the latent minus the threshold, scaled to length 1, because the
+    backbone's features have not learned the classes.
     latent: float32 (n, bits). logits: float32 (n, classes), or None without a classifier. NumPy
     arrays; None where not asked for.
     """
@@ -91,8 +92,8 @@ def batches(
 
     items: uint8 (n, h, w, c) or features (n, d); an array, a memory map, or anything of a length
     whose `items[rows]` is one. rows: which of them, all by default. batch_size: the network's own
-    by default; rounded up to a multiple of the devices. keep: fields to bring back from the device;
-    the others are None.
+    by default; rounded up to a multiple of the number of devices. keep: fields to bring back from
+    the device; the others are None.
     on_undecodable: told row and reason of each image file that cannot be decoded, which is then
     left out; without it, the first one ends the encoding.
 
@@ -200,7 +201,7 @@ def _compiled(
         return jax.jit(encode_batch, out_shardings=sharding.split(mesh))
     run, see, compiled = spec.onnx.run, jax.jit(seen), jax.jit(finish)
 
-    # Not one compiled program: onnxruntime has threads and memory of its own.
+    # Not one compiled program: onnxruntime runs between the two, with its own threads and memory.
     def look_and_finish(variables: Mapping[str, Any], items: jax.Array) -> Encoded:
         looks = [(weight, run(np.asarray(view))) for weight, view in see(items)]
         return compiled(variables, _mean(looks))
@@ -209,7 +210,7 @@ def _compiled(
 
 
 def _mean(each: list[tuple[float, Any]]) -> Any:
-    """What the network makes of the views, by their weights."""
+    """The weighted mean of the network's outputs for the views."""
 
     def mean(*ones: Any) -> Any:
         return sum(weight * one for (weight, _), one in zip(each, ones, strict=True))

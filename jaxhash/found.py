@@ -19,8 +19,8 @@ class Hit(NamedTuple):
 
     id: of the item in the index. distance: Hamming (int) or Euclidean (float). path: of the image
     file, None where the index was not made from files. label: the class that its data
-    or the name of its folder says, None if unknown. columns: what the table beside the images says
-    of it, by name.
+    or the name of its folder says, None if unknown. columns: its values in the columns that the
+    index keeps, by name.
     """
 
     id: int

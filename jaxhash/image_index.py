@@ -36,15 +36,15 @@ if TYPE_CHECKING:
 class ImageIndex:
     """A model and an index that it made: queries are images, and so are the results.
 
-    Any number of threads may query while another one adds, removes or updates: a query sees what
-    there was when it began.
+    Any number of threads may query while another one adds, removes or updates: a query sees the
+    index as it was when the query began.
 
     Args:
         model: the model that made the codes.
         codes: the codes under their ids, see `search.HashIndex`.
         items: what is known of the images; by default what the index keeps.
         path: the file that `save` and `update` write; none by default.
-        root: the folder of the images, where it is not the one that the index was made of.
+        root: the folder of the images, where it has moved since the index was made.
 
     Raises:
         ValueError: the index was made by another model.
@@ -262,8 +262,8 @@ class ImageIndex:
             folder: the folder; where the index was made from by default.
             columns: a CSV file with a column "path" and others to keep, see
                 `jaxhash.items.columns`; those that are kept already stay by default.
-            features: what an index that is empty is to keep, as for `jaxhash.index`; others keep
-                what they have.
+            features: as for `jaxhash.index`, if the index is empty; otherwise it goes on keeping
+                what it has.
             batch_size: images per call of the network; its own number by default.
             max_undecodable: largest share of the files that may fail to decode, 0..1.
             checkpoint: seconds between states that are written, at least; 0 for after every batch.
@@ -290,7 +290,7 @@ class ImageIndex:
         with self._writing():
             there = updating.look(root)
             if columns is not None:
-                read_columns(columns, there.root)  # its mistakes are better known before the work
+                read_columns(columns, there.root)  # to refuse a wrong file before the work
             codes, items, changes = updating.update(
                 self.model,
                 self.codes,
@@ -477,7 +477,7 @@ def open_index(
     Args:
         path: of the index file, or of a folder of shards.
         model: a model, or the folder of a run.
-        root: the folder of the images, where it is not the one that the index was made of.
+        root: the folder of the images, where it has moved since the index was made.
 
     Returns:
         The index.

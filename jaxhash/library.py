@@ -1,6 +1,6 @@
 """What `import jaxhash` offers: train, load, index, evaluate, and lists of what there is.
 
-Thin: each function settles its arguments and calls the package that does the work.
+Thin: each function checks its arguments and calls the package that does the work.
 """
 
 import dataclasses
@@ -51,9 +51,9 @@ def train(
             uint8 (n, height, width, channels) or float (n, d), and int (n,) or bool (n, classes).
         run: folder for log, checkpoints and model; None keeps nothing.
         method: a name of `methods`, or a `Method` of your own; "orthohash" by default,
-            "dhih-r3" on a network that is used as it is, and "itq" where there are no labels.
+            "dhih-r3" on a frozen network, and "itq" where there are no labels.
         network: a name of `networks`, "onnx:FILE", or a `Network` of your own; by default
-            "efficientnet-lite0", as it is, for folders of photographs, "resnet" for small images.
+            "efficientnet-lite0", frozen, for folders of photographs, "resnet" for small images.
         bits: length of a code.
         resume: continue the run in that folder.
         overwrite: replace the run in that folder.
@@ -129,7 +129,7 @@ def evaluate(
 ) -> Result | ResultWithoutLabels:
     """Measure how well the codes of a finished run retrieve.
 
-    Where its images have no labels: how well the codes keep the neighbours of the features.
+    Where its images have no labels: how many of the features' nearest neighbours the codes find.
 
     Args:
         run: folder of the run.

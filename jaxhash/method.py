@@ -50,9 +50,9 @@ class Method:
         network: the published one, a row of `NETWORKS`; "" where there is none.
         source: paper, year.
         batches: "shuffled", or "class-pair", see `jaxhash.training.sampling.class_pair_batch`.
-        defaults: options of the objective that make this row differ from its neighbours.
+        defaults: values of the objective's options that this method sets.
         interpretation: what the paper leaves open and how it is understood here.
-        idle: given all options, those that do nothing beside the others, with the reason.
+        idle: from all options, those without effect given the others, each with the reason.
 
     Example:
         >>> def spread(latent):
@@ -91,8 +91,8 @@ class Method:
             labels: int (n,) or bool (n, classes).
             kernel: the class weights (bits, classes), see `nets.classifier_kernel`.
             classes: number of classes.
-            progress: share of the training that is done, in [0, 1], for losses that change as
-                they go.
+            progress: share of the training that is done, in [0, 1], for losses that change
+                during it.
             options: of the objective, by name.
 
         Returns:

@@ -151,7 +151,7 @@ def fingerprint(model: Model) -> str:
 
 
 def _describe(spec: ModelSpec) -> dict[str, Any]:
-    """The description as JSON values; the place of an ONNX file is no part of it, its sha256 is."""
+    """The description as JSON values; of an ONNX file its sha256, and not its path."""
     values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(spec)))
     for name in ("hidden", "onnx"):
         if values[name] is None:

@@ -1,8 +1,8 @@
 """Networks in ONNX files, run as they are by onnxruntime: prepared images in, features out.
 
-A file says which arrays it takes and gives, and seldom how the pixels are to be scaled: that is
-asked for where a run begins (`jaxhash.training.onnx_backbone`). What it computes depends on the
-file alone, so its sha256 goes with every model that was made on it, and another file is refused.
+A file says which arrays it takes and gives, but seldom how the pixels are to be scaled: that is
+asked for when a run begins (`jaxhash.training.onnx_backbone`). A model keeps the sha256 of the file
+that it was trained on, and refuses another file.
 """
 
 import functools
@@ -28,13 +28,13 @@ class OnnxFile:
 
     Attributes:
         file: Path of the file.
-        sha256: Of it and of the weights beside it, in hexadecimal.
-        side: Of the square images that it takes, in pixels.
-        channels: Of these images, 1 or 3.
+        sha256: SHA-256 of the file and of the weights beside it, in hexadecimal.
+        side: Side of the square images that it takes, in pixels.
+        channels: Channels of these images, 1 or 3.
         layout: "nchw" or "nhwc".
         output: Name of the output that is taken.
         pool: One of `POOLS`.
-        features: How many numbers it makes of an image.
+        features: Length of the feature vector of an image.
     """
 
     file: str
@@ -53,8 +53,8 @@ class OnnxFile:
             images: float32 (n, side, side, channels), scaled as the network wants them.
 
         Returns:
-            float32 (n, features), each of length 1, as the angle between features says more than
-            their distance.
+            float32 (n, features), each row scaled to length 1, as the angle between features says
+            more than their distance.
 
         Raises:
             ModuleNotFoundError: onnxruntime is not installed; the message says what to install.
@@ -134,7 +134,7 @@ def check_same(file: str, sha256: str) -> None:
 
 
 def open_session(file: str | Path, output: str | None = None) -> Any:
-    """A session of onnxruntime; an output that the file does not name as one is added to it.
+    """A session of onnxruntime; an inner value that `output` names is made an output.
 
     Raises:
         ModuleNotFoundError: onnxruntime is not installed, or onnx, which an inner value needs.
@@ -195,7 +195,7 @@ def _checked(file: str, sha256: str, output: str) -> Any:
 
 
 def raw(session: Any, images: np.ndarray, layout: str, output: str, name: str) -> np.ndarray:
-    """What a session gives for images float32 (n, side, side, channels), in batches of its size.
+    """A session's output for images float32 (n, side, side, channels), in batches of its size.
 
     Raises:
         ValueError: the network fails on them.

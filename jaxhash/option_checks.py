@@ -1,6 +1,6 @@
 """Refuse options that would have no effect, or a harmful one, with the reason and what to do.
 
-Only options given now are checked: a run that was begun goes on with what it has.
+Only options given now are checked: a resumed run keeps those that it was begun with.
 """
 
 from collections.abc import Mapping
@@ -67,7 +67,7 @@ def check_data(config: Config, dataset: Dataset) -> None:
 
 
 def check_on_backbone(config: Config, network: str, dataset: Dataset) -> None:
-    """Refuse options of images that a head on a backbone never sees.
+    """Refuse options about images, for a head that sees only the features of a frozen backbone.
 
     Raises:
         ValueError: the message names the field.
@@ -92,7 +92,7 @@ def check_on_backbone(config: Config, network: str, dataset: Dataset) -> None:
 
 
 def check_recipe(config: Config, base: Recipe, recipe: Recipe, method: "Method") -> None:
-    """Refuse options of the optimiser and schedule that the others leave without effect.
+    """Refuse options of the optimiser and schedule that have no effect given the others.
 
     base: the recipe without the configuration's own numbers. recipe: with them.
 
@@ -141,7 +141,7 @@ def check_recipe(config: Config, base: Recipe, recipe: Recipe, method: "Method")
 def check_options(
     config: Config, method: "Method", options: Mapping[str, Any], labels: Any
 ) -> None:
-    """Refuse options of the loss that the others, or the labels, leave without effect.
+    """Refuse options of the loss that have no effect given the others, or the labels.
 
     options: all of them, settled. labels: of the training items.
 

@@ -24,7 +24,7 @@ Source = Any  # io.BytesIO | mmap.mmap, which is no IO to a type checker
 
 
 class _Unpickler(pickle.Unpickler):
-    """Asks the given functions for every name and every reference out of the pickle."""
+    """An unpickler that resolves every name and every reference by the given functions."""
 
     def __init__(
         self,

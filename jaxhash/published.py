@@ -27,7 +27,7 @@ and train_CIFAR10_48.prototxt there (layers fc8_kevin and fc8_pascal).
 """
 
 SSDH = replace(DLBHC, start="ssdh")
-"""DLBHC's but for the start: the latent layer's bits are undecided, and the classifier is large.
+"""DLBHC's but for the initialisation: bits start undecided, and the classifier's weights large.
 
 Source, on GitHub: kevinlin311tw/Caffe-DeepBinaryCode, examples/SSDH/solver.prototxt and
 train_val.prototxt there (layers latent and fc9).
@@ -118,8 +118,8 @@ CSQ = Recipe(
 )
 """AlexNet at 64 bits: the hash layer at 1e-4, the pretrained layers below at a hundredth of it.
 
-The release's hash layer is three, with two of 4,096 units below the one that makes the bits; here
-it is the one.
+The release has three layers in place of the latent layer, two of 4,096 units below the one that
+makes the bits; here there is only that one.
 
 Source, on GitHub: yuanli2333/Hadamard-Matrix-for-hashing, train.py and options.py; README.md for
 AlexNet's rate.
@@ -191,4 +191,4 @@ REVISED = frozenset(
         *("hashnet", "greedyhash", "csq", "dpn", "orthohash", "talr"),
     }
 )
-"""Methods whose numbers were others in version 0.1.0, whose runs do not say which they had."""
+"""Methods whose recipes have changed since version 0.1.0, whose runs do not record theirs."""

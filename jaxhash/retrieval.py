@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 BATCH = 256
 """Queries that are encoded at once, at most."""
 POOL = 200
-"""Candidates that are re-ranked for a few results; for more of them, see `pool_for`."""
+"""Candidates that are re-ranked by default, unless k is large: see `pool_for`."""
 MOST = 100_000
 """Candidates that are re-ranked at most, unless more are asked for."""
 
@@ -215,7 +215,7 @@ def query(
 
 
 def pool_for(k: int, order: str | None = None, items: int = 0) -> int:
-    """How many candidates to re-rank for k results, where nobody says; 0 for codes alone.
+    """How many candidates to re-rank for k results by default; 0 for codes alone.
 
     order: that an evaluation found best, see `runs.best_order`; for "features" all of the `items`
     are candidates, up to `MOST`.
@@ -232,7 +232,8 @@ def pool_for(k: int, order: str | None = None, items: int = 0) -> int:
 def encode_queries(model: Model, items: Any) -> Encoded:
     """Codes, and features as float32, of queries in any form that `Model.encode` takes.
 
-    A few are not filled up to a full batch; powers of two keep the compiled programs few.
+    A few are padded to the next power of two and not to a full batch, so that a query is quick and
+    few programs are compiled.
 
     Example:
         >>> encode_queries(model, images).codes  # doctest: +SKIP

@@ -1,4 +1,4 @@
-"""What a run leaves: the files of its directory, and what a run that goes on must find there.
+"""The files of a run's directory: what a run writes, and what resuming it reads.
 
 runs/mine/
   config.json         everything the run was asked for; resuming starts from it

@@ -1,4 +1,4 @@
-"""What a network is, without its weights: hashable, so that it can key what is compiled."""
+"""The description of a network without its weights; hashable, as the key of compiled programs."""
 
 from dataclasses import dataclass
 
@@ -10,13 +10,13 @@ from jaxhash.nets import NETWORKS, HashNetwork
 from jaxhash.onnx_files import OnnxFile
 
 ONNX_BATCH = 16
-"""Images at once for an ONNX file: on CPU more are slower, and a query is filled up to a batch."""
+"""Images at once for an ONNX file: more are slower on a CPU, and a query is padded to a batch."""
 PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """The description of a network that makes codes; two equal ones share what is compiled.
+    """The description of a network that makes codes; equal ones share compiled programs.
 
     Args:
         network: a row of `jaxhash.nets.NETWORKS`.
@@ -29,10 +29,10 @@ class ModelSpec:
         classifier: above the latent layer, see `jaxhash.nets.head.CLASSIFIERS`.
         threshold: a bit is 1 where the latent is above it.
         precision: "float32" or "bfloat16", what the network computes in.
-        mirror, shift: an item is encoded as the mean of what the network makes of it and of its
-            mirror image, or of shifted ones (`jaxhash.views.views`).
-        hidden: of a head on the features of a backbone: the units of its hidden layer, 0 for none;
-            None for a head that is part of its network.
+        mirror, shift: an item is encoded as the weighted mean of the network's outputs for it and
+            its mirror image, or shifted copies (`jaxhash.views.views`).
+        hidden: for a head on the features of a frozen backbone, the units of its hidden layer, 0
+            for none; None for a head that was trained together with its trunk.
         onnx: the backbone, where it is an ONNX file; `network` is then "features", for the head.
     """
 
@@ -59,7 +59,7 @@ class ModelSpec:
 
     @property
     def read_shape(self) -> tuple[int, ...]:
-        """The shape of an item as the flax module reads it: features where an ONNX file sees it."""
+        """The shape of what the flax module reads: the item's, or of an ONNX file's features."""
         return self.item_shape if self.onnx is None else (self.onnx.features,)
 
     @property

@@ -257,7 +257,7 @@ def _channels_last(pixels: np.ndarray) -> np.ndarray:
 
 
 class _Told:
-    """Keeps what a pickle says of a NumPy array or dtype; NumPy itself is asked nothing."""
+    """Records what a pickle says of a NumPy array or dtype, without calling NumPy."""
 
     def __init__(self, *arguments: Any) -> None:
         self.arguments = arguments

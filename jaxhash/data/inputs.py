@@ -1,4 +1,4 @@
-"""All images of folders, lists, tar files and array_records, as places, one after the other."""
+"""All images of folders, lists, tar files and array_records, each as a `Place`, in order."""
 
 import os
 import re

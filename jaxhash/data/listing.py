@@ -1,4 +1,4 @@
-"""What lies in a folder: files that are tried as images, and what is passed over, by its kind."""
+"""The contents of a folder: files to try as images, and counts of the others by kind."""
 
 import os
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Whether a folder holds photographs, or images so small that other networks are for them."""
+"""Whether a folder holds photographs, or images too small for a network of photographs."""
 
 import statistics
 from pathlib import Path

@@ -94,8 +94,8 @@ def read(place: Place) -> bytes:
     """The bytes of an image file, as they lie there.
 
     Raises:
-        Undecodable: there is no such file, or it is none, or it ends before the image does.
-        OSError: it cannot be read now; another time it may.
+        Undecodable: there is no such file, or it is no regular file, or it ends too early.
+        OSError: it cannot be read now, but perhaps later.
     """
     try:
         if place.record is not None:

@@ -43,7 +43,7 @@ def draw_share(
 ) -> tuple[np.ndarray, np.ndarray]:
     """A share of every class among the rows, and the other rows.
 
-    It is rounded up, or else to the nearest number that leaves one row of every class.
+    The number of rows of a class is rounded up, or else to the nearest that leaves one row of it.
 
     Example:
         >>> rng = np.random.default_rng(0)

@@ -146,7 +146,7 @@ def to_index(
 
 
 def _about(metadata: Any) -> dict[str, Any]:
-    """What `write` said of the index; nothing in the file of another, or where it is not sound."""
+    """What `write` noted about the index; defaults where that is absent or damaged."""
     try:
         about = json.loads((metadata or {})[KEY])
         card = about["card"]

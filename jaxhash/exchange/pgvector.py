@@ -40,8 +40,8 @@ def write(
             what it leaves out is taken from the environment (PGHOST, PGPASSWORD, ...).
         table: "name" or "schema.name"; taken literally, capitals and blanks included.
         overwrite: drop a table of that name, and make another.
-        append: add to a table of that name; an item whose id it has takes the place of that row.
-        hnsw: have pgvector's approximate index of the codes too.
+        append: add to a table of that name; an item replaces the row that has its id.
+        hnsw: also make pgvector's approximate index of the codes.
         records: paths and labels of the items; by default what the index keeps.
         on_batch: called with the number of rows of each batch that was sent.
 
@@ -102,8 +102,8 @@ def queries(
     """The SQL that searches such a table: a title and a statement each.
 
     $1 is the query's code, a text of zeros and ones; $2 its feature, a text such as [0.5,1.25]. The
-    results are those of `HashIndex.search`; with `hnsw` the codes come from the approximate index,
-    which an order by distance alone makes use of, and equal distances have no order.
+    results are those of `HashIndex.search`. With `hnsw` the codes come from the approximate index,
+    which PostgreSQL uses only to order by distance alone; so equal distances have no order.
 
     Args:
         index: gives the number of bits, and whether there are features.

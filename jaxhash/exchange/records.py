@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from jaxhash.items.records import CARD, LABELS, PATHS
 
 ROOM = 1 << 20
-"""Ids without an item for which there may be room, beside as many as there are items."""
+"""Paths and labels are lists with a place for each id up to the largest: these may have at most so
+many empty places, and one more for each item."""
 
 
 class Records:

@@ -1,4 +1,4 @@
-"""Columns beside images: a CSV file with a line for each, found by its path."""
+"""Columns of values for the images of an index, from a CSV file with a line for each path."""
 
 import csv
 import os
@@ -12,7 +12,7 @@ from jaxhash.items.records import Value, relative
 
 KEY = "path"
 TAKEN = ("id", "query", "rank", "distance", "label", "folder", "columns")
-"""Names that results have anyway."""
+"""Names that a column cannot have, because results use them."""
 
 
 class Columns(NamedTuple):
@@ -92,7 +92,7 @@ def _check_names(source: str, names: Sequence[str]) -> None:
 
 
 def _key(path: str, root: str | None) -> str:
-    """A path as records have it."""
+    """A path in the form that records keep."""
     if os.path.isabs(path):
         return path if root is None else relative(os.path.realpath(path), root)
     return Path(path).as_posix()

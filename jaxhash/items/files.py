@@ -11,7 +11,8 @@ import numpy as np
 from jaxhash.data.decoding import DIGEST_BYTES
 
 STATE = np.dtype([("size", "<i8"), ("mtime", "<i8"), ("digest", "u1", (DIGEST_BYTES,))])
-"""What is kept of a file: bytes, nanoseconds, and the head of its SHA-256; zeros where unknown."""
+"""What is kept of a file: its size in bytes, its time of change in nanoseconds, and the head of its
+SHA-256; zeros where unknown."""
 
 
 class Stat(NamedTuple):
@@ -50,7 +51,7 @@ class Differences:
 
     Attributes:
         same: ids of files that are as they were.
-        touched: id -> stat of files whose time alone is another.
+        touched: id -> stat of files of which only the time has changed.
         moved: id -> (path, stat) of files with the bytes of one that is gone.
         changed: id -> (path, stat) of files with other bytes.
         new: path -> stat of files that the index does not know.
@@ -74,12 +75,12 @@ def compare(
     """Compare the files that an index knows with those that are there.
 
     A file of the same size and time is taken to be the same; otherwise its bytes decide, by their
-    digest. A new file with the bytes of one that is gone is that one under another name.
+    digest. A new file with the bytes of one that is gone is taken to be that one, renamed.
 
     Args:
         known: path -> id of the files of the index.
         states: `STATE` (n,), by id.
-        there: path -> stat of the files that there are.
+        there: path -> stat of the files that are there now.
         digests: called with paths, gives the digest of each, None where it cannot be read; only
             files that size and time cannot settle are asked for.
 

@@ -74,7 +74,7 @@ class ItemRecords:
         }
 
     def _make_relative(self) -> None:
-        """Paths of an index of version 0.1.0, which are absolute, as those of today."""
+        """Make the absolute paths of an index of version 0.1.0 relative, as they are kept now."""
         assert self.relative is not None
         root = self.card.get("data")
         if root is None or not os.path.isabs(root):
@@ -178,7 +178,7 @@ class ItemRecords:
         return sources.load(self.card["data"], data_dir=self.card["data_dir"])
 
     def select(self, expression: str, ids: np.ndarray) -> np.ndarray:
-        """Which of some ids an expression is true of: bool, one for each.
+        """Of which ids an expression is true: bool, one for each.
 
         See `jaxhash.items.where` for what can be written.
 
@@ -271,7 +271,7 @@ class ItemRecords:
             self.__dict__.pop(name, None)
 
     def attachments(self) -> dict[str, bytes]:
-        """All of it as an index keeps it, with attachments that are others' business.
+        """All of it as attachments of an index, and the attachments that are not about items.
 
         Example:
             >>> index.attach(items.attachments())  # doctest: +SKIP

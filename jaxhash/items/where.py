@@ -34,7 +34,7 @@ _TABLE = "items"
 
 
 class Table:
-    """Columns of items, of which expressions are true or not. Any number of threads may ask.
+    """Columns of items, on which expressions are evaluated, by any number of threads at once.
 
     Args:
         columns: values by name, of text, numbers or None, one for each item.

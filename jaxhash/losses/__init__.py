@@ -1,9 +1,10 @@
 """The losses: pure functions of arrays, one family a file.
 
-A loss names what it reads, in its first parameters: any of `latent`, `logits`, `features`,
-`labels`, `kernel` (class weights, (bits, classes)), `classes` (their number) and `progress` (from
-0 at the first training step to 1 at the last). Its keyword-only parameters are its options. It
-returns a float32 scalar and the named, weighted terms that the scalar is the sum of.
+The first parameters of a loss name what it reads: any of `latent` (n, bits), `logits` (n, classes),
+`features` (n, d), `labels`, `kernel` (class weights, (bits, classes)), `classes` (number of
+classes) and `progress` (from 0 at the first training step to 1 at the last). Its keyword-only
+parameters are its options. It returns a float32 scalar and the weighted terms, by name, that the
+scalar is the sum of.
 """
 
 import jax

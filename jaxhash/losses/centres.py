@@ -9,7 +9,7 @@ import scipy.linalg
 
 from jaxhash.losses.relevance import membership
 
-_WORK = 10**9  # products spent on a selection: about a second
+_WORK = 10**9  # multiplications spent on a selection: about a second
 _CANDIDATES = 20_000
 _ALL_CODES = 12  # up to so many bits, every code there is is a candidate
 
@@ -20,9 +20,9 @@ def centres(classes: int, bits: int, *, seed: int = 0) -> np.ndarray:
 
     Where bits is a power of two and 2 bits >= classes: the rows of a Hadamard matrix, any two of
     which are bits / 2 apart, and their negatives. Elsewhere: chosen one by one among many random
-    codes, always the one farthest from its nearest centre so far; of some thousand classes and
-    more, which leave no time to choose, distinct random codes. The same arguments always give the
-    same centres.
+    codes, always the one farthest from its nearest centre so far; for some thousand classes and
+    more, where choosing would take too long, distinct random codes. The same arguments always give
+    the same centres.
 
     Raises:
         ValueError: there are fewer codes than classes.
@@ -79,10 +79,10 @@ def _farthest(candidates: np.ndarray, count: int) -> np.ndarray:
 
 
 def aims(labels: jax.Array, classes: int, bits: int) -> jax.Array:
-    """The code each item aims at: float32 (n, bits) of -1 and +1.
+    """The target code of each item, its class's centre: float32 (n, bits) of -1 and +1.
 
-    Of several classes: the majority of their centres, bit by bit; where they are even, a bit of
-    one further code drawn once. Rows of zeros for items without a class.
+    For an item of several classes: the majority of their centres, bit by bit; where they tie, the
+    bit of one further code drawn once. Rows of zeros for items without a class.
 
     labels: int (n,) or bool (n, classes).
 
@@ -105,7 +105,7 @@ def aims(labels: jax.Array, classes: int, bits: int) -> jax.Array:
 
 @functools.lru_cache(maxsize=32)
 def tie_break(bits: int, *, seed: int = 1) -> np.ndarray:
-    """The code that decides where an item's classes are even: float32 (bits,) of -1 and +1.
+    """The code that decides where the centres of an item's classes tie: float32 (bits,), -1 or +1.
 
     Example:
         >>> tie_break(8).shape

@@ -2,10 +2,11 @@
 
 He, Feng, Liu and Huang (2020) is known to this project by its abstract alone: a hash layer with a
 pointwise loss that acts through the model's sensitivity to the weight matrix, so that features of
-one class draw together and those of different classes apart. With h the latent activations and
-w_j the class weights, a softmax's logits react to w_j as |h| cos(theta_j). Each reading below
-makes the logit of the right class react less, so that h has to align more with w_y to be told
-apart. None of this is the authors' formula, and no number of theirs is claimed.
+one class draw together and those of different classes apart. With h the latent activations, w_j
+the weights of class j and theta_j the angle between them, a softmax's logits react to w_j as
+|h| cos(theta_j). Each reading below makes the logit of the right class y react less, so that h has
+to align more with w_y for the item to be classified. None of this is the authors' formula, and no
+figure of theirs is claimed.
 """
 
 import math
@@ -230,7 +231,7 @@ def dhih(
 
 
 def idle(values: Mapping[str, Any]) -> dict[str, str]:
-    """The options that do nothing beside the others, each with the reason.
+    """The options without effect given the others, each with the reason.
 
     values: all options of `dhih`.
 

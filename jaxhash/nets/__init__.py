@@ -1,6 +1,7 @@
 """The networks, behind one contract: the only package that knows flax.
 
-A network is a trunk (one file here) under the common head; a row of `NETWORKS` says what it takes.
+A network is a trunk (one file here; the layers up to the features) under the common head (latent
+layer and classifier); a row of `NETWORKS` says what it takes.
 Every network has the same parameter paths: `params["trunk"]`, `params["head"]["latent"]` and,
 with a classifier, `params["head"]["classifier"]["kernel"]` of shape (bits, classes).
 """
@@ -40,7 +41,7 @@ class Network:
             hidden).
         takes: "images" (n, h, w, c) or "features" (n, d).
         image_size: the side in pixels it is meant for; None means the data's own.
-        min_size: the smallest side that leaves something to classify.
+        min_size: the smallest side in pixels that the trunk's pooling leaves anything of.
         source: paper, year.
         batch: items that are encoded at once by default.
     """
@@ -140,7 +141,7 @@ NETWORKS: dict[str, Network] = {
             image_size=224,
             min_size=efficientnet_lite.MIN_SIZE,
             source=EFFICIENTNET_LITE,
-            # On CPU more are slower, and a query is filled up to a batch.
+            # More are slower on a CPU, and a query is padded to a batch.
             batch=16,
         ),
         Network(
@@ -150,7 +151,7 @@ NETWORKS: dict[str, Network] = {
             image_size=240,
             min_size=efficientnet_lite.MIN_SIZE,
             source=EFFICIENTNET_LITE,
-            # On CPU more are slower, and a query is filled up to a batch.
+            # More are slower on a CPU, and a query is padded to a batch.
             batch=16,
         ),
         Network(
@@ -160,7 +161,7 @@ NETWORKS: dict[str, Network] = {
             image_size=260,
             min_size=efficientnet_lite.MIN_SIZE,
             source=EFFICIENTNET_LITE,
-            # On CPU more are slower, and a query is filled up to a batch.
+            # More are slower on a CPU, and a query is padded to a batch.
             batch=16,
         ),
         Network(

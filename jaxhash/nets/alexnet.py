@@ -57,8 +57,8 @@ def normalise_across_channels(images: jax.Array) -> jax.Array:
 class Trunk(nn.Module):
     """Images (n, h, w, c), at least 63 pixels a side -> fc7 after its ReLU, (n, 4096).
 
-    The defaults are the layers of torchvision's `alexnet`, whose ImageNet weights are the ones at
-    hand: convolutions of 64, 192, 384, 256 and 256 channels (Krizhevsky, One weird trick for
+    The defaults are the layers of torchvision's `alexnet`, which has published ImageNet weights:
+    convolutions of 64, 192, 384, 256 and 256 channels (Krizhevsky, One weird trick for
     parallelizing convolutional neural networks, 2014), in one group, without normalisation. The
     2012 paper's, which DLBHC starts from in Caffe's version (`caffenet` in the table), are 96,
     256, 384, 384 and 256 channels, two groups in the second, fourth and fifth, and response
@@ -66,7 +66,7 @@ class Trunk(nn.Module):
     first, second and fifth, then fc6 and fc7 with 4096 units, and dropout 0.5 on the outputs of
     both, where the 2012 paper has it (torchvision has it on their inputs).
 
-    Sides other than the size it is meant for are pooled to 6 x 6 before fc6.
+    Images of other sizes than it is meant for are pooled to 6 x 6 before fc6.
     """
 
     widths: tuple[int, ...] = (64, 192, 384, 256, 256)

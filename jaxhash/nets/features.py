@@ -1,4 +1,4 @@
-"""Features as they are: what stands under a head that is trained on the features of a network."""
+"""The identity as a trunk, for a head that is trained on features computed before."""
 
 from typing import Any
 

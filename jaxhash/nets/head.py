@@ -42,8 +42,8 @@ _third = _scaled(1 / 3, "fan_in", "uniform")
 he_average = _scaled(2.0, "fan_avg", "uniform")
 """Uniform, with variance 4 / (inputs + outputs): MHCLN's."""
 caffe_xavier = _scaled(1.0, "fan_in", "uniform")
-"""Caffe's "xavier" filler, DSH's: uniform, with variance 1 / inputs. Elsewhere the initialiser of
-this name, after Glorot and Bengio, has the mean of inputs and outputs there."""
+"""Caffe's "xavier" filler, DSH's: uniform, with variance 1 / inputs. Elsewhere "xavier", after
+Glorot and Bengio, divides by the mean of inputs and outputs."""
 
 
 def _zero(inputs: int) -> Initializer:
@@ -62,8 +62,8 @@ def _uniform(inputs: int) -> Initializer:
 
 
 STARTS = {
-    # Keeps the latent's variance near the trunk's whatever the trunk's width, and its mean at the
-    # activation's centre, so that no bit starts saturated: what training from scratch wants.
+    # For training from scratch: keeps the latent's variance near the trunk's whatever the trunk's
+    # width, and its mean at the activation's centre, so that no bit starts saturated.
     "fan-in": Start(_fan_in, _zero, _fan_in),
     # DLBHC's released definition, meant for a pretrained fc7: every bit starts near sigmoid(1).
     "dlbhc": Start(_normal(0.005), _one, _normal(0.01)),
@@ -77,7 +77,7 @@ STARTS = {
     "he": Start(_he, _zero, _he),
     # MHCLN's: uniform, variance 4 / (inputs + outputs).
     "he-average": Start(he_average, _zero, he_average),
-    # What a linear layer of PyTorch starts from unless told otherwise: GreedyHash, CSQ.
+    # The default of PyTorch's linear layers: GreedyHash, CSQ.
     "uniform": Start(_third, _uniform, _third),
 }
 
@@ -130,11 +130,11 @@ class Head(nn.Module):
     that makes the bits should not fall into a rounding step.
 
     Two activations are more than a function. "signs" puts the signs of the latent before the
-    classifier. "normalised" is batch normalisation without scale or shift, which leaves each bit 1
-    for half the items or so; its running statistics are in "batch_stats", under any trunk.
+    classifier. "normalised" is batch normalisation without scale or shift, which makes each bit 1
+    for about half of the items; its running statistics are in "batch_stats", under any trunk.
 
-    hidden: of a head that is trained on a backbone's features, which are then scaled to a mean
-    square of 1: units of a layer with a ReLU below the latent one, 0 for none. None: of any other.
+    hidden: for a head on the features of a frozen backbone, which are then scaled to a mean square
+    of 1: units of a ReLU layer below the latent layer, 0 for none. None for any other head.
     """
 
     bits: int

@@ -118,7 +118,7 @@ class Trunk(nn.Module):
 
 
 def small(**options: Any) -> Trunk:
-    """The trunk at about a quarter of the products.
+    """The trunk at about a quarter of the multiplications.
 
     Example:
         >>> small().widths
@@ -140,7 +140,7 @@ def tiny(**options: Any) -> Trunk:
 
 
 def large(**options: Any) -> Trunk:
-    """The trunk at about three times the products, for accelerators.
+    """The trunk at about three times the multiplications, for accelerators.
 
     Example:
         >>> large().widths

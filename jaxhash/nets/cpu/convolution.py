@@ -6,8 +6,8 @@ does best: a few large matrix products, with element-wise work between them. Oth
 the library's own; which one runs is settled when the program is lowered for its device.
 
 The convolution is Winograd's minimal filtering (Lavin and Gray, Fast algorithms for convolutional
-neural networks, CVPR 2016, sections 3 and 4): a 4 x 4 tile of the output takes 36 products in
-place of 144. The gradients are its adjoint, so that they save as much.
+neural networks, CVPR 2016, sections 3 and 4): a 4 x 4 tile of the output takes 36 multiplications
+in place of 144. The gradients are its adjoint, so that they save as much.
 """
 
 import math
