@@ -55,13 +55,15 @@ def run(
     """
     if token is None and host not in LOOPBACK:
         raise ValueError(f"{host} can be reached by other machines; give a token")
-    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.INFO)
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.ERROR)
+    # Of requests that are none a line each would fill the disk: they are counted, not logged.
+    logging.getLogger("jaxhash.serve").setLevel(logging.INFO)
     config = uvicorn.Config(
         app.build(service, token=token),
         host=host,
         port=port,
         log_config=None,
-        log_level="warning",
+        log_level="error",
         access_log=False,
         server_header=False,
         proxy_headers=False,
