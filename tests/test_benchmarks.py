@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jaxhash import models, nets
 from jaxhash.cli.command import run
+from jaxhash.spec import ModelSpec
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "scripts" / "benchmarks"
 # FAISS's own extension modules warn when Python 3.12 loads them.
@@ -172,3 +174,31 @@ def test_few_labels(benchmark: Benchmark, tmp_path: Path, monkeypatch, capsys) -
     options = ["--labels", 2, "--seeds", 0, "--bits", 4, "--method", "dlbhc"]
     call(few, "--run", tmp_path, *options)
     assert "| 2 | itq of all, with labels | " in capsys.readouterr().out
+
+
+def test_the_service_ends_with_what_it_has(benchmark: Benchmark, tmp_path: Path, capsys) -> None:
+    pytest.importorskip("jaxhash.serve.server", reason="needs the extra `serve`")
+    serving = benchmark("serving")
+    spec = ModelSpec(
+        network="dsh",
+        method="dsh",
+        bits=16,
+        classes=("a", "b"),
+        item_shape=(8, 8, 3),
+        mean=(0.5,) * 3,
+        std=(0.5,) * 3,
+        activation="linear",
+        classifier="none",
+        threshold=0.0,
+        precision="float32",
+    )
+    run = tmp_path / "run"
+    run.mkdir()
+    models.save(models.Model(spec, nets.init(spec.build(), jax.random.key(0), (1, 8, 8, 3))), run)
+    options = serving.Options(
+        run=run, index=tmp_path, photos=tmp_path, parts=("end",), items=3000, dimensions=8
+    )
+    found = serving.measure(options)["end"]
+    assert (found["answered"], found["wrong"]) == (32, 0)
+    rng = np.random.default_rng(0)
+    assert len({serving.noise(rng, 1)[:30] for _ in range(200)}) > 10

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from serving import COLOURS, asking, client_of, make_photos, make_run, network_known, picture
+from small_service import COLOURS, asking, client_of, make_photos, make_run, network_known, picture
 
 import jaxhash
 from jaxhash.image_index import ImageIndex
@@ -100,16 +100,17 @@ def test_filters_and_radius(place: Place) -> None:
 
     async def scenario(client: Any) -> None:
         assert (await client.get("/info")).json()["labels"] == sorted(COLOURS)
-        found = await search(client, where_labels=["red", "green"])
+        found = await search(client, where="label in ('red', 'green')")
         assert set(found["labels"]) == {"red", "green"}
         assert len(found["ids"]) == 12
         assert sorted((await search(client, where_ids=[3, 9]))["ids"]) == [3, 9]
-        both = await search(client, where_ids=[3, 9, 15], where_labels=["green"])
+        both = await search(client, where_ids=[3, 9, 15], where="folder == 'green'")
         assert both["ids"] == [9]
         near = await search(client, radius=3)
         _, ids = place.index.codes.search(place.index.codes.get([0])[0], 20, radius=3)
         assert near["ids"] == ids[ids >= 0].tolist()
-        for words in ({"where_labels": ["pink"]}, {"where_ids": [99]}):
+        assert (await search(client, where="label == 'pink'"))["ids"] == []
+        for words in ({"where": "colour == 1"}, {"where": "1; drop"}, {"where_ids": [99]}):
             assert (await search(client, **words)).status_code == 422
 
     asking(place.service(), scenario)
@@ -349,6 +350,7 @@ def test_the_document_names_every_route_and_field(place: Place) -> None:
     for ref in {part.split('"')[0] for part in text.split('"#/components/schemas/')[1:]}:
         assert ref in schemas
     readonly = asking(place.service(), scenario)
+    assert "post" not in readonly["paths"]["/items"]
     assert "delete" not in readonly["paths"]["/items/{id}"]
 
 
@@ -377,6 +379,57 @@ def test_an_item_is_removed_where_that_is_allowed(place: Place, tmp_path: Path) 
         assert (await client.delete("/items/4")).status_code == 405
 
     asking(Service(place.run, served), refused)
+
+
+def test_columns_are_answered_and_filtered_by(tmp_path: Path, place: Place) -> None:
+    photos = make_photos(tmp_path / "photos", each=2)
+    table = tmp_path / "table.csv"
+    table.write_text("path,year\nred/00.png,2020\nblue/01.png,2021\n")
+    index = jaxhash.index(place.index.model, photos, tmp_path / "served.index", columns=table)
+    item = index.items.relative.index("red/00.png")  # type: ignore[union-attr]
+
+    async def scenario(client: Any) -> None:
+        words = {"ids": [item], "k": 9, "where": "year >= 2020"}
+        (answer,) = (await client.post("/search", json=words)).json()["answers"]
+        assert dict(zip(answer["paths"], answer["columns"], strict=True)) == {
+            "red/00.png": {"year": 2020},
+            "blue/01.png": {"year": 2021},
+        }
+        assert (await client.get(f"/items/{item}")).json()["columns"] == {"year": 2020}
+
+    asking(Service(place.run, tmp_path / "served.index"), scenario)
+
+
+def test_files_of_the_folder_are_added(tmp_path: Path, place: Place) -> None:
+    photos = make_photos(tmp_path / "photos", each=2)
+    served = tmp_path / "served.index"
+    jaxhash.index(place.index.model, photos, served)
+    (photos / "red" / "new.png").write_bytes(picture(COLOURS["red"], 9))
+    (photos / "red" / "bad.png").write_bytes(b"none")
+    (tmp_path / "outside.png").write_bytes(picture(COLOURS["red"], 9))
+    (photos / "red" / "link.png").symlink_to(tmp_path / "outside.png")
+
+    async def scenario(client: Any) -> None:
+        for path, status in (
+            ("../outside.png", 404),
+            (str(tmp_path / "outside.png"), 404),
+            ("red/link.png", 404),
+            ("red/nul\0.png", 404),
+            ("red/bad.png", 422),
+            ("red/nothing.png", 409),
+        ):
+            reply = await client.post("/items", json={"paths": [path]})
+            assert reply.status_code == status, (path, reply.text)
+        assert (await client.get("/health")).json()["items"] == 6
+        reply = await client.post("/items", json={"paths": ["red/new.png"]})
+        assert reply.json() == {"ids": [6], "items": 7}
+        found = await client.post("/search", json={"paths": ["red/new.png"], "k": 1})
+        assert found.json()["answers"][0]["ids"] == [6]
+        again = await client.post("/items", json={"paths": ["red/new.png"]})
+        assert again.json() == {"ids": [6], "items": 7}
+
+    asking(Service(place.run, served, writable=True), scenario)
+    assert len(jaxhash.open_index(served, place.run)) == 7
 
 
 def test_a_change_does_not_undo_that_of_another_program(place: Place, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from serving import COLOURS, make_photos, make_results, make_run, network_known, picture
+from small_service import COLOURS, make_photos, make_results, make_run, network_known, picture
 from test_serve_attacks import bomb
 
 import jaxhash

@@ -28,9 +28,9 @@ class Serve:
     port: int = 8000
     """Port to listen on."""
     writable: bool = False
-    """Let clients add items to the index and remove some."""
+    """Let clients add files of that folder to the index, and remove items."""
     images: Path | None = None
-    """Folder that pictures may be shown from. Default: the one that was encoded."""
+    """Folder of the images, which alone is shown from. Default: the one that was encoded."""
     max_upload: float = 20.0
     """Largest request, in MiB."""
     max_megapixels: float = 50.0

@@ -80,7 +80,7 @@ async def search(service: Service, request: Request) -> Response:
         k=form.k,
         pool=form.pool,
         radius=form.radius,
-        where_labels=None if form.where_labels is None else tuple(sorted(set(form.where_labels))),
+        where=form.where,
         where_ids=None if form.where_ids is None else tuple(form.where_ids),
         names=form.names,
         show_codes=form.codes,
@@ -88,6 +88,9 @@ async def search(service: Service, request: Request) -> Response:
         paths=form.paths,
         **vectors,
     )
+    if form.where is not None:
+        # What takes long holds up this request alone; the search then finds it made.
+        await service.in_thread(service.snapshot.where, wanted.where, wanted.where_ids)
     result = await service.search(wanted)
     answers: list[dict[str, Any]] = [
         {"query": name, "ids": ids, "distances": distances}
@@ -96,6 +99,7 @@ async def search(service: Service, request: Request) -> Response:
     for key, column in (
         ("paths", result.paths),
         ("labels", result.labels),
+        ("columns", result.columns),
         ("code", result.own),
         ("codes", result.codes),
     ):
@@ -162,7 +166,16 @@ async def item(service: Service, request: Request) -> Response:
         raise Refused(404, f"no item has the id {number}")
     code = snapshot.images.codes.get([number])[0][0].tobytes().hex()
     (path,), (label,) = snapshot.names([number])
-    return _json({"id": number, "path": path, "label": label, "code": code})
+    (columns,) = snapshot.images.items.values([number])
+    found = {"id": number, "path": path, "label": label, "columns": columns, "code": code}
+    return _json(found)
+
+
+async def add(service: Service, request: Request) -> Response:
+    """POST /items."""
+    form, _ = await reading.read(request, forms.Add)
+    ids, count = await service.add(form.paths)
+    return _json({"ids": ids, "items": count})
 
 
 async def remove(service: Service, request: Request) -> Response:
@@ -272,6 +285,7 @@ ROUTES: dict[tuple[str, str], Handler] = {
     ("GET", "/thumbnails/{id}"): thumbnail,
     ("GET", "/items/{id}"): item,
     ("DELETE", "/items/{id}"): remove,
+    ("POST", "/items"): add,
     ("GET", "/items"): items,
     ("GET", "/info"): info,
     ("GET", "/health"): health,

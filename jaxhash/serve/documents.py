@@ -8,7 +8,7 @@ from pydantic.json_schema import models_json_schema
 import jaxhash
 from jaxhash.serve import forms
 
-WRITING = {("DELETE", "/items/{id}")}
+WRITING = {("POST", "/items"), ("DELETE", "/items/{id}")}
 """Routes that change the index."""
 ID = ("id", "path", "integer", "Of an item of the index.")
 Parameter = tuple[str, str, str, str]
@@ -56,6 +56,12 @@ ROUTES: dict[tuple[str, str], Route] = {
             ("whole", "query", "integer", "1: not cut to a square, up to 1600 pixels."),
         ),
         answer="image/jpeg",
+    ),
+    ("POST", "/items"): Route(
+        summary="Add image files that lie in the folder of the images, or encode them again.",
+        form=forms.Add,
+        json_too=True,
+        answer=forms.Changed,
     ),
     ("DELETE", "/items/{id}"): Route(
         summary="Remove an item from the index.", parameters=(ID,), answer=forms.Changed

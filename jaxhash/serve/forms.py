@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from jaxhash.items.records import Value
 from jaxhash.serve import limits
 
 Id = Annotated[int, Field(ge=0, le=2**63 - 1)]
@@ -35,8 +36,10 @@ class Search(Form):
     radius: int | None = Field(
         None, ge=0, le=4096, description="Largest Hamming distance of a result."
     )
-    where_labels: Annotated[list[Text], Field(min_length=1, max_length=1000)] | None = Field(
-        None, description="Only items with one of these labels."
+    where: Annotated[str, Field(min_length=1, max_length=10_000)] | None = Field(
+        None,
+        description="Only items of which this is true: an expression about path, folder, label "
+        "and columns, such as label == 'beach'.",
     )
     where_ids: Annotated[list[Id], Field(min_length=1, max_length=limits.IDS)] | None = Field(
         None, description="Only these items."
@@ -51,6 +54,14 @@ class Encode(Form):
     features: bool = Field(False, description="Answer with the features too.")
 
 
+class Add(Form):
+    """Encode image files of the folder and add them to the index."""
+
+    paths: Annotated[list[Text], Field(min_length=1, max_length=limits.QUERIES)] = Field(
+        description="Files in the folder of the images, by their paths in it."
+    )
+
+
 class Answer(BaseModel):
     """What was found for one query, nearest first."""
 
@@ -63,6 +74,9 @@ class Answer(BaseModel):
         None, description="Relative to the folder that was indexed."
     )
     labels: list[str | None] | None = None
+    columns: list[dict[str, Value]] | None = Field(
+        None, description="What the table beside the images says of each, where there was one."
+    )
     code: str | None = Field(None, description="Of the query, if codes were asked for.")
     codes: list[str] | None = None
 
@@ -91,6 +105,7 @@ class Item(BaseModel):
     id: int
     path: str | None
     label: str | None
+    columns: dict[str, Value]
     code: str
 
 
@@ -106,7 +121,7 @@ class Items(BaseModel):
 class Changed(BaseModel):
     """What became of a change to the index."""
 
-    ids: list[int] = Field(description="Of the items that were removed.")
+    ids: list[int] = Field(description="Of the items that were added or removed.")
     items: int = Field(description="In the index now.")
 
 

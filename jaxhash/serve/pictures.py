@@ -98,7 +98,7 @@ def thumbnail(
     records = snapshot.images.items
     try:
         if records.paths is not None:
-            data = _read(Path(records.titles([item])[0]), snapshot.folder)
+            data = _read(records.path(item), snapshot.folder)
             _check_pixels(data, pixels)
             array = decoding.decode(data, size=None if whole else side)
         else:
@@ -110,16 +110,37 @@ def thumbnail(
     return _encoded(array, LARGE if whole else side)
 
 
-def _read(path: Path, folder: Path | None) -> bytes:
-    """A file of the folder that was indexed, wherever links lead today.
+def in_folder(path: str, folder: Path | None) -> Path:
+    """A file of the folder of the images, wherever links lead today.
+
+    Args:
+        path: in the folder, or absolute.
+        folder: its real path; None where the index does not know it.
+
+    Raises:
+        Refused: the file is not in that folder.
+
+    Example:
+        >>> in_folder("beach/17.jpg", Path("/photos"))
+        PosixPath('/photos/beach/17.jpg')
+    """
+    if folder is not None and "\0" not in path:
+        real = Path(os.path.realpath(folder / path))
+        if real.is_relative_to(folder):
+            return real
+    raise Refused(404, "this file is not in the folder of the images")
+
+
+def _read(path: str | None, folder: Path | None) -> bytes:
+    """A file of the folder of the images.
 
     Raises:
         Refused: it is not in that folder.
         OSError: it cannot be read.
     """
-    real = Path(os.path.realpath(path))
-    if folder is None or not real.is_relative_to(folder):
-        raise Refused(404, "the picture is not in the folder that is shown from")
+    if path is None:
+        raise Refused(404, "this item came without a file")
+    real = in_folder(path, folder)
     # Not followed should it become a link now; a pipe is not waited for.
     flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     with open(real, "rb", opener=lambda name, _: os.open(name, flags)) as file:

@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxhash.items.records import Value
 from jaxhash.serve.errors import Refused
-from jaxhash.serve.snapshot import Snapshot
+from jaxhash.serve.snapshot import Snapshot, pool_of
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class Wanted:
     Args:
         k: results for each query.
         pool, radius: as in `HashIndex.search`; `pool` as clients give it, see `Snapshot.pool`.
-        where_labels, where_ids: which items may be results; all by default.
+        where, where_ids: which items may be results, see `Snapshot.where`; all by default.
         ids, paths: of indexed items.
         codes: uint8 (q, ceil(bits / 8)).
         features: float32 (q, d).
@@ -28,7 +29,7 @@ class Wanted:
     k: int
     pool: int | None = None
     radius: int | None = None
-    where_labels: tuple[str, ...] | None = None
+    where: str | None = None
     where_ids: tuple[int, ...] | None = None
     ids: Sequence[int] | None = None
     paths: Sequence[str] | None = None
@@ -40,21 +41,23 @@ class Wanted:
 
     def group(self) -> Hashable:
         """Requests of one group can be one search; the results of a smaller k begin those of k."""
-        return self.pool, self.radius, self.where_labels, self.where_ids
+        pool = pool_of(self.pool, self.k)
+        return pool, self.pool is None, self.radius, self.where, self.where_ids
 
 
 class Result(NamedTuple):
     """What one request gets: a list for each query, and where it came from.
 
-    distances, ids: nearest first. paths, labels: of the results; None unless asked for. own: codes
-    of the queries, codes: of the results, in hexadecimal; None unless asked for. wait, search:
-    seconds.
+    distances, ids: nearest first. paths, labels, columns: of the results; None unless asked for,
+    columns also where the index has none. own: codes of the queries, codes: of the results, in
+    hexadecimal; None unless asked for. wait, search: seconds.
     """
 
     distances: list[list[float]]
     ids: list[list[int]]
     paths: list[list[str | None]] | None
     labels: list[list[str | None]] | None
+    columns: list[list[dict[str, Value]]] | None
     own: list[str] | None
     codes: list[list[str]] | None
     version: str
@@ -100,12 +103,12 @@ def _search(snapshot: Snapshot, requests: list[Wanted]) -> list[Result | Excepti
         else:
             done.append(Refused(500, "not searched"))
     try:
-        pool = snapshot.pool(first.pool)
-        where = snapshot.where(first.where_labels, first.where_ids)
+        k = max(request.k for request in requests)
+        pool = snapshot.pool(first.pool, first.k)
+        where = snapshot.where(first.where, first.where_ids)
         codes = np.concatenate([one for one, _ in vectors])
         if not len(codes):
             return done
-        k = max(request.k for request in requests)
         fine: dict[str, Any] = {}
         if pool is not None:
             features = [one for own, one in vectors if len(own) and one is not None]
@@ -162,14 +165,17 @@ def _result(
     counts = (ids >= 0).sum(axis=1).tolist()
     id_rows = [row[:count] for row, count in zip(ids.tolist(), counts, strict=True)]
     rows = [row[:count] for row, count in zip(distances.tolist(), counts, strict=True)]
-    paths = labels = query_codes = codes = None
+    paths = labels = columns = query_codes = codes = None
     if request.names:
         named = [snapshot.names(row) for row in id_rows]
         paths, labels = [one for one, _ in named], [one for _, one in named]
+        if snapshot.images.items.columns:
+            columns = [snapshot.images.items.values(row) for row in id_rows]
     if request.show_codes:
         query_codes = [code.tobytes().hex() for code in own]
         codes = [
             [code.tobytes().hex() for code in snapshot.images.codes.get(np.array(row, np.int64))[0]]
             for row in id_rows
         ]
-    return Result(rows, id_rows, paths, labels, query_codes, codes, snapshot.version, *seconds)
+    beside = (paths, labels, columns, query_codes, codes)
+    return Result(rows, id_rows, *beside, snapshot.version, *seconds)

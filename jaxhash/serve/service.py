@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import copy
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -15,7 +14,9 @@ from typing import Any, TypeVar
 import numpy as np
 
 from jaxhash import models, retrieval, runs, sharding
+from jaxhash.data import Undecodable
 from jaxhash.encoding import Encoded
+from jaxhash.image_index import ImageIndex, open_index
 from jaxhash.models import Model
 from jaxhash.serve import pictures, report, searching
 from jaxhash.serve.batching import Batcher
@@ -266,6 +267,22 @@ class Service:
         took = time.perf_counter() - start
         log.info("%s: %d items, taken up in %.2f s", self.index, len(snapshot), took)
 
+    async def add(self, paths: Sequence[str]) -> tuple[list[int], int]:
+        """Encode files of the folder into the index and its file; queries go on meanwhile.
+
+        Args:
+            paths: in the folder of the images.
+
+        Returns:
+            Their ids, and the number of items that there are now.
+
+        Raises:
+            Refused: a path leads out of the folder or to no picture, or the file is not an index
+                that can be changed.
+        """
+        files = [pictures.in_folder(path, self.snapshot.folder) for path in paths]
+        return await self._change(lambda images: images.add(files).tolist())
+
     async def remove(self, item: int) -> int:
         """Remove an item from the index and its file; queries go on meanwhile.
 
@@ -278,20 +295,31 @@ class Service:
         Raises:
             Refused: there is no such item, or the file is not an index that can be changed.
         """
-        async with self._changing:
-            return await asyncio.to_thread(self._remove, item)
 
-    def _remove(self, item: int) -> int:
-        self._take_up()  # what another program wrote must not be undone
-        if self.problem is not None:
-            raise Refused(409, f"the index file cannot be changed: {self.problem}")
-        if item not in self.snapshot.images.codes:
-            raise Refused(404, f"no item has the id {item}")
-        changed = copy.copy(self.snapshot.images.codes)
-        changed.remove([item])
-        changed.save(self.index)
-        self.snapshot = self._open()
-        return len(self.snapshot)
+        def drop(images: ImageIndex) -> None:
+            if item not in images.codes:
+                raise Refused(404, f"no item has the id {item}")
+            images.remove([item])
+
+        return (await self._change(drop))[1]
+
+    async def _change(self, act: Callable[[ImageIndex], Value]) -> tuple[Value, int]:
+        """Change the index apart from what is served, write it, and take it up."""
+        async with self._changing:
+            return await asyncio.to_thread(self._write, act)
+
+    def _write(self, act: Callable[[ImageIndex], Value]) -> tuple[Value, int]:
+        try:
+            # What another program wrote must not be undone: it is opened as it is now.
+            images = open_index(self.index, self.model, root=self.folder)
+            value = act(images)
+            images.save()
+        except Undecodable as error:
+            raise Refused(422, str(error)) from None
+        except (ValueError, OSError) as error:
+            raise Refused(409, f"the index file cannot be changed: {error}") from None
+        self.snapshot, self.problem = self._open(), None
+        return value, len(self.snapshot)
 
 
 def described(model: Model) -> str:

@@ -8,13 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxhash.data.folders import shown
+from jaxhash.data.listing import shown
 from jaxhash.image_index import ImageIndex, open_index
 from jaxhash.models import Model
+from jaxhash.retrieval import pool_for
 from jaxhash.serve.errors import Refused
-
-POOL = 200
-"""Candidates that are re-ranked by default, where the index keeps features."""
 
 
 class Mark(NamedTuple):
@@ -38,13 +36,24 @@ class Mark(NamedTuple):
         return f"{self.inode:x}-{self.size:x}-{self.changed:x}"
 
 
+def pool_of(asked: int | None, k: int) -> int:
+    """How many candidates k results are chosen from, at least k; 0 for codes alone.
+
+    Example:
+        >>> pool_of(None, 10), pool_of(5, 10), pool_of(0, 10)
+        (200, 10, 0)
+    """
+    if asked is None:
+        return pool_for(k)
+    return max(asked, k) if asked else 0
+
+
 class Snapshot:
     """An index as it was opened; a change to the file makes another one.
 
     Args:
-        images: the model and its index.
+        images: the model and its index; not changed any more.
         version: of the index, for clients.
-        folder: pictures are shown from it alone; the folder that was encoded by default.
 
     Example:
         >>> snapshot = open_snapshot("photos.index", model)  # doctest: +SKIP
@@ -52,13 +61,12 @@ class Snapshot:
         (['beach/17.jpg'], ['beach'])
     """
 
-    def __init__(self, images: ImageIndex, version: str, folder: Path | None = None) -> None:
+    def __init__(self, images: ImageIndex, version: str) -> None:
         self.images = images
         self.version = version
-        if folder is None:
-            encoded = Path(images.items.card.get("data") or "")
-            folder = encoded if encoded.is_absolute() and encoded.is_dir() else None
-        self.folder = None if folder is None else Path(os.path.realpath(folder))
+        root = images.items.root
+        self._root = None if root is None else os.path.join(root, "")
+        self.folder = None if root is None else Path(os.path.realpath(root))
         fine = images.codes.get([])[1]
         self.features = None if fine is None else fine.shape[1]
         # A filter that many requests share is made once.
@@ -74,27 +82,20 @@ class Snapshot:
 
     def _below(self, path: str) -> str:
         """A path as clients see it: below the folder, or the file's name alone."""
-        if self.folder is not None:
-            inside = f"{self.folder}{os.sep}"
-            if path.startswith(inside):
-                return shown(path[len(inside) :])
+        if self._root is not None and path.startswith(self._root):
+            return shown(path[len(self._root) :])
         return shown(os.path.basename(path))
 
     @functools.cached_property
-    def _all_names(self) -> tuple[dict[str, int], np.ndarray, dict[str, int]]:
-        """Id by path; the number of each item's label in the order of `ids`; label -> number."""
+    def _by_path(self) -> dict[str, int]:
         ids = self.images.codes.ids.tolist()
-        paths, labels = self.names(ids)
-        by_path = {path: item for item, path in zip(ids, paths, strict=True) if path is not None}
-        known = sorted({label for label in labels if label is not None})
-        number = {label: at for at, label in enumerate(known)}
-        numbers = np.array([-1 if one is None else number[one] for one in labels], np.int32)
-        return by_path, numbers, number
+        return {path: item for path, item in zip(self.names(ids)[0], ids, strict=True) if path}
 
-    @property
+    @functools.cached_property
     def labels(self) -> list[str]:
         """The names of all classes that items have."""
-        return list(self._all_names[2])
+        ids = self.images.codes.ids.tolist()
+        return sorted({label for label in self.images.items.class_names(ids) if label is not None})
 
     def id_of(self, path: str) -> int:
         """The item of a path.
@@ -102,32 +103,29 @@ class Snapshot:
         Raises:
             Refused: no item has it.
         """
-        found = self._all_names[0].get(path)
+        found = self._by_path.get(path)
         if found is None:
             raise Refused(404, f"no item has the path {path!r}; give one as answers have them")
         return found
 
-    def _where(
-        self, labels: tuple[str, ...] | None, ids: tuple[int, ...] | None
-    ) -> np.ndarray | None:
+    def _where(self, expression: str | None, ids: tuple[int, ...] | None) -> np.ndarray | None:
         """What `HashIndex.search` takes as a filter; None where all items are meant.
 
         Raises:
-            Refused: a label that no item has.
+            Refused: the expression cannot be understood.
         """
         wanted = None if ids is None else np.unique(np.array(ids, np.int64))
-        if labels is None:
+        if expression is None:
             return wanted
-        _, numbers, number = self._all_names
-        for label in labels:
-            if label not in number:
-                raise Refused(422, f"where_labels: no item has the label {label!r}")
-        mask = np.isin(numbers, [number[label] for label in labels])
+        try:
+            mask = self.images.items.select(expression, self.images.codes.ids)
+        except ValueError as error:
+            raise Refused(422, str(error)) from None
         if wanted is not None:
             mask &= np.isin(self.images.codes.ids, wanted)
         return mask
 
-    def pool(self, asked: int | None) -> int | None:
+    def pool(self, asked: int | None, k: int) -> int | None:
         """How many candidates a query re-ranks: None for codes alone.
 
         Raises:
@@ -137,7 +135,7 @@ class Snapshot:
             return None
         if self.features is None:
             raise Refused(422, "pool: the index keeps no features; give 0, for codes alone")
-        return POOL if asked is None else asked
+        return pool_of(asked, k)
 
     def warm(self) -> None:
         """Compile and read what the first query would have to wait for."""
@@ -150,11 +148,18 @@ class Snapshot:
             self.images.codes.search(codes[:queries], 10)
             if features is not None:
                 fine = features[:queries].astype(np.float32)
-                self.images.codes.search(codes[:queries], 10, query_features=fine, pool=POOL)
+                self.images.codes.search(
+                    codes[:queries], 10, query_features=fine, pool=pool_for(10)
+                )
 
 
 def open_snapshot(path: Path, model: Model, folder: Path | None = None) -> Snapshot:
     """Open an index file, ready for queries.
+
+    Args:
+        path: of the file.
+        model: that made it.
+        folder: of the images, where it is not the one that was encoded.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -165,6 +170,6 @@ def open_snapshot(path: Path, model: Model, folder: Path | None = None) -> Snaps
         >>> open_snapshot(Path("photos.index"), model).version  # doctest: +SKIP
     """
     mark = Mark.of(path)  # before it is opened: a file that is replaced meanwhile is opened again
-    snapshot = Snapshot(open_index(path, model), str(mark), folder)
+    snapshot = Snapshot(open_index(path, model, root=folder), str(mark))
     snapshot.warm()
     return snapshot

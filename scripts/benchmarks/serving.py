@@ -108,7 +108,15 @@ def serving(run: Path, index: Path, *words: str) -> Iterator[Running]:
     finally:
         if running.process.poll() is None:
             running.process.send_signal(signal.SIGTERM)
-        running.process.wait(60)
+        ended(running)
+
+
+def ended(running: Running) -> int:
+    """Wait for the end of a service; its exit code."""
+    code = running.process.wait(60)
+    assert running.process.stdout is not None
+    running.process.stdout.close()
+    return code
 
 
 # ---------------------------------------------------------------- clients
@@ -398,7 +406,7 @@ def ending(options: Options, path: Path, index: HashIndex) -> dict[str, Any]:
     running = start(options.run, path, "--waiting", "100000")
     got = asyncio.run(play(running))
     begun = time.perf_counter()
-    code = running.process.wait(60)
+    code = ended(running)
     found = {
         "answered": sum(reply.status == 200 for _, reply in got),
         "wrong": wrong(got, expected),
@@ -423,7 +431,7 @@ def killing(options: Options, path: Path, index: HashIndex) -> dict[str, Any]:
         running = start(options.run, path)
         answers.append([one["answers"] for one in asyncio.run(ask(running.port))])
         running.process.kill()
-        running.process.wait(60)
+        ended(running)
     found = {"requests": len(asked), "same": sum(map(list.__eq__, *answers))}
     row("kill -9 and a new start", 1, found)
     return found
@@ -433,7 +441,7 @@ def noise(rng: np.random.Generator, port: int) -> bytes:
     """A request that is none, in one of many ways."""
     host = f"Host: 127.0.0.1:{port}\r\n".encode()
     words = [
-        lambda: rng.bytes(rng.integers(1, 200)),
+        lambda: rng.bytes(int(rng.integers(1, 200))),
         lambda: b"GET / HTTP/1.1\r\n\r\n",
         lambda: b"POST /search HTTP/1.1\r\n" + host + b"Content-Length: -5\r\n\r\n",
         lambda: b"POST /search HTTP/1.1\r\n" + host + b"Content-Length: 99999999999\r\n\r\n",
@@ -479,7 +487,8 @@ def malformed(options: Options) -> dict[str, Any]:
             writer.close()
 
     async def many(port: int, count: int, seed: int) -> dict[int, int]:
-        rng, seen = np.random.default_rng(seed), {}
+        rng = np.random.default_rng(seed)
+        seen: dict[int, int] = {}
         for _ in range(0, count, 20):
             for status in await asyncio.gather(*(one(port, noise(rng, port)) for _ in range(20))):
                 seen[status] = seen.get(status, 0) + 1

@@ -25,6 +25,7 @@ export function itemsOf(answer, about, fine) {
       distance: answer.distances ? answer.distances[at] : null,
       path: answer.paths[at],
       label: answer.labels[at],
+      columns: answer.columns?.[at] ?? {},
       differs: own && bits ? differing(own, bits) : null,
     };
   });

@@ -76,6 +76,8 @@ async function run() {
   }
 }
 
+const labelled = (label) => `label == '${label.replaceAll("'", "''")}'`;
+
 function request(query, k, pool, label) {
   if (query.file) {
     const form = new FormData();
@@ -83,11 +85,11 @@ function request(query, k, pool, label) {
     form.append("k", k);
     form.append("pool", pool);
     form.append("codes", "true");
-    if (label) form.append("where_labels", label);
+    if (label) form.append("where", labelled(label));
     return { body: form };
   }
   const words = { ids: [query.id], k, pool, codes: true };
-  if (label) words.where_labels = [label];
+  if (label) words.where = labelled(label);
   return { headers: { "content-type": "application/json" }, body: JSON.stringify(words) };
 }
 
@@ -121,7 +123,7 @@ async function timeOther(query, fine) {
   if (state.times[other] || by("fine").disabled) return;
   const usual = Math.max(Number(by("pool").value) || 200, k);
   const words = { ids: [query.id], k, pool: pool ? 0 : usual, names: false };
-  if (label) words.where_labels = [label];
+  if (label) words.where = labelled(label);
   try {
     const headers = { "content-type": "application/json" };
     const answer = await ask("/search", { method: "POST", headers, body: JSON.stringify(words) });

@@ -2,7 +2,7 @@
 
 import { squares } from "./bits.js";
 import { distanceText } from "./cards.js";
-import { by, thumbnail } from "./dom.js";
+import { by, make, thumbnail } from "./dom.js";
 
 export function viewer(search) {
   const dialog = by("viewer");
@@ -25,6 +25,12 @@ export function viewer(search) {
     by("viewer-distance").textContent = [distance && `distance ${distance}`, apart]
       .filter(Boolean)
       .join(" · ");
+    by("viewer-columns").replaceChildren(
+      ...Object.entries(item.columns).flatMap(([name, value]) => [
+        make("dt", {}, name),
+        make("dd", {}, value === null ? "–" : String(value)),
+      ]),
+    );
     by("viewer-bits").replaceChildren(...(item.bits ? [squares(item.bits, item.own)] : []));
     by("viewer-before").disabled = at === 0;
     by("viewer-after").disabled = at === items.length - 1;
