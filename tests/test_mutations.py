@@ -62,12 +62,21 @@ def test_every_kind_of_fault_is_made_and_each_can_be_compiled(script):
 
 def test_mutants_known_to_be_right_are_mutants(script):
     """A row of the list whose line has changed or gone would hide nothing, or something else."""
-    mutants, known = script("mutations").mutants, script("mutate_search").equivalent()
-    for module in {module for module, _, _ in known}:
-        there = {(m.old, m.new) for m in mutants((ROOT / "search" / module).read_text())}
-        for other, old, new in known:
-            assert other != module or (old, new) in there, (module, old, new)
-    assert all(reason for reason in known.values())
+    mutants, mutate = script("mutations").mutants, script("mutate_search")
+    rows = mutate.equivalent()
+    found = {
+        module: list(mutants((ROOT / "search" / module).read_text()))
+        for module in {row["module"] for row in rows}
+    }
+    for row in rows:
+        assert row.keys() <= {"module", "where", "old", "new", "reason"}
+        assert row["reason"]
+        assert len(row) > 2, "a whole module is no mutant"
+        assert any(mutate.is_known([row], row["module"], each) for each in found[row["module"]]), (
+            row
+        )
+        other = next(iter(found.keys() - {row["module"]}))
+        assert not any(mutate.is_known([row], other, each) for each in found[other])
 
 
 def test_a_mutation_run_counts_and_goes_on(script, tmp_path, monkeypatch, capsys):

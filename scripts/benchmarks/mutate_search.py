@@ -51,7 +51,7 @@ ELSEWHERE = ("threads.py", "index.py", "collection/", "kernels/keeping.py", "ker
 BEFORE = ("hypothesis", "jax", "llvmlite.binding", "numba.extending", "numpy.testing")
 PLAIN = "plain"  # in the names of tests that run kernels without compiling them
 # Those that compile every kernel anew in processes of their own.
-SLOW = ("test_kernels_elsewhere", "test_the_same_on_other_machines", "test_cliffs", "test_stress")
+SLOW = ("test_kernels_elsewhere", "test_cliffs", "test_stress")
 
 
 @dataclass(frozen=True)
@@ -356,12 +356,19 @@ class Tester:
         return "killed", (failed or [f"exit code {code}"])[-1].removeprefix("FAILED ")[:200]
 
 
-def equivalent() -> dict[tuple[str, str, str], str]:
-    """The mutants that are as right as the code: module, old and new line, and the reason."""
-    if not EQUIVALENT.exists():
-        return {}
-    rows = tomllib.loads(EQUIVALENT.read_text())["mutant"]
-    return {(row["module"], row["old"], row["new"]): row["reason"] for row in rows}
+def equivalent() -> list[dict[str, str]]:
+    """What survives with reason: rows of a module and a reason, and of what else they name.
+
+    A row may name the line as it was, as it is then, and the function; each that it leaves out may
+    be any.
+    """
+    return tomllib.loads(EQUIVALENT.read_text())["mutant"]
+
+
+def is_known(rows: list[dict[str, str]], module: str, mutant: Mutant) -> bool:
+    """Whether one of the rows of `equivalent` is about a mutant."""
+    has = {"module": module, "old": mutant.old, "new": mutant.new, "where": mutant.where}
+    return any(all(row.get(name, value) == value for name, value in has.items()) for row in rows)
 
 
 def drawn(options: Options, place: Path) -> list[tuple[str, Mutant]]:
@@ -400,7 +407,7 @@ def main() -> None:
             with log.open("a") as file:
                 print(json.dumps(row | {"seconds": time.monotonic() - start}), file=file)
         result = done[key]
-        if result == "survived" and (module, mutant.old, mutant.new) in known:
+        if result == "survived" and is_known(known, module, mutant):
             result = "equivalent"
         counts[module][result] += 1
         if result == "survived":
