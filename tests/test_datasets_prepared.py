@@ -206,7 +206,8 @@ def test_features_that_cannot_be_used(tmp_path):
 
 
 def test_damaged_preparations(tmp_path):
-    record = example(image=png(np.zeros((4, 4, 3), np.uint8)), label=1)
+    image = png(np.zeros((4, 4, 3), np.uint8))
+    record, beyond = (example(image=image, label=label) for label in (1, 3))
     folder = put(tmp_path / "1.0.0", classification((4, 4, 3)), {"train": [record] * 3})
     shard = folder / "tiny-train.tfrecord-00000-of-00001"
     whole = shard.read_bytes()
@@ -219,6 +220,7 @@ def test_damaged_preparations(tmp_path):
         (frames([record, example(image=b"x", label=1), record]), "record 1 of train: not an image"),
         (frames([record, b"no message", record]), "between 0 and 3 is damaged"),
         (frames([record, record, example(image=b"x", label=[])]), "between 0 and 3 is damaged"),
+        (frames([record, beyond, record]), "record 1 of train is damaged .*its label is 3, of 3"),
     ]:
         shard.write_bytes(bad)
         with pytest.raises(ValueError, match=message):
@@ -230,6 +232,24 @@ def test_damaged_preparations(tmp_path):
     (folder / "dataset_info.json").write_text(json.dumps(info | {"fileFormat": "riegeli"}))
     shard.with_name("tiny-train.riegeli-00000-of-00001").write_bytes(b"x")
     with pytest.raises(ValueError, match="prepared as riegeli"):
+        load(folder)
+
+
+def test_labels_that_are_no_class_are_refused(tmp_path, monkeypatch):
+    image = png(np.zeros((4, 4, 3), np.uint8))
+    several = FEATURES.Sequence(FEATURES.ClassLabel(num_classes=2))
+    features = FEATURES.FeaturesDict({"image": FEATURES.Image(shape=(4, 4, 3)), "labels": several})
+    for number, wrong in enumerate(([0, 2], [2**64 - 1])):
+        records = [example(image=image, labels=[1]), example(image=image, labels=wrong)]
+        folder = put(tmp_path / str(number) / "1.0.0", features, {"train": records})
+        with pytest.raises(ValueError, match=r"record 1 of train is damaged .*of 2 classes"):
+            load(folder)
+    # Of some damaged records tensorflow-datasets makes nothing at all.
+    record = example(image=image, label=1)
+    folder = put(tmp_path / "none" / "1.0.0", classification((4, 4, 3)), {"train": [record] * 2})
+    nothing = {"image": image, "label": None}
+    monkeypatch.setattr(FEATURES.FeaturesDict, "deserialize_example_np", lambda *_, **__: nothing)
+    with pytest.raises(ValueError, match=r"record 0 of train is damaged .*label is None"):
         load(folder)
 
 

@@ -153,11 +153,14 @@ def load(
                     row, reason = failed[0]
                     hint = "" if image_size else "; where images differ in size, give image_size"
                     raise ValueError(f"{folder}: record {start + row} of {split}: {reason}{hint}")
-                for row, example in enumerate(examples, start=done):
-                    if several:
-                        labels[row, example[label_key]] = True
-                    else:
-                        labels[row] = example[label_key]
+                for row, example in enumerate(examples):
+                    label = _checked(example[label_key], len(names), several)
+                    if label is None:
+                        raise ValueError(
+                            f"{folder}: record {start + row} of {split} is damaged (its label is "
+                            f"{example[label_key]!r}, of {len(names)} classes); prepare it again"
+                        )
+                    labels[(done + row, label) if several else done + row] = several or label
                 done += len(chunk)
                 if on_progress is not None:
                     on_progress(done, total)
@@ -176,6 +179,15 @@ def load(
         parts=consecutive_parts(sizes),
         classes=names,
     )
+
+
+def _checked(label: Any, classes: int, several: bool) -> Any:
+    """A record's label or labels; None for what is no class, nor the -1 of one without."""
+    array = np.asarray(label)
+    if array.ndim != several or (array.size and array.dtype.kind not in "iu"):
+        return None
+    inside = (array >= (0 if several else -1)) & (array < classes)
+    return array.astype(np.int64) if inside.all() else None
 
 
 def download(name: str, data_dir: Path) -> Path:
