@@ -231,7 +231,7 @@ class Groups(NamedTuple):
 
 
 def distinct(codes: NDArray[np.uint8], bits: int | None = None) -> Groups:
-    """The distinct codes and the items that share them; within one, search cannot tell apart.
+    """The distinct codes, and the items that share each, which search by codes cannot tell apart.
 
     Raises:
         TypeError, ValueError: the codes are not codes, or there are none.

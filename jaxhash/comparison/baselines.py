@@ -7,8 +7,8 @@ Two codes that are made of features without labels, both by FAISS, from training
 - `itq`: the principal directions, rotated so that little is lost by rounding (Gong, Lazebnik,
   Gordo and Perronnin, "Iterative quantization", TPAMI 2013).
 
-And the features as they are, `by_features`: the whole database in order of Euclidean or cosine
-distance, which no code of theirs can hope to keep in full.
+And the features themselves, `by_features`: the whole database in order of Euclidean or cosine
+distance, which no code made of them keeps in full.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,9 +1,10 @@
 """Run a comparison: train each method from scratch by one recipe and measure it under protocols.
 
 Every combination of method, bits, seed and protocol is a cell: one small JSON file in a folder,
-written whole or not at all, so that several processes can fill a folder and an interrupted one
-goes on. Protocols that train on the same images share the training. Nothing is validated on the
-way and nothing is chosen: the schedule is fixed, and the last weights are the ones that count.
+written whole or not at all, so that several processes can fill a folder and an interrupted
+comparison can be continued. Protocols that train on the same images share the training. No images
+are held out for validation and nothing is chosen: the schedule is fixed, and the last weights are
+measured.
 """
 
 import dataclasses
@@ -116,7 +117,7 @@ def tasks(
                     bits=length,
                     seed=seed,
                     validation=0.0,
-                    # Of a recipe for all methods, losses without a target leave it out.
+                    # Part of the common recipe, except for losses without a target.
                     label_smoothing=base.label_smoothing
                     if METHODS[method].takes("label_smoothing")
                     else None,
@@ -210,9 +211,9 @@ def run_task(
 ) -> dict[str, dict[str, Any]]:
     """Train, measure under the named protocols, and write a cell for each; returns them.
 
-    with_baselines: also rank by the features themselves and by codes made of them without
-    learning. queries: so many of the queries rank by the features. batch_size: images encoded at
-    once. options: more arguments of `training.train`.
+    with_baselines: also rank by the features themselves and by codes made of them without labels.
+    queries: number of queries that rank by the features. batch_size: images encoded at once.
+    options: more arguments of `training.train`.
 
     Raises:
         FloatingPointError: the training diverged; nothing is written.

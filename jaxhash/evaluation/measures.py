@@ -9,8 +9,8 @@ Workshops 2015):
 - `features`: exhaustively by Euclidean distance between features;
 - `coarse_to_fine`: a pool of the nearest codes, put in order by Euclidean distance;
 - `predicted_class`: the class the network predicts, as if it were a code. It needs no hashing at
-  all, so a method has to be read beside it (Sablayrolles, Douze, Usunier and Jégou, "How should
-  we evaluate supervised hashing?", ICASSP 2017).
+  all, so a method's codes have to be compared with it (Sablayrolles, Douze, Usunier and Jégou,
+  "How should we evaluate supervised hashing?", ICASSP 2017).
 """
 
 from collections.abc import Callable, Sequence
@@ -50,7 +50,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """The retrieval figures of encoded queries against an encoded database, ready for JSON.
 
-    query, database: what the network made of `split.query` and `split.database`, in that order;
+    query, database: the encoded items of `split.query` and `split.database`, in their order;
     features and logits may be None, which leaves out what needs them. labels: int (n,) or bool
     (n, classes), of the whole dataset. seed: of the training run. top: cut-off of the average
     precision at the top, whose denominator is the relevant items found within it. at: cut-offs of

@@ -5,16 +5,16 @@ from typing import Any
 
 CHEAPEST_FIRST = ("codes", "coarse_to_fine", "features")
 MARGIN = 0.005
-"""What a dearer order has to be better by."""
+"""Mean average precision by which a more expensive order has to be better."""
 KEPT = 0.99
-"""Share of the features' neighbours that a pool has to hold, to stand for the features."""
+"""Share of the features' nearest neighbours that the pool has to hold for coarse to fine."""
 
 
 def best(results: Mapping[str, Any]) -> str:
-    """The cheapest of the orders that are as good as the best one, by the results of an evaluation.
+    """The cheapest order that is as good as the best one, by the results of an evaluation.
 
-    With labels by the mean average precision at the top. Without, features are what is to be kept:
-    in order from coarse to fine where the pool holds nearly all of the neighbours.
+    With labels, by the mean average precision at the top. Without, the features' order is the best,
+    and coarse to fine is as good where the pool holds nearly all of the features' neighbours.
 
     Args:
         results: of `measures.evaluate` or `without_labels.evaluate`.
@@ -36,7 +36,7 @@ def best(results: Mapping[str, Any]) -> str:
 
 
 def said(results: Mapping[str, Any]) -> str:
-    """A line about it to print.
+    """A line about the best order, to print.
 
     Example:
         >>> said({"labels": False, "recall": {"pool": 0.5}, "order": "features"})

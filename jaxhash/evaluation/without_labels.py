@@ -64,7 +64,7 @@ def evaluate(
     on_stage("codes")
     found = np.zeros(2)
     for query, ids in zip(asking, nearest, strict=True):
-        # Among images that are quite alike, a query can miss itself: then the last one goes.
+        # Among images with equal features a query may not find itself: then the last result goes.
         wanted = ids[ids != query][:neighbours]
         apart = np.bitwise_count(encoded.codes ^ encoded.codes[query]).sum(axis=1, dtype=np.int32)
         apart[query] = bits + 1

@@ -71,7 +71,7 @@ def flip(key: jax.Array, images: jax.Array) -> jax.Array:
 
 
 def turn(key: jax.Array, images: jax.Array) -> jax.Array:
-    """One of the eight ways to lay a square tile: for views from above, which have no upside.
+    """Turn by a multiple of 90 degrees and mirror at random: for views from above, without a top.
 
     Raises:
         ValueError: images that are not square.
@@ -125,7 +125,7 @@ def affine(key: jax.Array, images: jax.Array) -> jax.Array:
 
 
 def zoom(key: jax.Array, images: jax.Array) -> jax.Array:
-    """Cut out a box of 1/2 to all of the area and 3:4 to 4:3 in shape, and stretch it back.
+    """Cut out a box of 1/2 to all of the area and 3:4 to 4:3 in shape, and stretch it to full size.
 
     Source: the usual ImageNet crop (Szegedy et al., Going deeper with convolutions, CVPR 2015),
     with boxes that are not as small.

@@ -1,9 +1,9 @@
-"""Pretrained backbones, used as they are: weights from installed packages, or any ONNX file.
+"""Pretrained backbones, kept frozen: weights from installed packages, or any ONNX file.
 
 A backbone maps squares of pixels, uint8 (n, side, side, channels), to features, float32 (n, d) of
 length 1. It carries its own side, mean, deviation and rule of resizing, and a fingerprint, which
-says whether features that were kept are still its own. To add one: an ONNX file, which needs no
-code; or a network without anything left to learn in `nets/`, its row in `NETWORKS`, and a row here.
+tells whether stored features are still its own. To add one: an ONNX file, which needs no code; or a
+network in `nets/` whose weights are all given, its row in `NETWORKS`, and a row here.
 """
 
 import hashlib
@@ -31,15 +31,15 @@ EPSILON = 1e-3
 
 @dataclass(frozen=True)
 class Backbone:
-    """A row of `BACKBONES`: where the weights are, and what they want to be given.
+    """A row of `BACKBONES`: where the weights are, and what input they expect.
 
     Attributes:
         network: Row of `NETWORKS`.
         package: What to install; its module has the same name with underscores.
         file: The weights, in the folder of the module.
-        sha256: Of that file.
+        sha256: SHA-256 of that file, in hexadecimal.
         convert: Its tensors -> the parameters of the network's trunk, by path.
-        side: Of the squares, in pixels.
+        side: Side of the square images, in pixels.
         mean, std: Per channel, with pixels in [0, 1].
         resizing: How a picture becomes a square.
     """
@@ -96,7 +96,7 @@ class Backbone:
         return unflatten(self.convert(pretrained.read(self.find())))
 
     def fingerprint(self, params: Mapping[str, Any]) -> str:
-        """A short name of the weights and of what they are given."""
+        """A short hash of the weights and of the input that they expect."""
         digest = hashlib.sha256(json.dumps(self.about(), sort_keys=True).encode())
         for name, array in sorted(flatten(params).items()):
             digest.update(name.encode())
@@ -104,7 +104,7 @@ class Backbone:
         return digest.hexdigest()[:16]
 
     def about(self) -> dict[str, Any]:
-        """What there is to say of it, for JSON."""
+        """Its description as plain values, for JSON."""
         return {name: one for name, one in asdict(self).items() if name != "convert"}
 
     def spec(self, **fields: Any) -> ModelSpec:
@@ -186,7 +186,7 @@ BACKBONES: dict[str, Backbone] = {
 
 
 def is_backbone(network: str | None) -> bool:
-    """Whether a network is one that is used as it is.
+    """Whether a network is a frozen backbone.
 
     Example:
         >>> is_backbone("onnx:dinov2.onnx"), is_backbone("resnet")
@@ -230,7 +230,7 @@ def choose(config: Config) -> Backbone | OnnxBackbone:
 
 
 def of_model(spec: ModelSpec) -> Backbone | OnnxBackbone:
-    """The backbone that a model stands on.
+    """The backbone that a model is built on.
 
     Example:
         >>> of_model(model.spec).side  # doctest: +SKIP

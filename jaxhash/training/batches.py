@@ -30,7 +30,7 @@ class Rows(NamedTuple):
 
 
 CompiledStep = Callable[[TrainState, Batch | Rows], tuple[TrainState, Metrics]]
-"""(state, batch) -> (state, metrics); the state is given away, metrics have the shape (steps,)."""
+"""(state, batch) -> (state, metrics); the state is donated, metrics have the shape (steps,)."""
 
 
 def batches(plan: Plan, mesh: Mesh, start: int = 0) -> Generator[Batch | Rows, None, None]:

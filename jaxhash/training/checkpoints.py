@@ -13,8 +13,8 @@ SCORE = "validation_map"
 def open_checkpoints(folder: Path | str, *, scored: bool = True) -> ocp.CheckpointManager:
     """The checkpoints in a folder, which is made where absent; `scored` if they come with scores.
 
-    Saving goes on in the background; a save that a crash cut short is never seen again. Close the
-    manager to wait for the last one.
+    Saving goes on in the background; a save that a crash cut short is ignored. Close the manager to
+    wait for the last one.
 
     Example:
         >>> with open_checkpoints("runs/demo/checkpoints") as checkpoints:  # doctest: +SKIP

@@ -87,7 +87,7 @@ def class_pairs(seed: int, labels: np.ndarray, batch_size: int) -> Rows:
 
 
 def balanced(seed: int, labels: np.ndarray, batch_size: int) -> Rows:
-    """The rows of each step with as many of each class: `sampling.balanced_batch`.
+    """The rows of each step, the same number of each class: `sampling.balanced_batch`.
 
     Raises:
         ValueError: a batch_size that the classes do not divide, or several labels an image.

@@ -1,6 +1,6 @@
 """Methods with labels on a backbone: its features are computed once, and a head is trained on them.
 
-What stands between a plan and the loop, which then trains as on any other features.
+These functions run between planning and the loop, which then trains as on any other features.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ def with_features(
     on_images: Callable[[int, int], None] | None = None,
     say: Callable[[str], None] = lambda message: None,
 ) -> Plan:
-    """The plan with the features in place, taken from `kept` or computed, and kept in the folder.
+    """The plan with features in place of images, from `kept` or computed, and kept in the folder.
 
     Raises:
         ValueError: an image cannot be decoded.
@@ -58,7 +58,7 @@ def with_features(
 
 
 def whole(plan: Plan, trunk: Mapping[str, Any], head: Model) -> Model:
-    """A trained head on its backbone; a network that has none as it is."""
+    """A trained head joined to its backbone; a network without a backbone unchanged."""
     if plan.backbone is None:
         return head
     params = dict(head.variables["params"]) | ({"trunk": trunk} if trunk else {})

@@ -1,7 +1,7 @@
 """Features of a frozen backbone, computed once and kept with the run.
 
-Another run on the same images, in its place (overwrite) or with `weights` naming it, takes them:
-other bits, methods and seeds are then a matter of seconds.
+Another run on the same images, in its place (overwrite) or with `weights` naming it, reuses them:
+training with other bits, methods and seeds then takes seconds.
 """
 
 import dataclasses
@@ -128,7 +128,7 @@ def stand_in(backbone: Backbone | OnnxBackbone, images: Dataset) -> Dataset:
 
 
 def count(spec: ModelSpec) -> int:
-    """How many numbers a backbone makes of an image."""
+    """The length of a backbone's feature vectors."""
     if spec.onnx is not None:
         return spec.onnx.features
     module = spec.build()
@@ -187,7 +187,7 @@ def write(folder: Path, kept: Kept, key: str, name: str = runs.FEATURES) -> None
 
 
 def key(spec: ModelSpec, trunk: Mapping[str, Any], dataset: Dataset) -> str:
-    """What features depend on, as a short name: the backbone, the views, and the images."""
+    """A hash of all that features depend on: the backbone, the views, and the images."""
     about = {
         "backbone": backbones.of_model(spec).fingerprint(trunk),
         "precision": spec.precision,
@@ -198,7 +198,7 @@ def key(spec: ModelSpec, trunk: Mapping[str, Any], dataset: Dataset) -> str:
 
 
 def _digest(dataset: Dataset) -> str:
-    """Of files their names, sizes and times; of arrays all that is in them."""
+    """A hash of the images: of files their names, sizes and times; of arrays their contents."""
     digest = hashlib.sha256(str(dataset.items.shape).encode())
     if dataset.paths is not None:
         root = os.path.commonpath([os.path.dirname(os.path.abspath(one)) for one in dataset.paths])
@@ -213,11 +213,11 @@ def _digest(dataset: Dataset) -> str:
     return digest.hexdigest()
 
 
-# ---------------------------------------------------------------- what a model makes of them
+# ---------------------------------------------------------------- encoded by a model
 
 
 def encoded(folder: Path, model: Model, dataset: Dataset, **options: Any) -> tuple[Encoded, Kept]:
-    """What a model of a run makes of its images, by the features that the run keeps.
+    """Encode a run's images with its model, from the features that the run keeps.
 
     options: of `encoding.batches`, for images that have changed since, or whose features are gone.
 
@@ -234,7 +234,7 @@ def encoded(folder: Path, model: Model, dataset: Dataset, **options: Any) -> tup
 
 
 def head_of(model: Model, features: int) -> Model:
-    """The head of a model alone, which reads the backbone's features, so many an image."""
+    """The head of a model alone, which reads the backbone's `features` numbers of each image."""
     spec = dataclasses.replace(
         model.spec,
         network="features",

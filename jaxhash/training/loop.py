@@ -38,7 +38,7 @@ class Progress(NamedTuple):
     logged one, None before it; compilation and validation are left out of the time.
     validation_map: the last one. input_share: share of the steps that found the device waiting for
     images; near 1, the input is the limit. unit: what is counted: "step", or "image" while a
-    backbone looks at them.
+    backbone computes their features.
     """
 
     step: int
@@ -75,15 +75,15 @@ def train(
 ) -> Model:
     """Train a network and leave a run directory behind; the model returned is in there too.
 
-    It is the one with the best mean average precision on the validation images, or the last where
+    That model has the best mean average precision on the validation images, or is the last where
     there are none, or where `folder` is None: then nothing is written, and nothing can be resumed.
 
     dataset: in place of the one the configuration names. resume: continue the run in `folder`,
     exactly as if it had never stopped; where there is none, begin. overwrite: replace it. devices:
     all, by default. on_step: called after each compiled call. on_model: called with the steps done
-    and the model as it then is, whenever a validation is due, and at the end; the speed leaves it
-    out. say: told what was decided, a line at a time. profile_steps: trace so many steps, once the
-    first ones are done, into `folder`/profile.
+    and the model as it then is, whenever a validation is due, and at the end; its time does not
+    count in the speed. say: told what was decided, a line at a time. profile_steps: number of steps
+    to trace, after the first ones, into `folder`/profile.
 
     With several processes (`jax.distributed`) all call this with the same arguments, and a folder
     that they share; each reads its own part of every batch, and the first one writes.
@@ -396,7 +396,7 @@ def _prepare(folder: Path, plan: Plan, *, resume: bool, overwrite: bool) -> None
 
 
 def _what_all_share(plan: Plan, *, resume: bool, overwrite: bool) -> dict[str, object]:
-    """What has to be the same in every process, by the name that a person knows it by."""
+    """What has to be the same in every process, by the name to show in an error."""
     shared = runs.to_json(plan.config)
     del shared["data"], shared["data_dir"], shared["weights"]  # each machine may keep its own copy
     rows = (plan.labels.tobytes(), plan.split.train.tobytes(), plan.split.validation.tobytes())

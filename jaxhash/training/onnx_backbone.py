@@ -1,4 +1,4 @@
-"""Any network in an ONNX file as a backbone: what the file leaves open is given, or asked for."""
+"""Any network in an ONNX file as a backbone; what the file does not say comes from options."""
 
 import dataclasses
 import hashlib
@@ -25,7 +25,7 @@ USUAL = (
 
 @dataclass(frozen=True)
 class OnnxBackbone:
-    """A file with all that it wants to be given; the contract of `backbones.Backbone`."""
+    """An ONNX file with the input that it expects; the contract of `backbones.Backbone`."""
 
     network: str
     onnx: OnnxFile
@@ -43,12 +43,12 @@ class OnnxBackbone:
         return {}
 
     def fingerprint(self, params: Mapping[str, Any]) -> str:
-        """A short name of the file and of what it is given."""
+        """A short hash of the file's contents and of the input that it expects."""
         text = json.dumps(self.about(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def about(self) -> dict[str, Any]:
-        """What there is to say of it, for JSON; where the file lies is left out."""
+        """Its description as plain values, for JSON, without the path of the file."""
         values = dataclasses.asdict(self)
         del values["network"], values["onnx"]["file"]
         return values
@@ -77,7 +77,7 @@ def read(
     output: Any = None,
     pool: Any = "none",
 ) -> OnnxBackbone:
-    """A backbone from a file; it is tried on two images of noise.
+    """A backbone from a file, after a trial run on two images of noise.
 
     Args:
         file: the ONNX file, of a network that takes images alone.

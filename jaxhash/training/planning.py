@@ -30,11 +30,13 @@ ALEXNETS = {"alexnet", "caffenet"}
 FALLBACK_SIZE = 64
 """Side in pixels of a folder's images where neither they nor the network have one size."""
 METHOD, METHOD_ON_BACKBONE, METHOD_WITHOUT_LABELS = "orthohash", "dhih-r3", "itq"
-"""What is learned unless a method is named; docs/results/defaults.md has the comparison."""
+"""Default methods: for a trained network, on a frozen backbone, and without labels; see
+docs/results/defaults.md for the comparison."""
 FEW = 3
 """Images a class up to which, beside images without labels, those teach more than the labels do."""
 OF_PIXELS = ("image_size", "augment", "recipe", "resident")
-"""Options that a head on a backbone does not have: where one is given, the network is trained."""
+"""Options that only a network trained on images has: where one is given, that is the default, and
+not a head on a frozen backbone."""
 HIDDEN = 512
 """Units of the hidden layer of a head on a backbone."""
 SAMPLE = 2000
@@ -46,9 +48,9 @@ class Plan(NamedTuple):
 
     labels: of the training items. rows: the rows of each step's batch among the training items.
     spec: of the network. source: the finished run whose trunk it starts from, if any.
-    published: whether the recipe goes out from the published one.
-    log_steps, eval_steps: steps between lines of the log, and between validations, a multiple of
-    it. backbone: that `spec` is a head on, and images: what it sees; `dataset` then has features.
+    published: whether the recipe is based on the published one. log_steps: steps between lines of
+    the log. eval_steps: steps between validations, a multiple of `log_steps`. backbone: the one
+    that `spec` is a head on, if any; images: its input, where `dataset` has its features.
     """
 
     config: Config
@@ -84,7 +86,7 @@ class Plan(NamedTuple):
         )
 
     def numbers(self) -> dict[str, Any]:
-        """What the configuration came to, for plan.json: two that agree train alike."""
+        """The resolved numbers, for plan.json: runs that agree in them train alike."""
         numbers = {"recipe": to_json(self.recipe), "options": self.options, "steps": self.steps}
         if self.backbone is not None:
             numbers |= {"backbone": self.backbone.about(), "hidden": self.spec.hidden}
@@ -113,7 +115,7 @@ def check_resumed(folder: Path, plan: Plan) -> None:
         return
     begun = runs.read_json(folder / runs.PLAN)
     ours = plan.numbers()
-    # Where the head starts from is of no account any more.
+    # The head of a resumed run is initialised already, so `start` may differ.
     before = begun.get("recipe", {}) | begun.get("options", {}) | {"steps": begun.get("steps")}
     now = ours["recipe"] | ours["options"] | {"steps": ours["steps"]}
     other = [
@@ -133,7 +135,7 @@ def with_defaults(
     dataset: Dataset | None = None,
     say: Callable[[str], None] = lambda message: None,
 ) -> Config:
-    """The configuration with the method and the network that its data call for, if it names none.
+    """The configuration with the default method and network for its data, where it names none.
 
     dataset: where it is loaded already. say: told where a better network is not installed.
 
@@ -231,7 +233,7 @@ def split_data(config: Config, dataset: Dataset) -> Split:
     if config.validation and labels is not None and labels.ndim == 1 and len(split.validation):
         held_out = labels[split.validation]
         if len(np.unique(held_out)) == len(held_out):
-            # No image finds another of its class: they say nothing, and are better learned from.
+            # With one image a class none finds another: train on them instead of validating.
             return data.split(dataset, name, validation=0.0, **options)
     return split
 
@@ -239,7 +241,7 @@ def split_data(config: Config, dataset: Dataset) -> Split:
 def settle(config: Config, dataset: Dataset | None = None, *, resumed: bool = False) -> Plan:
     """Load the data, split it, and settle every number of the run.
 
-    resumed: the run is under way, and what would do nothing in its configuration is let pass.
+    resumed: the run was begun before, so options without effect are not refused.
 
     Raises:
         ValueError: something in the configuration does not exist, does not fit the data, or would
@@ -347,7 +349,7 @@ def settle(config: Config, dataset: Dataset | None = None, *, resumed: bool = Fa
 
 
 def is_own(network: str, method: Method) -> bool:
-    """Whether a network is the one that a method was published on, in either form of AlexNet.
+    """Whether a network is the one that a method was published on; both AlexNets count as one.
 
     Example:
         >>> is_own("caffenet", METHODS["dlbhc"])
@@ -365,7 +367,7 @@ def _base(
     *,
     head: bool,
 ) -> Recipe:
-    """The recipe that the configuration's own numbers are put over."""
+    """The recipe that the configuration's own numbers override."""
     scratch = for_head if head else from_scratch
     recipe = method.recipe if published else scratch(len(labels))
     if method.batches != "shuffled":

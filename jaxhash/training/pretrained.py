@@ -1,4 +1,4 @@
-"""Load pretrained weights of others' files, without their libraries and without running their code.
+"""Load pretrained weights from files of other libraries, without these and without running code.
 
 To take another network's weights: one row in `MAPS`.
 """
@@ -27,7 +27,7 @@ class Report:
     """Which tensors of the file and which parameters of the network were matched.
 
     taken: (theirs, ours) pairs. unused: names in the file that have no place here, such as the
-    1000-class layer. fresh: our parameters the file does not have, which keep their start.
+    1000-class layer. fresh: our parameters the file does not have, which keep their initial values.
     """
 
     taken: tuple[tuple[str, str], ...]

@@ -1,7 +1,7 @@
 """Several processes that train together: how they join, agree before they begin, and end.
 
-Each of them runs the same program on the devices of its own machine (`jax.distributed`). What one
-of them cannot do ends all of them with a message, as the others would wait for it for ever.
+Each of them runs the same program on the devices of its own machine (`jax.distributed`). An error
+in one of them ends all of them with a message, as the others would wait for it for ever.
 """
 
 import contextlib

@@ -59,7 +59,7 @@ def initial_state(
         params=params,
         batch_stats=batch_stats,
         opt_state=optimizer.init(params),
-        # A copy: the state's own buffers are given away at each step.
+        # A copy: the state's own buffers are donated at each step.
         average=jax.tree.map(jnp.copy, (params, batch_stats)) if average else None,
     )
 

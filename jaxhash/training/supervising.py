@@ -77,7 +77,7 @@ def _relay(log: int, held: bytearray) -> None:
 
 
 def _outcome(code: int, log: bytes) -> int:
-    """The exit code for that of a child and the log it was held back, after a word on it."""
+    """The exit code to end with, from a child's and its held-back log; prints what happened."""
     name = Path(sys.argv[0]).name
     if code == -signal.SIGABRT and log:
         if NEVER_CAME in log:
