@@ -202,3 +202,13 @@ def test_the_service_ends_with_what_it_has(benchmark: Benchmark, tmp_path: Path,
     assert (found["answered"], found["wrong"]) == (32, 0)
     rng = np.random.default_rng(0)
     assert len({serving.noise(rng, 1)[:30] for _ in range(200)}) > 10
+
+
+@pytest.mark.filterwarnings("default")  # of Ray's own
+def test_shards_on_ray(benchmark: Benchmark, tmp_path: Path, capsys) -> None:
+    pytest.importorskip("ray.serve", reason="Ray is not installed: pip install 'jaxhash[ray]'")
+    shards = benchmark("shards_ray")
+    options = {"codes": 3000, "parts": 1, "pool": 20, "queries": 2, "seconds": 3}
+    report = shards.main(shards.Config(folder=tmp_path, **options))
+    assert report["answers right"] > 0
+    assert (report["answers wrong"], report["folders seen"]) == (0, 2)

@@ -21,7 +21,7 @@ from search.shards import file_name
 
 __all__ = ["encoded", "photos"]  # fixtures
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'jaxhash[ray]'")
-pytest.importorskip("ray.serve")
+serve = pytest.importorskip("ray.serve")
 pytestmark = pytest.mark.filterwarnings("default")  # of Ray's own
 
 
@@ -41,27 +41,6 @@ def cluster() -> Iterator[None]:
     ray.shutdown()
 
 
-def own_processes(title: str) -> list[int]:
-    """Processes that this one has started, at whatever depth, by what they call themselves."""
-    parents, titles = {}, {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                titles[int(entry.name)] = (entry / "cmdline").read_text()
-                parents[int(entry.name)] = int(
-                    (entry / "stat").read_text().split(")")[-1].split()[1]
-                )
-            except OSError:  # ended meanwhile
-                continue
-
-    def ours(pid: int) -> bool:
-        while pid in parents and pid != os.getpid():
-            pid = parents[pid]
-        return pid == os.getpid()
-
-    return [pid for pid, words in titles.items() if title in words and ours(pid)]
-
-
 def test_a_cluster_encodes_as_one_process_does(cluster: None, photos: Path, encoded: Path) -> None:
     """The first worker is killed inside a shard; another one begins it again."""
     model, folder = jaxhash.load(photos / "run"), photos / "ray"
@@ -73,7 +52,7 @@ def test_a_cluster_encodes_as_one_process_does(cluster: None, photos: Path, enco
         while not killed and time.monotonic() < end:
             for lock in folder.glob(".0*.lock"):
                 pid = lock.read_text()
-                if pid and int(pid) in own_processes("ray::"):
+                if pid:
                     os.kill(int(pid), signal.SIGKILL)
                     killed.append(int(pid))
                     return
@@ -146,10 +125,9 @@ def test_parts_answer_as_one_index_through_kills_and_changes(cluster: None, tmp_
         return max(seen)
 
     assert check() == str(tmp_path / "a")
-    for title in ("part-0", "part-1", "Router"):
-        running = own_processes(f"ray::ServeReplica:{ray_search.APPLICATION}:{title}")
-        assert len(running) == 2
-        os.kill(running[0], signal.SIGKILL)
+    for name in ("part-0", "part-1", "Router"):
+        one = serve.get_deployment_handle(name, ray_search.APPLICATION)
+        os.kill(one.process.remote().result(timeout_s=60), signal.SIGKILL)
         assert check() == str(tmp_path / "a")
     ray_search.point(pointer, tmp_path / "b")
     assert check() == str(tmp_path / "b")

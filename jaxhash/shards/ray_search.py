@@ -72,6 +72,10 @@ class Part:
         self.part, self.parts, self.threads = part, parts, threads
         self.index = functools.lru_cache(maxsize=OPENED)(self._open)
 
+    def process(self) -> int:
+        """The number of the process that answers: one of the replicas'."""
+        return os.getpid()
+
     def _open(self, folder: str) -> HashIndex:
         paths = files(folder)
         start, stop = (each * len(paths) // self.parts for each in (self.part, self.part + 1))
@@ -158,6 +162,10 @@ class Router:
 
     def __init__(self, pointer: str, handles: list[Any], seconds: float, tries: int) -> None:
         self.pointer, self.handles, self.seconds, self.tries = pointer, handles, seconds, tries
+
+    def process(self) -> int:
+        """As `Part.process`."""
+        return os.getpid()
 
     async def search(self, queries: np.ndarray, k: int, options: dict[str, Any]) -> Answer:
         """As `search.scattered.search_shards`."""
