@@ -1,4 +1,4 @@
-"""Photographs without labels: pictures that packages ship, indexed and asked.
+"""Photographs without labels: pictures that packages ship, indexed and searched.
 
     python scripts/demo_photos.py --overwrite
 
@@ -42,7 +42,7 @@ class DemoPhotos:
     overwrite: bool = False
     """Replace what an earlier demo left there."""
     network: str | None = None
-    """Another network that is used as it is. Default: efficientnet-lite0."""
+    """Another frozen network. Default: efficientnet-lite0."""
 
 
 def pictures() -> Iterator[Path]:

@@ -7,10 +7,10 @@ Random images and DLBHC's loss, in the very calls that jaxhash train makes: imag
 device as uint8 and varied there, many steps in one compiled call. For each network and batch size:
 seconds to compile, images/s (median and best of the calls after the first), floating-point
 operations a second by the compiler's own count and their share of the device's peak, and the most
-memory that was in use on it. A batch that does not fit in memory is named and passed over.
+memory that was in use on it. A batch that does not fit in memory is named and left out.
 
-A few minutes on a GPU. On a CPU it shows no more than that it runs: its convolutions are our own,
-which take fewer operations than are counted for others.
+A few minutes on a GPU. On a CPU the figures say little: jaxhash's own convolutions run there, which
+take fewer operations than the compiler counts.
 """
 
 import dataclasses
@@ -44,7 +44,7 @@ PEAK_TFLOPS = {
     "TPU v5": 459.0,
     "TPU v6 lite": 918.0,
 }
-"""Dense bfloat16 products by the makers' data sheets, in 10^12 operations a second."""
+"""Peak rate of dense bfloat16 matrix products by the makers' data sheets, in 10^12 operations/s."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Benchmark:
     batch_sizes: tuple[int, ...] = (128, 256, 512, 1024, 2048)
     """Images in a step."""
     precisions: tuple[str, ...] = ("bfloat16", "float32")
-    """What the networks compute in."""
+    """Number types that the networks compute in."""
     steps: int = 100
     """Steps in one compiled call."""
     rounds: int = 5

@@ -1,10 +1,10 @@
-"""Measure worst cases of the search beside good ones, which they may take three times of.
+"""Measure worst cases of the search, which may take three times as long as good ones at most.
 
     python scripts/benchmarks/cliffs.py                     # some minutes, 4 GB of memory
     python scripts/benchmarks/cliffs.py --scale 0.01        # a quick look, whose ratios mean little
 
-Both of a pair are measured in turn. The exit code is 1 where the least time (or the peak of
-memory) of one is more than `LIMIT` times that of its good path.
+The bad and the good case of each pair are measured in turn. The exit code is 1 where the least time
+(or the peak of memory) of a bad case is more than `LIMIT` times that of its good case.
 """
 
 import sys
@@ -51,12 +51,12 @@ class Row:
 
     @property
     def ratio(self) -> float:
-        """How many times the good path it takes."""
+        """The bad case's time or memory divided by the good case's."""
         return self.cliff / self.good
 
 
 def main() -> None:
-    """Print a line for each pair; exit with 1 where one is too far from its good path."""
+    """Print a line for each pair; exit with 1 where a bad case takes too much."""
     config = tyro.cli(Config, description=__doc__)
     print(f"{'':56} {'good':>9} {'median':>9} {'beside':>9} {'median':>9} {'ratio':>6}")
     bad = []
@@ -146,7 +146,7 @@ def removals(config: Config) -> Iterator[Pair]:
 
 
 def candidates(config: Config) -> Iterator[Pair]:
-    """Re-ranking all within a radius, by re-ranking a pool of the same size."""
+    """Re-ranking all within a radius, beside re-ranking a pool of the same size."""
     rng = np.random.default_rng(config.seed)
     count = sized(config, 100_000)
     codes = uniform(rng, count, 32)
@@ -166,7 +166,7 @@ def candidates(config: Config) -> Iterator[Pair]:
 
 
 def collisions(config: Config) -> Iterator[Pair]:
-    """Grouping codes that were chosen to collide in a hash table, by grouping others."""
+    """Grouping codes that were chosen to collide in a hash table, beside grouping others."""
     rng = np.random.default_rng(config.seed)
     chosen = arrange(crafted(sized(config, 20_000)))
     others = arrange(uniform(rng, chosen.count, 64))
@@ -199,7 +199,7 @@ def unmixed(value: int, shift: int) -> int:
 
 
 def crowds(config: Config) -> Iterator[Pair]:
-    """Far more threads than can help, where each would keep many results, by two of them."""
+    """Far more threads than can help, where each would keep many results, beside two threads."""
     rng = np.random.default_rng(config.seed)
     blocks = arrange(uniform(rng, sized(config, 2_000_000), 64))
     k, asked = min(10_000, blocks.count), uniform(rng, min(500, blocks.count), 64)
@@ -211,7 +211,7 @@ def crowds(config: Config) -> Iterator[Pair]:
 
 
 def memory(config: Config) -> Row:
-    """The peak of memory of a search with many results under own ids, by the results' own."""
+    """Peak memory of a search with many results under given ids, beside the results' own size."""
     rng = np.random.default_rng(config.seed)
     count, queries = sized(config, 10_000), sized(config, 100_000)
     codes = uniform(rng, count, 64)

@@ -5,12 +5,13 @@
     python scripts/benchmarks/compare.py --data cifar10 --data-dir DATA --methods dlbhc dsh \
         --protocols p-5k --epochs 60 --out cells
 
-Trains once for each method, length, seed and set of training images (p-all and p-dsh have the
-same one); each takes about a minute for an epoch over CIFAR-10 on two CPU cores. Leaves one JSON
-file of some kilobytes for each result in --out, and nothing else; what is there already is not made
-again, so that an interrupted comparison goes on where it was. Several processes share the work with
---share 1/2 and --share 2/2. Nothing is chosen: the schedule is fixed and the last weights are
-measured. Then scripts/benchmarks/compare_figures.py makes the table and the figures.
+Trains once for each method, length of code, seed and set of training images (p-all and p-dsh have
+the same one); each takes about a minute for an epoch over CIFAR-10 on two CPU cores. Leaves one
+JSON file of some kilobytes for each result in --out, and nothing else; results that are there
+already are not made again, so that the same command continues an interrupted comparison. Several
+processes share the work with --share 1/2 and --share 2/2. Nothing is chosen: the schedule is fixed
+and the last weights are measured. Then scripts/benchmarks/compare_figures.py makes the table and
+the figures.
 """
 
 import time

@@ -3,10 +3,10 @@
     python scripts/benchmarks/curve.py --data cifar10 --data-dir DATA --method dlbhc \
         --network resnet-small --recipe scratch --epochs 10 --eval-every 1 --out curve.json
 
-The training of jaxhash train, and beside it an evaluation of the queries every --eval-every
-epochs, which the clock leaves out and which chooses nothing. Programs are compiled anew, and the
-clock counts it. Takes the training and, for each point, about ten seconds for 60,000 small images
-on two CPU cores; leaves the points in --out, written anew after each.
+Trains as jaxhash train does, and evaluates the queries every --eval-every epochs; these evaluations
+choose nothing, and their time does not count. Programs are compiled anew, and that time counts.
+Takes the training and, for each point, about ten seconds for 60,000 small images on two CPU cores;
+leaves the points in --out, written anew after each.
 """
 
 import contextlib

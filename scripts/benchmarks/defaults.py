@@ -1,4 +1,4 @@
-"""Compare methods on one dataset by validation, at equal steps: what the defaults are chosen by.
+"""Compare methods on one dataset by validation, with equal steps, to choose the default methods.
 
     python scripts/benchmarks/defaults.py --data digits --network resnet-tiny --validation 0.25 \
         --out defaults.jsonl
@@ -6,11 +6,11 @@
         --weights runs/itq --validation 0.25 --out defaults.jsonl
     python scripts/benchmarks/defaults.py --table --out defaults.jsonl
 
-For each method, length of code and seed a training, whose last weights are rated by the mean
-average precision of the held-out training images among each other; queries are never looked at.
-Seconds for a head on kept features (--weights names a run that has them), tens of seconds for a
-small network on some thousand small images, on two CPU cores. A line of JSON is added to --out for
-each; --table prints them all.
+Trains once for each method, length of code and seed, and rates the last weights by the mean average
+precision of the held-out training images among each other; queries are never used. A training takes
+seconds for a head on kept features (--weights names a run that has them), tens of seconds for a
+small network on some thousand small images, on two CPU cores. Each adds a line of JSON to --out;
+--table prints them all.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ from jaxhash.training import backbones, loop, planning
 from jaxhash.training.loop import Progress
 
 DRAWN = {"protocol", "validation", "epochs"}
-"""What each dataset has of its own, for all methods alike."""
+"""Options that may differ between datasets, but not between methods."""
 METHODS = ("dlbhc", "ssdh", "greedyhash", "csq", "dpn", "orthohash", "dhih-r3")
 
 

@@ -1,4 +1,4 @@
-"""Exact search of a database on the devices that jax finds, beside the scan on the processor.
+"""Exact search of a database on the devices that jax finds, beside the scan on the CPU.
 
     python scripts/benchmarks/device_search.py --out device_search.json
     python scripts/benchmarks/device_search.py --codes 100000 --bits 64 --queries 100    # on a CPU

@@ -1,4 +1,4 @@
-"""Recall and precision of `jaxhash duplicates` on made variants, beside perceptual hashes.
+"""Recall and precision of `jaxhash duplicates` on variants made here, beside perceptual hashes.
 
     jaxhash train --data photos/ --method itq --bits 128 --run runs/itq-128
     python scripts/benchmarks/duplicates.py --run runs/itq-128 --photos photos/ --folder work/

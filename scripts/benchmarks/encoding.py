@@ -1,4 +1,4 @@
-"""How fast images become codes, beside what the network alone could do, and in how much memory.
+"""Speed of encoding images, beside that of the network alone, and the memory that it takes.
 
     python scripts/benchmarks/encoding.py --out encoding.json
     python scripts/benchmarks/encoding.py --memory-items 0      # the rates alone, a minute

@@ -1,13 +1,13 @@
-"""What it costs to compare a mapped index file with its checksums as it is first searched.
+"""Time to compare a mapped index file with its checksums when it is first searched.
 
     python scripts/benchmarks/files.py
     python scripts/benchmarks/files.py --items 10000000 --dimensions 0
 
-A file is opened and searched again and again, in turns with its checksums compared (as
-`HashIndex.open` has it) and without. Printed are the least and the median time, on the clock and of
-the processor (all threads together), of opening and the first search by codes, of a later one, and
-of the first and the later ones of several coarse-to-fine searches, each for another query and so
-for other features. The file comes from the page cache.
+A file is opened and searched again and again, in turn with its checksums compared (as by
+`HashIndex.open`) and without. Prints the least and the median time, wall-clock and of the processor
+(all threads together), of opening and the first search by codes, of a later one, and of the first
+and the later ones of several coarse-to-fine searches, each for another query and so for other
+features. The file comes from the page cache.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""Give every reader of foreign files thousands of damaged ones, and see that it only says so.
+"""Give every reader of foreign files thousands of damaged ones: each has to be read or refused.
 
     python scripts/benchmarks/fuzz_readers.py --files 10000
     python scripts/benchmarks/fuzz_readers.py --readers pth npz --files 200 --seed 1
@@ -6,10 +6,10 @@
 
 Small sound files are made here (fuzz_seeds.py) and damaged: bits flipped, bytes replaced, cut
 short, made longer, blocks swapped, extreme numbers put in, emptied. Each is read in a child process
-that may take so much memory and so much time. A reader may accept a file or refuse it, by a
-ValueError that names the file or an OSError; anything else is unexpected, as is a child that dies
-or hangs. Prints a line for each reader and each unexpected file, by its number; exits with 1 if
-there is one. `changed` counts accepted files that gave another result than the sound one.
+with limited memory and time. A reader may accept a file or refuse it, by a ValueError that names
+the file or an OSError; anything else is unexpected, as is a child that dies or hangs. Prints a line
+for each reader and each unexpected file, by its number; exits with 1 if there is one. `changed`
+counts accepted files that gave another result than the sound one.
 """
 
 import json

@@ -4,9 +4,9 @@
         [--database FILE --queries FILE]
     python scripts/benchmarks/hamming.py scale --folder DIR [--quick] [--out FILE.json]
 
-Every figure is the median and the least of interleaved runs, after both sides have warmed up, and
-stands beside the share of what the machine could do at most: comparisons of bytes a second in
-registers, and bytes a second read from an array as large as the codes, both measured here.
+Every figure is the median and the least of interleaved runs, after both sides have warmed up,
+beside its share of two limits of the machine, both measured here: bytes compared a second in
+registers, and bytes a second read from an array as large as the codes.
 """
 
 import json
@@ -47,7 +47,7 @@ from search.hamming.dealing import tile_size
 
 @dataclass
 class Faiss:
-    """Side by side with FAISS's IndexBinaryFlat, over the cases of the project's promise."""
+    """Side by side with FAISS's IndexBinaryFlat, over the cases in docs/results/search.md."""
 
     database: Annotated[Path | None, tyro.conf.arg(help="index file of learned codes")] = None
     queries: Annotated[Path | None, tyro.conf.arg(help="index file of the queries' codes")] = None

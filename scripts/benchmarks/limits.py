@@ -1,4 +1,4 @@
-"""What the search is measured with: clocks, made-up codes, and what the machine can do at most."""
+"""Tools to measure the search: clocks, random codes, and the limits of the machine."""
 
 import time
 from collections.abc import Callable

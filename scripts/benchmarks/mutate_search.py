@@ -4,12 +4,13 @@
     python scripts/benchmarks/mutate_search.py --folder /tmp/mutants --modules kernels --minutes 9
     python scripts/benchmarks/mutate_search.py --folder /tmp/mutants --modules codes.py --all
 
-The folder keeps the copy, what each test runs through, and the results: a call goes on where the
-last one ended. A mutant (mutations.py) meets the tests that run through its line, the
-quickest first, until one fails, hangs or dies: it is killed. For a kernel these are the tests that
-run through a module that imports it, and kernels that the fault cannot change are not compiled
-again. Mutants that are as right as the code are listed, with the reason, in mutate_search.toml.
-Prints a line for each mutant that survives, and the counts; exits with 1 if one survived.
+The folder keeps the copy, the lines that each test runs, and the results: a call goes on where the
+last one ended. For a mutant (a copy with one fault, see mutations.py) the tests that run its line
+are run, the quickest first, until one fails, hangs or dies: the mutant is killed. For a kernel
+these are the tests that run a module that imports it, and kernels that the fault cannot change are
+not compiled again. Mutants that are as correct as the code are listed, with the reason, in
+mutate_search.toml. Prints a line for each mutant that survives, and the counts; exits with 1 if one
+survived.
 """
 
 import ast

@@ -1,4 +1,4 @@
-"""How long the commands take from the shell's prompt to their answer, and the processor time of it.
+"""How long the commands take from the shell's prompt to their answer, in wall-clock and CPU time.
 
     python scripts/benchmarks/startup.py   # after `make demo`
     python scripts/benchmarks/startup.py --run runs/photos --index photos.index --image beach.jpg

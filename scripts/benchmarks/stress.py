@@ -2,11 +2,10 @@
 
     python scripts/benchmarks/stress.py [--minutes 10] [--threads 16] [--seed 0]
 
-The databases are such that searches go wrong where threads get in each other's way: few queries,
-shared by all threads; more neighbours wanted than there are near codes, stored together, so that
-a first guess is too low and a second round begins; and the interpreter switches threads as often
-as it can. Ends with exit code 1 if an answer was wrong, after a line for each kind of search that
-had one.
+The databases are made so that an error in sharing work between threads shows: few queries, shared
+by all threads; more neighbours wanted than there are near codes, stored together, so that a first
+guess is too low and a second round begins; and the interpreter switches threads as often as it can.
+Ends with exit code 1 if an answer was wrong, after a line for each kind of search that had one.
 """
 
 import itertools

@@ -1,4 +1,4 @@
-"""Our training step beside the same network in PyTorch, on this machine's CPU.
+"""jaxhash's training step beside the same network in PyTorch, on the CPU.
 
     python scripts/benchmarks/training.py --out training.json
     python scripts/benchmarks/training.py --batch-size 64 --rounds 3     # a quick look
@@ -6,9 +6,9 @@
 One step is forward, backward and SGD with Nesterov momentum on one batch of random images, with
 DLBHC's loss; ours is the one that jaxhash train compiles. First both are given the same weights
 and images, and the loss and every gradient compared: the script stops if they differ. Then the
-steps are timed in turn, round after round, so that what else the machine does meets all alike;
-compiling is told apart. `library` is our step with XLA's own convolution and pooling in place of
-ours. The rate of one large matrix product says how far the hardware is the limit.
+steps are timed in turn, round after round, so that other load on the machine affects all alike;
+compiling is timed apart. `library` is our step with XLA's own convolution and pooling in place of
+ours. The rate of one large matrix product shows how near the hardware's limit is.
 
 Needs the `bench` extra (PyTorch). About four minutes at the defaults on two cores.
 """
