@@ -93,7 +93,7 @@ class Config:
     nesterov: bool | None = None
     """Use Nesterov's momentum."""
     weight_decay: float | None = None
-    """Weight decay; it spares biases and the scales of normalisations unless decay_all is True."""
+    """Weight decay; it spares biases and the scales of normalisations unless decay_all is set."""
     decay_all: bool | None = None
     """Let weight decay act on biases and the scales of normalisations too."""
     head_rate: float | None = None

@@ -141,7 +141,7 @@ class HashIndex:
         return index
 
     def __copy__(self) -> Self:
-        """Another index of the same items, which changes by itself from now on."""
+        """Another index of the same items; changes to one do not show in the other."""
         other = type(self).__new__(type(self))
         other.__dict__.update(self.__dict__)
         other._begin(self._state)

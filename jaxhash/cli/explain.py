@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 WIDTH, LEFT = 100, 27
 
 SHARED = (
-    ("--config FILE", "Read options from a TOML or JSON file; the command line wins over it."),
-    ("--print-config", "Print the options in that form, and do nothing."),
+    ("--config FILE", "Read options from a TOML or JSON file; the command line overrides them."),
+    ("--print-config", "Print the options as such a TOML file, and do nothing else."),
 )
 
 
@@ -50,7 +50,7 @@ def text(command: "Command", *, everything: bool = False) -> str:
         lines += ["", f"{title}:", *_table(rows)] if rows else []
     lines += ["", "files of options:", *_table(list(SHARED))]
     if any(option.hint is bool for option in there.values()):
-        lines += ["", "Every switch --x has a --no-x, for one that a file or a run has set."]
+        lines += ["", "Every switch --x has a --no-x, to undo what a file or a run has set."]
     return "\n".join(lines)
 
 

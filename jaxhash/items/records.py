@@ -95,7 +95,7 @@ class ItemRecords:
         ]
 
     def ids_by_path(self, ids: np.ndarray) -> dict[str, int]:
-        """Path as it is kept -> id, of those ids that have one."""
+        """Path in the form that is kept -> id, for the ids that have a path."""
         known = self.relative or []
         return {path: item for item in ids.tolist() if item < len(known) and (path := known[item])}
 
@@ -217,7 +217,7 @@ class ItemRecords:
     # ------------------------------------------------------------ how it changes
 
     def copy(self) -> Self:
-        """Another one, which changes by itself."""
+        """A copy; changes to one do not show in the other."""
         return type(self)(self.attachments(), self.root, tuple(self._folder_classes))
 
     def put(self, item: int, path: str | None, now: Stat | None, digest: np.ndarray | None) -> None:
@@ -296,7 +296,7 @@ class ItemRecords:
 
 
 def relative(path: str, root: str) -> str:
-    """A path as it is kept: from a folder, with slashes, where it lies in it; or else absolute.
+    """The form in which a path is kept: relative to `root`, with slashes, or absolute if outside.
 
     Example:
         >>> relative("/photos/2024/cat.png", "/photos"), relative("/other.png", "/photos")
@@ -307,9 +307,9 @@ def relative(path: str, root: str) -> str:
 
 
 def relative_to(path: str, folder: str, root: str | None) -> str:
-    """A path that begins with a folder as it was named, as it is kept: from that folder on.
+    """`relative` for a path that begins with the folder's name as it was given.
 
-    root: the folder's real path, or None where there is none.
+    folder: the name. root: the folder's real path, or None where there is none.
 
     Example:
         >>> relative_to("photos/2024/cat.png", "photos", "/home/me/photos")

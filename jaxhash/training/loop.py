@@ -302,7 +302,7 @@ class _Meter:
         self.starved += waiting
 
     def after_call(self) -> None:
-        """The call has started, so that it is compiled, which does not count."""
+        """The call has started, so compilation, whose time does not count, is done."""
         if self.since is None:
             self.since = time.perf_counter()
 

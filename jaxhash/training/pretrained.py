@@ -63,7 +63,7 @@ def dense_after(channels: int, height: int, width: int) -> Callable[[np.ndarray]
     return convert
 
 
-# Network -> (their layer, our layer, how its weight is turned). Biases are taken as they are.
+# Network -> (their layer, our layer, how its weight is rearranged). Biases are copied.
 MAPS: dict[str, tuple[tuple[str, str, Callable[[np.ndarray], np.ndarray]], ...]] = {
     "alexnet": (
         ("features.0", "trunk/conv1", convolution),

@@ -1,4 +1,4 @@
-"""Search among codes as they are, without an index."""
+"""Search in plain arrays of codes, without an index."""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -14,7 +14,7 @@ class Registers(NamedTuple):
     """The vector registers of a processor.
 
     size: bytes in one. number: how many there are. by_table: whether the bits of bytes are counted
-    by looking up half bytes in tables, for want of an instruction that counts them.
+    by looking up half bytes in tables, because no instruction counts them.
     """
 
     size: int

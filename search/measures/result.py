@@ -1,4 +1,4 @@
-"""The measures of many queries, and how they come out of counted relevant items.
+"""The measures of many queries, and how they follow from counts of relevant items.
 
 The conventions are those of `search.measures.ranking`.
 """
