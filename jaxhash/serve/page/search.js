@@ -186,6 +186,9 @@ const acts = {
 };
 const newSample = () => pose({ sample: Math.floor(Math.random() * 1e9) });
 
+by("query-picture").addEventListener("load", () => {
+  by("query-picture").classList.toggle("small", by("query-picture").naturalWidth <= 64);
+});
 by("query-picture").addEventListener("error", () => {
   by("query-picture").hidden = true; // of what is no picture there is none to show
 });
