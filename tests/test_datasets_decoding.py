@@ -1,8 +1,10 @@
 """Image files of every kind to uint8 arrays, and a reason where that is impossible."""
 
+import hashlib
 import io
 import os
 import struct
+import sys
 import zlib
 from pathlib import Path
 
@@ -12,7 +14,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from jaxhash.data.decoding import Undecodable, decode, decode_all, read_header, resize
+from jaxhash.data import decoding
+from jaxhash.data.decoding import (
+    DIGEST_BYTES,
+    FORMATS,
+    Undecodable,
+    decode,
+    decode_all,
+    read_header,
+    resize,
+)
 
 
 def encoded(image: Image.Image, file_format: str = "PNG", **options) -> bytes:
@@ -229,3 +240,63 @@ def test_decode_all_names_rows_that_fail(tmp_path: Path, rng):
 def test_header(rng):
     assert read_header(encoded(Image.new("L", (5, 3)))) == (5, 3, True)
     assert read_header(encoded(Image.new("RGB", (5, 3)))) == (5, 3, False)
+
+
+def test_a_panorama_is_decoded_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A JPEG of more pixels than are allowed, also of more than Pillow opens without a warning."""
+    data = encoded(Image.fromarray(smooth(240, 1600)), "JPEG", quality=95)
+    whole = decode(data, size=32)
+    monkeypatch.setattr(decoding, "MAX_PIXELS", 100_000)  # of 384,000
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1_000)
+    assert read_header(data)[:2] == (1600, 240)
+    assert np.abs(decode(data, size=32).astype(int) - whole).mean() < 2
+    # Where twice the size would be more than the whole, it is still reduced.
+    assert decode(data, size=200).shape == (200, 200, 3)
+    with pytest.raises(Undecodable, match="1600x240 pixels, more than the 100,000 allowed"):
+        decode(data)
+    monkeypatch.setattr(decoding, "MAX_PIXELS", 6_000)  # an eighth of the sides, and no more
+    assert decode(data, size=4).shape == (4, 4, 3)
+    monkeypatch.setattr(decoding, "MAX_PIXELS", 5_000)
+    with pytest.raises(Undecodable, match="more than the 5,000 allowed"):
+        read_header(data)
+    progressive = encoded(Image.fromarray(smooth(240, 1600)), "JPEG", progressive=True)
+    with pytest.raises(Undecodable, match="more than the 5,000 allowed"):
+        decode(progressive, size=32)
+
+
+@pytest.mark.skipif("AVIF" not in FORMATS, reason="this Pillow reads no AVIF")
+def test_avif_is_decoded() -> None:
+    data = encoded(Image.fromarray(smooth(40, 60)), "AVIF", quality=95)
+    assert np.abs(decode(data).astype(int) - smooth(40, 60)).mean() < 5
+
+
+def test_heic_is_decoded() -> None:
+    heif = pytest.importorskip("pillow_heif", reason="needs the extra `heic`")
+    file = io.BytesIO()
+    heif.from_pillow(Image.fromarray(smooth(64, 80))).save(file, quality=95)
+    data = file.getvalue()
+    assert read_header(data)[:2] == (80, 64)
+    assert np.abs(decode(data).astype(int) - smooth(64, 80)).mean() < 5
+    with pytest.raises(Undecodable, match=r"damaged|not an image"):
+        decode(data[: len(data) // 2])
+
+
+def test_heic_names_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(Undecodable, match=r"HEIC, which needs .*pip install 'jaxhash\[heic\]'"):
+        decode(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+
+
+def test_what_is_decoded_is_what_the_digest_is_of(tmp_path: Path) -> None:
+    data = [encoded(Image.fromarray(smooth(9, 9))), b"no image"]
+    paths = [tmp_path / "a.png", tmp_path / "b.png"]
+    for path, content in zip(paths, data, strict=True):
+        path.write_bytes(content)
+    digests = np.zeros((3, DIGEST_BYTES), np.uint8)
+    out = np.zeros((3, 4, 4, 3), np.uint8)
+    names = [*map(str, paths), str(tmp_path / "absent.png")]
+    failed = decode_all(names, out, size=4, pool=None, digests=digests)
+    assert [row for row, _ in failed] == [1, 2]
+    for row in (0, 1):
+        assert digests[row].tobytes() == hashlib.sha256(data[row]).digest()[:DIGEST_BYTES]
+    assert not digests[2].any()

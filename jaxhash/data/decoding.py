@@ -5,22 +5,33 @@ import io
 import math
 import os
 import stat
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, JpegImagePlugin
 
 from jaxhash.data.memory import default_memory_limit
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "PPM")
-"""What is opened; formats that start another program (EPS) or that PIL only stubs are not."""
-
 Image.init()  # registers every format now: done lazily, threads would race for it
 
+_KNOWN = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "DIB", "TIFF", "GIF", "PPM")
+FORMATS = tuple(name for name in _KNOWN if name in Image.OPEN)
+"""What is opened; formats that start another program (EPS) or that PIL only stubs are not.
+
+AVIF is among them where this Pillow can, and HEIC is opened by the package pillow-heif.
+"""
+
+# What is wrong with a file is said by `Undecodable`, once, and not on standard error as well.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
 MAX_PIXELS = 80_000_000
-"""Larger images are refused by their header: 80 million pixels take 240 MB once decoded."""
+"""More are not decoded: 80 million pixels take 240 MB. Of a larger JPEG every second, fourth or
+eighth pixel is, where a size is asked for."""
+
+_HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}  # brands of files
 
 DIGEST_BYTES = 16
 """Length of the head of a SHA-256 by which files are told apart."""
@@ -90,7 +101,7 @@ def decode(file: str | bytes, *, size: int | None = None, channels: int = 3) -> 
 
     Example:
         >>> import io
-        >>> from PIL import Image
+        >>> from PIL import Image, JpegImagePlugin
         >>> file = io.BytesIO()
         >>> Image.new("RGB", (60, 40), "white").save(file, "PNG")
         >>> decode(file.getvalue(), size=32).shape
@@ -256,12 +267,58 @@ def _open(file: str | bytes) -> Image.Image:
         raise Undecodable("empty file")
     if isinstance(file, str):
         _check_regular(file)
-    image = Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=FORMATS)
+    image = _identify(file)
     width, height = image.size
-    if width < 1 or height < 1 or width * height > MAX_PIXELS:
+    if width < 1 or height < 1 or not _fits(image, _most_reduction(image)):
         image.close()
-        raise Undecodable(f"{width}x{height} pixels, more than the {MAX_PIXELS:,} allowed")
+        raise _too_large(image)
     return image
+
+
+def _fits(image: Image.Image, reduction: int) -> bool:
+    """Whether an image may be decoded when its sides are divided by a number."""
+    return (image.width // reduction) * (image.height // reduction) <= MAX_PIXELS
+
+
+def _too_large(image: Image.Image) -> Undecodable:
+    size = f"{image.width}x{image.height}"
+    return Undecodable(f"{size} pixels, more than the {MAX_PIXELS:,} allowed")
+
+
+def _identify(file: str | bytes) -> Image.Image:
+    """An image by its first bytes; its pixels are still in the file."""
+    head = file[:12] if isinstance(file, bytes) else _head(file)
+    source = io.BytesIO(file) if isinstance(file, bytes) else file
+    if head[4:8] == b"ftyp" and head[8:12] in _HEIC:
+        return _open_heic(source)
+    if head[:3] == b"\xff\xd8\xff":
+        # Not by `Image.open`, which warns of large images or refuses them before they are reduced.
+        return JpegImagePlugin.JpegImageFile(source)
+    return Image.open(source, formats=FORMATS)
+
+
+def _head(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(12)
+
+
+def _open_heic(source: str | io.BytesIO) -> Image.Image:
+    """An image of a telephone, by the package that can read it."""
+    try:
+        import pillow_heif
+    except ImportError:
+        raise Undecodable(
+            "HEIC, which needs the package pillow-heif (pip install 'jaxhash[heic]')"
+        ) from None
+    pillow_heif.register_heif_opener()
+    return Image.open(source, formats=["HEIF"])
+
+
+def _most_reduction(image: Image.Image) -> int:
+    """By how much the sides of an image can be divided while it is decoded."""
+    # The coefficients of a progressive file are all held in memory before any pixel is there.
+    baseline = image.format == "JPEG" and not image.info.get("progressive")
+    return 8 if baseline else 1
 
 
 def _open_checked(file: str | bytes) -> Image.Image:
@@ -280,8 +337,17 @@ def _to_array(image: Image.Image, size: int | None, channels: int) -> np.ndarray
         # JPEG can be decoded at 1/2, 1/4 or 1/8 of its size, far faster; twice the wanted size
         # is kept so that the resampling below still decides the quality.
         scale = 2 * size / min(image.size)
-        if scale < 1:
-            image.draft(None, (math.ceil(image.width * scale), math.ceil(image.height * scale)))
+        least = next((one for one in (1, 2, 4, 8) if _fits(image, one)), 1)
+        if scale < 1 or least > 1:
+            image.draft(
+                None,
+                (
+                    min(math.ceil(image.width * scale), image.width // least),
+                    min(math.ceil(image.height * scale), image.height // least),
+                ),
+            )
+    if not _fits(image, 1):
+        raise _too_large(image)
     image.load()
     turn = _TURNS.get(_orientation(image))
     image = _eight_bits(image)

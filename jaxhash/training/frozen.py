@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxhash import models, runs
 from jaxhash.config import Config
-from jaxhash.data import Dataset
+from jaxhash.data import Dataset, summary
 from jaxhash.models import Model
 from jaxhash.spec import ModelSpec
 from jaxhash.training import backbones, kept_features, planning
@@ -147,6 +147,9 @@ def train(
         runs.check_free(folder, overwrite=overwrite)
     plan = settle(config, dataset, resumed=resume)
     say(str(plan))
+    nobody = np.empty(0, np.int64)
+    for line in summary.lines(dataclasses.replace(plan.dataset, skipped=[]), plan.rows, nobody):
+        say(line)
     trunk = plan.backbone.params()
     if folder is not None and resume:
         changed = runs.differences(config, runs.load_config(folder))
@@ -186,7 +189,7 @@ def train(
             kept_features.write(folder, kept, keys[name], name)
     if skipped:
         where = "" if folder is None else f": see {folder}/{runs.SKIPPED}"
-        say(f"{len(skipped)} files could not be decoded{where}")
+        say(f"left out: {summary.left_out(skipped)}{where}")
     if folder is not None:
         runs.write_skipped(folder, skipped)
 

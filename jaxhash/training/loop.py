@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxhash import models, nets, runs, sharding
 from jaxhash.config import Config
-from jaxhash.data import Dataset, folders
+from jaxhash.data import Dataset, folders, summary
 from jaxhash.encoding import encode
 from jaxhash.models import Model
 from jaxhash.training import checkpoints, frozen, heads, optimiser, pretrained, processes, transfer
@@ -132,6 +132,10 @@ def train(
     if folder is not None:
         processes.check_shared(folder)
     say(str(plan))
+    if jax.process_index() == 0:
+        images = plan.images or plan.dataset
+        for line in summary.lines(images, plan.split.train, plan.split.query):
+            say(line)
     if dataset is None and folders.unlabelled_folder(config.data) is not None:
         say("images without labels beside them are left out; method itq learns from both")
     if devices is None and mesh.size < jax.device_count():
@@ -161,9 +165,8 @@ def train(
         processes.first(
             functools.partial(_prepare, folder, plan, resume=resume, overwrite=overwrite)
         )
-    if plan.dataset.skipped:
-        where = "" if folder is None else f": see {folder}/{runs.SKIPPED}"
-        say(f"{len(plan.dataset.skipped)} images could not be decoded{where}")
+    if folder is not None and plan.dataset.skipped:
+        say(f"files that were left out: {folder}/{runs.SKIPPED}")
     if plan.backbone is not None:
         plan = heads.with_features(
             plan, trunk, kept, folder, devices=devices, on_images=on_images, say=say
