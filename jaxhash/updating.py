@@ -69,12 +69,13 @@ def look(root: str | os.PathLike[str]) -> Folder:
         raise ValueError(f"{shown(root)}: no such folder")
     aside = Aside()
     there = {}
+    begins = len(os.path.join(real, ""))
     for path in walk(real, aside):
         now = files.stat(path)
         if now is None:
             aside.skipped.append((shown(path), "cannot be looked at"))
         else:
-            there[relative_to(path, real, real)] = now
+            there[path[begins:].replace(os.sep, "/")] = now
     if not there:
         raise ValueError(
             f"{shown(root)}: there is no image in this folder, at any depth; give a folder that "

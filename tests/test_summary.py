@@ -70,8 +70,8 @@ def test_copies_across_the_split_are_named(tmp_path: Path) -> None:
     dataset = load(tmp_path, image_size=8)
     assert summary.copies(dataset.paths or ()) == [[0, 3], [2, 4]]
     copies, attention = said(tmp_path)[1:]  # rows 0, 2, 4 are learned from, 1 and 3 asked
-    assert copies == "2 images are copies of others, byte for byte"
-    assert attention.startswith("attention: 1 queries were learned from under another name")
+    assert copies == "copies of other images, byte for byte: 2"
+    assert attention.startswith("attention: queries that were learned from under another name: 1, ")
     assert "b/2.png as " in attention
     assert said(tmp_path, labelled=False)[-2:] == [copies, attention]
 

@@ -122,7 +122,8 @@ def _copies(paths: Sequence[str], train: np.ndarray, query: np.ndarray) -> Itera
     groups = copies(paths)
     if not groups:
         return
-    yield f"{sum(len(rows) - 1 for rows in groups):,} images are copies of others, byte for byte"
+    copied = sum(len(rows) - 1 for rows in groups)
+    yield f"copies of other images, byte for byte: {copied:,}"
     learned, asked = set(train.tolist()), set(query.tolist())
     both = [rows for rows in groups if learned & set(rows) and asked & set(rows)]
     if both:
@@ -130,6 +131,6 @@ def _copies(paths: Sequence[str], train: np.ndarray, query: np.ndarray) -> Itera
         other = next(row for row in both[0] if row in learned)
         count = sum(len(asked & set(rows)) for rows in both)
         yield (
-            f"attention: {count:,} queries were learned from under another name, such as "
+            f"attention: queries that were learned from under another name: {count:,}, such as "
             f"{shown(paths[first])} as {shown(paths[other])}; the measures will be too good"
         )
