@@ -310,7 +310,7 @@ def test_pool_may_be_used_by_its_own_tasks():
 
 
 IN_ANOTHER_PROCESS = """
-import sys
+import itertools, sys
 sys.path[:0] = [{tests!r}, {root!r}]
 import naive, numba, numpy as np, search
 from search.hamming import buckets
@@ -338,19 +338,19 @@ for bits in {widths}:
     found = index.radius(queries, 3)
     for one, other in zip(found, naive.hamming_radius(queries, repeated, 3)):
         np.testing.assert_array_equal(one, other)
-    if bits == 64:
-        all_codes = np.concatenate([codes, codes[:5]])
-        left = np.delete(np.arange(305), [3, 200, 301])
-        for ids in (None, np.arange(300) * 2):
-            several = search.HashIndex(codes, ids=ids)
-            several.add(codes[:5])
-            several.remove(several.ids[[3, 200, 301]])
-            for some in (slice(None), slice(0, None, 2), slice(1, 9)):
-                wanted, of = several.ids[some], all_codes[left[some]]
-                found = several.search(queries, 9, where=wanted, threads=2)
-                distances, rows = naive.hamming_knn(queries, of, 9)
-                np.testing.assert_array_equal(found[0], distances)
-                np.testing.assert_array_equal(found[1], np.where(rows < 0, -1, wanted[rows]))
+    if bits != 64:
+        continue
+    both = np.concatenate([codes, codes[:5]])
+    for own, gone in itertools.product((None, np.arange(300) * 2), ([], [3, 301])):
+        several, left = search.HashIndex(codes, ids=own), np.delete(np.arange(305), gone)
+        several.add(codes[:5])
+        several.remove(several.ids[gone])
+        for some in (slice(None), slice(0, None, 2), slice(1, 9)):
+            wanted = several.ids[some]
+            found = several.search(queries, 9, where=wanted, threads=2)
+            distances, rows = naive.hamming_knn(queries, both[left[some]], 9)
+            np.testing.assert_array_equal(found[0], distances)
+            np.testing.assert_array_equal(found[1], np.where(rows < 0, -1, wanted[rows]))
 assert "jax" not in sys.modules
 """
 
