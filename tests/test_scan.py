@@ -320,14 +320,16 @@ for bits in {widths}:
     codes = search.pack(rng.integers(0, 2, (300, bits)))
     queries = search.pack(rng.integers(0, 2, (5, bits)))
     queries[0] = codes[7] ^ search.pack(np.ones((1, bits)))[0]
+    queries[1] = codes[64]  # the first of a vector, and often the only one within
     for part in (queries, queries[:1]):
         for k in (1, 290):
             found = search.hamming_knn(part, codes, k, bits=bits, threads=2)
             for one, other in zip(found, naive.hamming_knn(part, codes, k)):
                 np.testing.assert_array_equal(one, other)
-        found = search.hamming_radius(part, codes, bits // 2, bits=bits)
-        for one, other in zip(found, naive.hamming_radius(part, codes, bits // 2)):
-            np.testing.assert_array_equal(one, other)
+        for radius in (0, bits // 2):
+            found = search.hamming_radius(part, codes, radius, bits=bits)
+            for one, other in zip(found, naive.hamming_radius(part, codes, radius)):
+                np.testing.assert_array_equal(one, other)
     if not numba.config.DISABLE_JIT:
         continue  # the other kernels have no vectors of their own
     repeated = codes[rng.integers(0, 20, 60)]

@@ -94,6 +94,13 @@ def copy(folder: Path) -> Path:
             else:
                 shutil.copy2(ROOT / name, scratch / name)
         scratch.rename(place)
+    for path in (place / "search").rglob("*.py"):  # as it was, if a call was killed
+        kept = folder / "kept" / path.relative_to(place)
+        if not kept.exists():
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(path, kept)
+        elif kept.read_bytes() != path.read_bytes():
+            shutil.copy2(kept, path)
     return place
 
 
@@ -159,6 +166,7 @@ def forked(work: Callable[[], int], seconds: float, log: Path) -> int | None:
         code = 70
         try:
             os.setpgid(0, 0)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
             out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(out, 1)
             os.dup2(out, 2)
@@ -167,14 +175,16 @@ def forked(work: Callable[[], int], seconds: float, log: Path) -> int | None:
             traceback.print_exc()
         os._exit(code)
     end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        ended, status = os.waitpid(child, os.WNOHANG)
-        if ended:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.02)
-    os.killpg(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return None
+    ended, status = 0, 0
+    try:
+        while not ended and time.monotonic() < end:
+            time.sleep(0.02)
+            ended, status = os.waitpid(child, os.WNOHANG)
+    finally:
+        if not ended:
+            os.killpg(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status) if ended else None
 
 
 def tests_in(place: Path, cache: Path, files: list[str], *plugins: object) -> int:
@@ -391,6 +401,7 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name in BEFORE:
         importlib.import_module(name)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # with the sources as they were
     tester, known = Tester(folder, options), equivalent()
     log = folder / "results.jsonl"
     rows = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
