@@ -283,10 +283,19 @@ def test_a_changed_index_is_taken_up_and_a_bad_one_is_not(place: Place, tmp_path
         await service.refresh()
         kept = (await client.get("/health")).json()
         assert (kept["status"], kept["version"]) == ("old index", after["version"])
-        assert kept["problem"]
+        assert "served.index" in kept["problem"]
+        assert str(tmp_path) not in kept["problem"], "nor where it lies"
+        served.unlink()
+        await asyncio.sleep(1.2)
+        served.write_bytes(place.path.read_bytes())
+        while (await client.get("/health")).json()["items"] != 18:
+            await asyncio.sleep(0.05)
+        (tmp_path / "damaged").write_bytes(b"")
+        (tmp_path / "damaged").replace(served)
+        await service.refresh()
         text = (await client.get("/metrics")).text
-        assert 'jaxhash_reloads_total{taken="yes"} 1.0' in text
-        assert 'jaxhash_reloads_total{taken="no"} 1.0' in text
+        assert 'jaxhash_reloads_total{taken="yes"} 2.0' in text
+        assert 'jaxhash_reloads_total{taken="no"} 2.0' in text
         assert (await client.post("/search", json={"ids": [0]})).status_code == 200
 
     asking(service, scenario)
@@ -420,6 +429,7 @@ def test_files_of_the_folder_are_added(tmp_path: Path, place: Place) -> None:
         ):
             reply = await client.post("/items", json={"paths": [path]})
             assert reply.status_code == status, (path, reply.text)
+            assert str(tmp_path) not in reply.text.replace(path, "")
         assert (await client.get("/health")).json()["items"] == 6
         reply = await client.post("/items", json={"paths": ["red/new.png"]})
         assert reply.json() == {"ids": [6], "items": 7}

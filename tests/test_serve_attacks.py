@@ -136,6 +136,9 @@ def test_a_host_that_others_reach_has_a_token(
 ) -> None:
     with pytest.raises(ValueError, match=r"0\.0\.0\.0 can be reached by other machines; give"):
         server.run(place.service(), host="0.0.0.0", port=8000, token=None)
+    for token in ("", "two words", "semi;colon", "ключ", "line\n"):
+        with pytest.raises(ValueError, match="a token is of letters"):
+            app.build(place.service(), token=token)
     started: list[Any] = []
     made = SimpleNamespace(snapshot=[], warm=lambda: None, model=None)
     monkeypatch.setattr(services, "Service", lambda *words, **options: made)

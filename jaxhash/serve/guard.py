@@ -6,6 +6,7 @@ Plain ASGI, in one layer, so that a request passes it in microseconds.
 import asyncio
 import hmac
 import logging
+import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from http.cookies import CookieError, SimpleCookie
@@ -62,6 +63,9 @@ class Guard:
         hosts: names that the service may be called by, where there is no token. Another name
             means that a page on another site had it point here (DNS rebinding).
 
+    Raises:
+        ValueError: the token has characters that a header or a cookie cannot carry.
+
     Example:
         >>> app = Guard(app, limits, metrics, token="secret")  # doctest: +SKIP
     """
@@ -75,6 +79,8 @@ class Guard:
         token: str | None = None,
         hosts: Iterable[str] = LOOPBACK,
     ) -> None:
+        if token is not None and not re.fullmatch(r"[\w.~+/=-]+", token, re.ASCII):
+            raise ValueError("a token is of letters, digits and . ~ + / = - _ without spaces")
         self.app = app
         self.limits = limits
         self.metrics = metrics

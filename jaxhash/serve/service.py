@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import os
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -238,7 +239,7 @@ class Service:
         """Take up the index file whenever it is another one."""
         while True:
             await asyncio.sleep(LOOK)
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):  # it is gone, for now: what was read is served
                 await self.refresh()
 
     async def refresh(self) -> None:
@@ -258,7 +259,7 @@ class Service:
             snapshot = self._open()
         except Exception as error:
             # What is there is no index of this model, perhaps not yet: the old one is served.
-            self._refused, self.problem = mark, str(error)
+            self._refused, self.problem = mark, self._told(error)
             self.metrics.reloads.labels("no").inc()
             log.warning("%s is not taken up: %s", self.index, error)
             return
@@ -303,6 +304,12 @@ class Service:
 
         return (await self._change(drop))[1]
 
+    def _told(self, error: Exception) -> str:
+        """A reason as clients may have it: not where on the machine anything is."""
+        words = str(error).replace(str(self.index), self.index.name)
+        folder = self.snapshot.folder
+        return words if folder is None else words.replace(f"{folder}{os.sep}", "")
+
     async def _change(self, act: Callable[[ImageIndex], Value]) -> tuple[Value, int]:
         """Change the index apart from what is served, write it, and take it up."""
         async with self._changing:
@@ -315,9 +322,9 @@ class Service:
             value = act(images)
             images.save()
         except Undecodable as error:
-            raise Refused(422, str(error)) from None
+            raise Refused(422, self._told(error)) from None
         except (ValueError, OSError) as error:
-            raise Refused(409, f"the index file cannot be changed: {error}") from None
+            raise Refused(409, f"the index is as it was: {self._told(error)}") from None
         self.snapshot, self.problem = self._open(), None
         return value, len(self.snapshot)
 
