@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -19,6 +20,7 @@ from jaxhash.cli import main
 from jaxhash.data.folders import load_images
 from jaxhash.data.places import Place
 from jaxhash.shards import folder as folders
+from jaxhash.shards import workers
 from jaxhash.shards.encoding import encode_missing
 from jaxhash.shards.records import Names, open_shards
 from search import DamagedFile, HashIndex
@@ -192,6 +194,30 @@ def test_the_command_goes_on_and_says_so(
     ):
         with pytest.raises(SystemExit, match=message):
             main([*words, *other])
+    assert content(folder) == content(encoded)
+
+
+def test_a_worker_whose_driver_was_killed_ends(
+    photos: Path, encoded: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where that was before it had begun."""
+
+    class Ended(Exception):
+        pass
+
+    def end(code: int) -> None:
+        raise Ended
+
+    monkeypatch.setattr(os, "_exit", end)
+    folder, cache = photos / "orphan", jax.config.values["jax_compilation_cache_dir"]
+    shutil.copytree(encoded, folder)
+    (folder / file_name(1, SHARDS)).unlink()
+    options = {"max_undecodable": 0.1, "batch_size": 8}
+    words = (str(photos / "run"), str(folder), 0, [0], 0, options, cache)
+    with pytest.raises(Ended):
+        workers._work(os.getppid() + 1, *words)
+    assert folders.missing(folder, folders.load(folder)) == [1]
+    workers._work(os.getppid(), *words)
     assert content(folder) == content(encoded)
 
 

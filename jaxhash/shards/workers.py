@@ -68,7 +68,7 @@ def encode(
     try:
         for worker in range(1, workers):
             start = worker * load(folder).shards // workers
-            words = (str(run), str(folder), start, done, worker, options, cache)
+            words = (os.getpid(), str(run), str(folder), start, done, worker, options, cache)
             others.append(context.Process(target=_work, args=words, daemon=True))
             others[-1].start()
         watcher.start()
@@ -111,6 +111,7 @@ def _watch(done: Any, over: threading.Event, on_batch: OnBatch | None) -> None:
 
 
 def _work(
+    parent: int,
     run: str,
     folder: str,
     start: int,
@@ -121,7 +122,6 @@ def _work(
 ) -> None:
     """One of the others."""
     jax.config.update("jax_compilation_cache_dir", cache)
-    parent = os.getppid()
 
     def count(images: int) -> None:
         _count(done, worker, images)
@@ -129,6 +129,7 @@ def _work(
             os._exit(1)
 
     try:
+        count(0)
         encode_missing(models.load(Path(run)), folder, start=start, on_batch=count, **options)
     except (ValueError, OSError):
         sys.exit(1)  # the first process meets the same, and can say it
