@@ -94,6 +94,20 @@ def check_count(value: int, name: str) -> int:
     return number
 
 
+def check_share(value: float, name: str) -> float:
+    """`value` as a float above 0 and up to 1; `name` is the argument that an error speaks of.
+
+    Raises:
+        TypeError: `value` is not a number.
+        ValueError: `value` is outside that range.
+    """
+    if isinstance(value, bool) or not isinstance(value, (float, int, np.floating, np.integer)):
+        raise TypeError(f"{name} must be a number, not {value!r}")
+    if not 0 < value <= 1:
+        raise ValueError(f"{name} must be above 0 and at most 1, not {value}")
+    return float(value)
+
+
 def width(bits: int) -> int:
     """Bytes in a code of `bits` bits."""
     return (bits + 7) // 8

@@ -262,6 +262,7 @@ class HashIndex:
         pool: int | None = None,
         radius: int | None = None,
         where: Where | None = None,
+        recall: float | None = None,
         threads: int | None = None,
     ) -> tuple[NDArray[np.int32] | NDArray[np.float32], NDArray[np.int64]]:
         """The `k` nearest items of each query, by Hamming distance or from coarse to fine.
@@ -273,6 +274,10 @@ class HashIndex:
         `query_latents` instead, which needs no features in the index, they are ordered by the
         distance between the query's latent and the stored bits, see `search.asymmetric`.
 
+        The search by Hamming distance is exact, unless a `recall` is stated: then only the items
+        in those parts of the index are looked at that are near the query. How many parts it takes
+        is measured on the index's own items, so it holds for queries that are like them.
+
         Args:
             queries: uint8 (q, ceil(bits / 8)), or (ceil(bits / 8),) for a single one, whose
                 features or latents may be (d,) or (bits,); pad bits are ignored.
@@ -283,6 +288,9 @@ class HashIndex:
             pool: candidates for each query; needs `query_features` or `query_latents`.
             radius: largest Hamming distance of a result or candidate, that distance included.
             where: the items to search: bool, one for each entry of `ids`, or a list of ids.
+            recall: the share of the k nearest by Hamming distance, or of the `pool` nearest, that
+                has to be found on the average of queries, 0.95 for instance, where what is found
+                no farther than the true k-th counts; exact when None. Not with `where`, `radius`.
             threads: at most this many; all processors when None.
 
         Returns:
@@ -309,7 +317,8 @@ class HashIndex:
         pool = None if pool is None else _codes.check_count(pool, "pool")
         radius = None if radius is None else _codes.check_count(radius, "radius")
         fine = refinement(state, query_features, query_latents, threshold, len(queries))
-        distances, ids = answer(state, queries, k, fine, pool, radius, where, threads)
+        recall = None if recall is None else _codes.check_share(recall, "recall")
+        distances, ids = answer(state, queries, k, fine, pool, radius, where, recall, threads)
         return (distances[0], ids[0]) if alone else (distances, ids)
 
     def rerank(
@@ -463,7 +472,9 @@ class HashIndex:
         with self._changing.held():
             self._state = changes.compact(self._state)
 
-    def prepare(self, *, tables: bool = False, threads: int | None = None) -> None:
+    def prepare(
+        self, *, tables: bool = False, approximate: bool = False, threads: int | None = None
+    ) -> None:
         """Prepare for faster searches; results stay the same.
 
         Equal codes are grouped, where there are enough of them, which takes about as much memory
@@ -474,13 +485,16 @@ class HashIndex:
             tables: also make multi-index tables, for the nearest neighbour (`k=1`) and for
                 `within` a small radius, among about a million distinct codes or more; other
                 searches do not use them. `search.hamming.tables.size` gives their memory.
+            approximate: also make the parts of the index that a search with a `recall` looks at,
+                as the first one does otherwise: a copy of the codes, and about four and a half
+                bytes for each.
             threads: at most this many; all processors when None.
 
         Example:
             >>> index.prepare(tables=True)  # doctest: +SKIP
         """
         for segment in self._state.segments:
-            segment.prepare(threads, tables)
+            segment.prepare(threads, tables, approximate)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the index as one file, without what was removed; the file appears whole or not.

@@ -1,6 +1,6 @@
 """The benchmarks run, at sizes that say nothing about speed."""
 
-import importlib
+import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -127,6 +127,23 @@ def test_device_search(benchmark: Benchmark, tmp_path: Path, capsys) -> None:
     call(benchmark("device_search"), *words, "--out", tmp_path / "rates.json")
     rows = json.loads((tmp_path / "rates.json").read_text())["rows"]
     assert [row["by"] for row in rows] == ["products", "counts", "processor"]
+
+
+@swig
+def test_approximate(benchmark: Benchmark, tmp_path: Path, capsys) -> None:
+    approximate = benchmark("approximate")
+    beside = ("ivf",) if importlib.util.find_spec("faiss") else ()
+    out = tmp_path / "approximate.json"
+    approximate.main(
+        approximate.Options(
+            count=70_000, codes=("clustered",), recalls=(0.9,), beside=beside, queries=50,
+            lists=16, runs=1, threads=1, out=out,
+        )
+    )  # fmt: skip
+    exact, ours, *theirs = json.loads(out.read_text())["rows"]
+    assert exact["recall"] == 1
+    assert ours["recall"] > 0.8
+    assert len(theirs) == len(beside)
 
 
 def test_startup(benchmark: Benchmark, tmp_path: Path, capsys) -> None:

@@ -52,9 +52,9 @@ def test_blocks_are_done_when_their_results_are_written(monkeypatch):
         out[:] = np.arange(k + 1)
 
     monkeypatch.setattr(hamming, "claim", claim)
-    monkeypatch.setattr(hamming, "_sweep", lambda *_: None)
-    monkeypatch.setattr(hamming, "_limit", lambda bound, wide: np.uint64(0))
-    monkeypatch.setattr(hamming, "_order", order)
+    monkeypatch.setattr(hamming, "sweep", lambda *_: None)
+    monkeypatch.setattr(hamming, "limit_of", lambda bound, wide: np.uint64(0))
+    monkeypatch.setattr(hamming, "order", order)
     in_python = getattr(hamming.nearest, "py_func", hamming.nearest)
     nothing = np.empty(0, np.uint64)
     in_python(

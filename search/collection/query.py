@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from search.codes import as_int64
 from search.collection.ids import Where
 from search.collection.state import State
-from search.collection.views import View, views_of
+from search.collection.views import View, views_at, views_of
 from search.fine.rerank import MOST_CANDIDATES, check_queries
 from search.hamming.dealing import TILE
 from search.hamming.scan import NO_DISTANCE
@@ -89,16 +89,23 @@ def answer(
     pool: int | None,
     radius: int | None,
     where: Where | None,
+    recall: float | None,
     threads: int | None,
 ) -> tuple[NDArray[np.int32] | NDArray[np.float32], NDArray[np.int64]]:
     """The results of `HashIndex.search`, whose arguments these are, checked."""
-    if fine is None:
-        if pool is not None:
-            raise ValueError("pool needs query_features or query_latents; else k alone counts")
-        return only_within(nearest(views_of(state, where, threads), queries, k, threads), radius)
-    if pool is None and radius is None:
+    if fine is None and pool is not None:
+        raise ValueError("pool needs query_features or query_latents; else k alone counts")
+    if fine is not None and pool is None and radius is None:
         raise ValueError("re-ranking needs candidates; give pool, radius or both")
-    views = views_of(state, where, threads)
+    if recall is None:
+        views = views_of(state, where, threads)
+    else:
+        if where is not None or radius is not None:
+            name = "radius" if where is None else "where"
+            raise ValueError(f"recall does not combine with {name}; leave one of them out")
+        views = views_at(state, min(k if pool is None else pool, len(state)), recall, threads)
+    if fine is None:
+        return only_within(nearest(views, queries, k, threads), radius)
     distances = np.full((len(queries), k), np.inf, np.float32)
     found = np.full((len(queries), k), -1, np.int64)
     if pool is None:

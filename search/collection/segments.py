@@ -12,8 +12,9 @@ from search.files.checksums import Guard
 from search.files.reading import Source
 from search.filters import Filter
 from search.fine.rerank import asymmetric, frozen, rerank
-from search.hamming import buckets
+from search.hamming import buckets, cells
 from search.hamming.blocks import BLOCK, Blocks, restore, take
+from search.hamming.recall import Approximate, worthwhile
 from search.hamming.searchable import Scanned, Searchable
 from search.kernels import merging
 
@@ -24,16 +25,18 @@ MARKED = 1 << 18
 
 
 class Engine:
-    """The faster of two exact ways to search some codes; shared by copies of a segment.
+    """The faster of two exact ways to search some codes, and an approximate one.
 
-    Codes in memory are grouped by value at the first search if they repeat enough for it to pay,
-    mapped ones only when asked to: it takes memory and reads the whole file.
+    Shared by copies of a segment. Codes in memory are grouped by value at the first search if
+    they repeat enough for it to pay, mapped ones only when asked to: it takes memory and reads
+    the whole file. Codes are dealt out to cells at the first search that states a recall.
     """
 
     def __init__(self, codes: Blocks, mapped: bool) -> None:
         self._codes = codes
         self._best: Searchable = Scanned(codes)
         self._decided = False
+        self._approximate: Approximate | None = None
         self._automatic = not mapped
         self._deciding = pool.Lock()
 
@@ -52,6 +55,15 @@ class Engine:
                 most = len(self._codes) // 2
                 self._use(buckets.build(self._codes, most=most, threads=threads))
             self._decided = True
+
+    def approximate(self, threads: int | None) -> Approximate | None:
+        """The codes in cells; None where there are too few of them for it to pay."""
+        exact = self.best(threads)
+        with self._deciding.held():
+            if self._approximate is None and worthwhile(exact):
+                dealt = cells.build(self._codes, threads=threads)
+                self._approximate = Approximate(dealt, exact)
+        return self._approximate
 
     def _use(self, grouped: buckets.Buckets | None) -> None:
         """Search by these from now on; None where too few codes repeat."""
@@ -96,11 +108,22 @@ class Segment:
         self._check("codes", threads=threads)
         return self.engine.best(threads)
 
-    def prepare(self, threads: int | None, tables: bool) -> None:
-        """See `Engine.prepare`."""
+    def at(self, k: int, recall: float, threads: int | None) -> Searchable:
+        """The codes in a form that finds this share of the `k` nearest, or more."""
+        assert self.engine is not None
+        self._check("codes", threads=threads)
+        approximate = self.engine.approximate(threads)
+        if approximate is None:
+            return self.engine.best(threads)
+        return approximate.at(k, recall, allowed=self.living, threads=threads)
+
+    def prepare(self, threads: int | None, tables: bool, approximate: bool) -> None:
+        """See `Engine.prepare` and `Engine.approximate`."""
         assert self.engine is not None
         self._check("codes", threads=threads)
         self.engine.prepare(threads, tables)
+        if approximate:
+            self.engine.approximate(threads)
 
     def check(self) -> None:
         """Compare all that is mapped with its checksums, before it is copied elsewhere.

@@ -67,6 +67,13 @@ def views_of(state: State, where: Where | None, threads: int | None) -> list[Vie
     ]
 
 
+def views_at(state: State, k: int, recall: float, threads: int | None) -> list[View]:
+    """What a search for the `k` nearest looks at to find this share of them, or more."""
+    return [
+        View(segment, segment.at(k, recall, threads), segment.living) for segment in state.segments
+    ]
+
+
 def _all(segment: Segment, threads: int | None) -> View:
     """All that was not removed."""
     return View(segment, segment.best(threads), segment.living)

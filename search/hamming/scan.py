@@ -66,7 +66,7 @@ def knn(
         >>> knn(arrange(np.array([[7], [1]], np.uint8)), np.array([[0]], np.uint8), 1)
         (array([[1]], dtype=int32), array([[1]]))
     """
-    queries = _queries(blocks, queries)
+    queries = check_queries(blocks, queries)
     k = check_count(k, "k")
     workers = pool.resolve(threads)
     blocks, rows, mask = _restrict(blocks, allowed)
@@ -207,7 +207,7 @@ def radius(
         >>> radius(arrange(np.array([[7], [1]], np.uint8)), np.array([[0]], np.uint8), 2)
         (array([0, 1]), array([1], dtype=int32), array([1]))
     """
-    queries = _queries(blocks, queries)
+    queries = check_queries(blocks, queries)
     radii = check_radii(radius, len(queries), blocks.bits)
     workers = pool.resolve(threads)
     blocks, rows, mask = _restrict(blocks, allowed)
@@ -269,7 +269,7 @@ def radius(
     return offsets, distances, order if rows is None else rows[order]
 
 
-def _queries(blocks: Blocks, queries: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def check_queries(blocks: Blocks, queries: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Queries that fit the blocks, contiguous and with their pad bits zero."""
     queries, _ = validate(queries, blocks.bits, "queries")
     mask = pad_mask(blocks.bits)
@@ -322,11 +322,17 @@ def _apply(
 def _prepare(queries: NDArray[np.uint8]) -> tuple[tuple, NDArray, NDArray, NDArray]:
     """What the kernel needs for a tile of queries: its shape, their words, and scratch space."""
     count, bytes_each = queries.shape
-    shape = _ONE_QUERY if count == 1 else _FOUR_QUERIES
-    abreast, groups = len(shape) // 8, len(shape) % 8
+    shape, masks, sums = scratch(count, bytes_each)
+    abreast = len(shape) // 8
     padded = np.zeros((-(-count // abreast) * abreast, bytes_each), np.uint8)
     padded[:count] = queries
     words = query_words(padded.reshape(-1, abreast, bytes_each).transpose(0, 2, 1))
+    return shape, words, masks, sums
+
+
+def scratch(count: int, bytes_each: int) -> tuple[tuple, NDArray[np.uint64], NDArray]:
+    """The shape in which the kernel compares so many queries, and what it writes to meanwhile."""
+    shape = _ONE_QUERY if count == 1 else _FOUR_QUERIES
+    pairs = len(shape) // 8 * (len(shape) % 8)  # of queries and vectors
     kind = np.uint8 if bytes_each <= hamming.NARROW_BYTES else np.uint16
-    masks = np.empty(abreast * groups, np.uint64)
-    return shape, words, masks, np.empty(abreast * groups * hamming.LANES, kind)
+    return shape, np.empty(pairs, np.uint64), np.empty(pairs * hamming.LANES, kind)

@@ -21,6 +21,11 @@ class Searchable(Protocol):
     differ in time and memory alone.
     """
 
+    @property
+    def blocks(self) -> Blocks:
+        """The codes that a scan compares with each query."""
+        ...
+
     def knn(
         self,
         queries: NDArray[np.uint8],

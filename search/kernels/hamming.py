@@ -40,7 +40,7 @@ def _distance(planes, width, row, words, first, step):  # type: ignore[no-untype
 
 
 @compiled
-def _limit(bound, wide):  # type: ignore[no-untyped-def]
+def limit_of(bound, wide):  # type: ignore[no-untyped-def]
     """The limit that lets distances below `bound` pass, repeated to fill a word."""
     if wide:
         return np.uint64(bound) * np.uint64(0x0001000100010001)
@@ -66,13 +66,14 @@ def _keep(keys, filled, bound, spare):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _sweep(  # type: ignore[no-untyped-def]
+def sweep(  # type: ignore[no-untyped-def]
     planes, size, width, first, last, step, words, shape, allowed, k, masks, sums,
-    keys, filled, counts, below, bounds, limits,
+    owners, keys, filled, counts, below, bounds, limits,
 ):  # fmt: skip
     """Collect what is nearer than the bounds, in vectors first, first + step, ... before last.
 
-    counts[q, d] is the number of keys found at distance d, below[q] of those nearer than
+    words and limits are of the queries `owners`, four of them (or one) abreast; the rest is of
+    all. counts[q, d] is the number of keys found at distance d, below[q] of those nearer than
     bounds[q]. As soon as k are nearer than the bound, it falls: it ends where the k-th nearest
     lies, because what comes later, in row order, must be strictly nearer to be a result.
     """
@@ -87,8 +88,8 @@ def _sweep(  # type: ignore[no-untyped-def]
         stop = min(start + stretch, last)
         for quad in range(tiles):
             asleep = True
-            for query in range(quad * abreast, quad * abreast + abreast):
-                asleep = asleep and limits[query] == 0
+            for place in range(quad * abreast, quad * abreast + abreast):
+                asleep = asleep and limits[place] == 0
             if asleep:
                 continue
             for vector in range(start, stop, step):
@@ -100,12 +101,13 @@ def _sweep(  # type: ignore[no-untyped-def]
                 while which != 0:
                     index = lowest(which)
                     which &= which - np.uint64(1)
-                    query = quad * abreast + index // groups
-                    if limits[query] == 0:
+                    place = quad * abreast + index // groups
+                    if limits[place] == 0:
                         continue
+                    query = owners[place]
                     part = vector + index % groups
                     # Not masks[index]: the bound may have fallen since.
-                    mask = mask_of(sums, index, limits[query])
+                    mask = mask_of(sums, index, limits[place])
                     if len(allowed):
                         mask &= allowed[part]
                     bound = bounds[query]
@@ -133,7 +135,7 @@ def _sweep(  # type: ignore[no-untyped-def]
                     filled[query] = fill
                     if bound != bounds[query]:
                         bounds[query] = bound
-                        limits[query] = _limit(bound, wide)
+                        limits[place] = limit_of(bound, wide)
                     below[query] = near
 
 
@@ -167,9 +169,10 @@ def nearest(  # type: ignore[no-untyped-def]
     below = np.zeros(queries, np.int64)
     bounds = np.full(queries, bits + 1, np.int64)
     tiles = (queries + abreast - 1) // abreast
+    owners = np.arange(tiles * abreast)
     limits = np.zeros(tiles * abreast, np.uint64)
     for query in range(queries):
-        limits[query] = _limit(bits + 1, wide)
+        limits[query] = limit_of(bits + 1, wide)
 
     # Without a bound to begin with, k (1 + ln(n / k)) codes would be collected, most of them in
     # vain. So guess one: the distance that enough of a sample, every 32nd vector, is within.
@@ -178,13 +181,13 @@ def nearest(  # type: ignore[no-untyped-def]
     enough = int(share + 4 * np.sqrt(share) + 4)
     guessed = guess and k >= 16 and sample >= 8 * enough
     if guessed:
-        _sweep(
+        sweep(
             planes, size, width, 0, last * per_block, SAMPLE * groups, words, shape, allowed,
-            enough, masks, sums, keys, filled, counts, below, bounds, limits,
+            enough, masks, sums, owners, keys, filled, counts, below, bounds, limits,
         )  # fmt: skip
         for query in range(queries):
             bounds[query] = min(bounds[query], bits) + 1
-            limits[query] = _limit(bounds[query], wide)
+            limits[query] = limit_of(bounds[query], wide)
             filled[query] = below[query] = 0
             counts[query] = 0
             if bounds[query] <= bits:
@@ -193,9 +196,9 @@ def nearest(  # type: ignore[no-untyped-def]
     swept = 0
     while start < last:
         stop = min(start + chunk, last)
-        _sweep(
+        sweep(
             planes, size, width, start * per_block, stop * per_block, groups, words, shape,
-            allowed, k, masks, sums, keys, filled, counts, below, bounds, limits,
+            allowed, k, masks, sums, owners, keys, filled, counts, below, bounds, limits,
         )  # fmt: skip
         swept += stop - start
         start = claim(progress, NEXT, chunk)
@@ -207,18 +210,18 @@ def nearest(  # type: ignore[no-untyped-def]
             if bounds[query] == guesses[query] and bounds[query] <= bits:
                 again = True
                 bounds[query] = bits + 1
-                limits[query] = _limit(bits + 1, wide)
+                limits[query] = limit_of(bits + 1, wide)
                 filled[query] = below[query] = 0
                 counts[query] = 0
         if again:
-            _sweep(
+            sweep(
                 planes, size, width, 0, last * per_block, groups, words, shape, allowed, k,
-                masks, sums, keys, filled, counts, below, bounds, limits,
+                masks, sums, owners, keys, filled, counts, below, bounds, limits,
             )  # fmt: skip
     places = np.empty(bits + 2, np.int64)
     ordered = np.empty(k + 1, np.int64)
     for query in range(queries):
-        _order(keys[query], filled[query], counts[query], bounds[query], places, ordered)
+        order(keys[query], filled[query], counts[query], bounds[query], places, ordered)
         # Element by element: copies of slices take numba seconds to compile.
         for position in range(k):
             out[query, position] = ordered[position]
@@ -226,7 +229,7 @@ def nearest(  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _order(keys, filled, counts, bound, places, out):  # type: ignore[no-untyped-def]
+def order(keys, filled, counts, bound, places, out):  # type: ignore[no-untyped-def]
     """Sort keys that are in row order by distance, stably, and keep the first len(out) - 1.
 
     counts[d] is the number of keys at each distance below `bound`; those beyond it, and at it
@@ -275,7 +278,7 @@ def within(  # type: ignore[no-untyped-def]
     tiles = (queries + abreast - 1) // abreast
     limits = np.zeros(tiles * abreast, np.uint64)
     for query in range(queries):
-        limits[query] = _limit(radii[query] + 1, wide)
+        limits[query] = limit_of(radii[query] + 1, wide)
     stretch = max(1, STRETCH // (width * BLOCK))
     filled = 0
     for start in range(first, last, stretch):

@@ -1,0 +1,166 @@
+"""Queries a second against recall: the search with a stated recall beside FAISS's.
+
+    python scripts/benchmarks/approximate.py [--count N] [--codes uniform] [--out FILE.json]
+
+Our recall is asked for, and measured beside it. For FAISS's `IndexBinaryIVF` and `IndexBinaryHNSW`
+the least of a list of settings is taken that reaches it on these very queries. Recall is counted
+by distance: of the k that are found, the share that is no farther than the true k-th. Every time is
+the median, and the least, of runs in turn. Without faiss, give `--beside` no name.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+from limits import Codes, around, interleave, learned, uniform
+from numpy.typing import NDArray
+
+import search
+
+SETTINGS = [*range(1, 9), *(base << shift for shift in range(1, 9) for base in (6, 8))]
+
+
+@dataclass
+class Options:
+    """Side by side, at one size, over several kinds of codes."""
+
+    count: Annotated[int, tyro.conf.arg(help="codes in the database")] = 1_000_000
+    codes: Annotated[tuple[str, ...], tyro.conf.arg(help="uniform, clustered, learned")] = (
+        "uniform", "clustered", "learned",
+    )  # fmt: skip
+    recalls: tuple[float, ...] = (0.9, 0.95, 0.99)
+    beside: Annotated[tuple[str, ...], tyro.conf.arg(help="of ivf and hnsw")] = ("ivf", "hnsw")
+    queries: int = 1000
+    k: int = 10
+    lists: Annotated[int, tyro.conf.arg(help="lists of FAISS's IVF")] = 1024
+    runs: Annotated[int, tyro.conf.arg(help="runs of each")] = 7
+    threads: Annotated[int, tyro.conf.arg(help="threads of each side")] = 2
+    out: Annotated[Path | None, tyro.conf.arg(help="where the figures go, as JSON")] = None
+    seed: int = 0
+
+
+@dataclass
+class Case:
+    """A database, its queries, and how far the k-th nearest of each is."""
+
+    database: Codes
+    queries: Codes
+    last: NDArray
+    calls: dict[str, Callable[[], Any]] = field(default_factory=dict)
+    rows: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def recall(self, found: tuple[NDArray, NDArray]) -> float:
+        """The share of the k nearest that a search found."""
+        return float((found[0] <= self.last).mean())
+
+    def add(self, name: str, call: Callable[[], Any], **more: Any) -> None:
+        """A search to be timed; those that are the same need not be given twice."""
+        self.calls[name] = call
+        self.rows[name] = {"by": name, "recall": self.recall(call()), **more}
+
+
+def draw(kind: str, rng: np.random.Generator, count: int, queries: int) -> tuple[Codes, Codes]:
+    """A database and queries of 64-bit codes."""
+    if kind == "clustered":
+        centres = rng.integers(0, 2, (100, 64), dtype=np.uint8)
+        return around(rng, centres, count, 0.03), around(rng, centres, queries, 0.03)
+    make = {"uniform": uniform, "learned": learned}[kind]
+    return make(rng, count, 64), make(rng, queries, 64)
+
+
+def ours(case: Case, index: search.HashIndex, options: Options) -> None:
+    """The exact search, and those with a recall."""
+    exact = partial(index.search, case.queries, options.k, threads=options.threads)
+    case.add("exact", exact)
+    seconds = seconds_of(partial(index.prepare, approximate=True, threads=options.threads))
+    for recall in options.recalls:
+        call = partial(exact, recall=recall)
+        first = seconds_of(call)  # which measures how many cells it takes
+        case.add(f"recall {recall}", call, wanted=recall, build=seconds, measuring=first)
+
+
+def theirs(case: Case, kind: str, options: Options) -> None:
+    """One of FAISS's indexes, with the least setting for each recall that has it."""
+    import faiss
+
+    faiss.omp_set_num_threads(options.threads)
+    bits = 8 * case.database.shape[1]
+    index: Any
+    if kind == "ivf":
+        quantizer = faiss.IndexBinaryFlat(bits)
+        index = faiss.IndexBinaryIVF(quantizer, bits, min(options.lists, options.count // 40))
+        seconds = seconds_of(partial(index.train, case.database))
+    else:
+        index, seconds = faiss.IndexBinaryHNSW(bits, 16), 0.0
+    seconds += seconds_of(partial(index.add, case.database))
+    size = len(faiss.serialize_index_binary(index))
+
+    def call(setting: int) -> Any:
+        if kind == "ivf":
+            index.nprobe = setting
+        else:
+            index.hnsw.efSearch = setting
+        return index.search(case.queries, options.k)
+
+    settings = iter(SETTINGS)
+    setting = next(settings)
+    for recall in options.recalls:
+        while case.recall(call(setting)) < recall and (following := next(settings, None)):
+            setting = following
+        case.add(
+            f"{kind} {recall}", partial(call, setting), wanted=recall, setting=setting,
+            build=seconds, bytes_each=size / options.count,
+        )  # fmt: skip
+
+
+def measure(kind: str, options: Options) -> list[dict[str, Any]]:
+    """The rows of one kind of codes."""
+    rng = np.random.default_rng(options.seed)
+    database, queries = draw(kind, rng, options.count, options.queries)
+    index = search.HashIndex(database)
+    last = index.search(queries, options.k, threads=options.threads)[0][:, -1:]
+    case = Case(database, queries, last)
+    ours(case, index, options)
+    for other in options.beside:
+        theirs(case, other, options)
+    for name, seconds in interleave(case.calls, options.runs).items():
+        row = case.rows[name]
+        row |= {"codes": kind, "count": options.count, **seconds}
+        row["queries_per_second"] = options.queries / seconds["median"]
+        more = ", ".join(
+            f"{key} {value:.4g}" for key, value in row.items()
+            if key in ("setting", "build", "measuring", "bytes_each")
+        )  # fmt: skip
+        print(
+            f"{kind:10} {name:12} recall {row['recall']:.3f}  "
+            f"{row['queries_per_second']:9.0f} queries/s "
+            f"({options.queries / seconds['least']:.0f})  {more}",
+            flush=True,
+        )
+    return list(case.rows.values())
+
+
+def seconds_of(call: Callable[[], Any]) -> float:
+    """How long a call takes, once."""
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def main(options: Options) -> None:
+    """Measure every kind, and write the figures as soon as one is complete."""
+    rows: list[dict[str, Any]] = []
+    for kind in options.codes:
+        rows += measure(kind, options)
+        if options.out is not None:
+            options.out.write_text(json.dumps({"rows": rows}, indent=1))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))
