@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxhash import encoding
 from jaxhash.data import Images, folders
-from jaxhash.data.listing import Aside, shown, walk
+from jaxhash.data.listing import Aside, no_image, shown, walk
 from jaxhash.items import files
 from jaxhash.items.files import Differences, Stat
 from jaxhash.items.records import ItemRecords, relative_to
@@ -77,10 +77,7 @@ def look(root: str | os.PathLike[str]) -> Folder:
         else:
             there[path[begins:].replace(os.sep, "/")] = now
     if not there:
-        raise ValueError(
-            f"{shown(root)}: there is no image in this folder, at any depth; give a folder that "
-            "holds image files, such as JPEG or PNG"
-        )
+        raise ValueError(no_image(root, aside))
     return Folder(real, there, aside)
 
 

@@ -169,6 +169,28 @@ def test_an_album_is_brought_up_to_date_by_command(
     assert "b.index: 14 added, 1 left out" in capfd.readouterr().out
 
 
+def test_no_image_one_image_and_images_all_alike(run: Path, tmp_path: Path) -> None:
+    model = jaxhash.load(run)
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    (folder / "a.mov").write_bytes(b"no image")
+    with pytest.raises(ValueError, match="no image in this folder, at any depth, but 1 video;"):
+        jaxhash.index(model, folder, tmp_path / "a.index")
+    paint(folder / "b.png", 0)
+    index = jaxhash.index(model, folder, tmp_path / "a.index")
+    found = index.query(folder / "b.png", k=5, pool=200)
+    assert (found.ids, len(index)) == ([0], 1)
+    for number in range(20):
+        paint(folder / f"c{number:02}.png", 0)
+    assert index.update().added == 20
+    found = index.query(folder / "b.png", k=30, pool=200)
+    assert found.ids == list(range(21)), "equal distances, in the order of ids"
+    for file in sorted(folder.glob("c*.png"))[1:]:
+        file.unlink()
+    assert index.update().removed == 19
+    assert index.query(folder / "b.png", k=30).ids == [0, 1]
+
+
 @pytest.mark.skipif(os.name == "nt", reason="no limits of this kind")
 def test_a_full_disk_names_the_file(tmp_path: Path) -> None:
     program = """

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxhash.data.decoding import Undecodable, decode_all, read_header
-from jaxhash.data.listing import Aside, shown, walk
+from jaxhash.data.listing import Aside, no_image, shown, walk
 
 STANDARD_INPUT = Path("-")
 
@@ -41,9 +41,10 @@ def gather(names: Sequence[Path]) -> list[Picture]:
         if name == STANDARD_INPUT:
             found += _from_standard_input()
         elif name.is_dir():
-            inside = list(walk(name, Aside()))
+            aside = Aside()
+            inside = list(walk(name, aside))
             if not inside:
-                raise ValueError(f"{shown(name)}: there is no image in this folder, at any depth")
+                raise ValueError(no_image(name, aside))
             found += [Picture(path, path) for path in inside]
         elif not name.exists():
             raise FileNotFoundError(f"{shown(name)}: no such image file")

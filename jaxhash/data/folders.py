@@ -17,7 +17,7 @@ from jaxhash.data.decoding import (
     read_header,
 )
 from jaxhash.data.images import Images
-from jaxhash.data.listing import Aside, entries, shown, walk
+from jaxhash.data.listing import Aside, entries, no_image, shown, walk
 from jaxhash.data.memory import default_memory_limit
 
 _PART_FOLDERS = {part: part for part in PARTS if part != "all"} | {"val": "validation"}
@@ -207,10 +207,7 @@ def load_images(
     else:
         paths = [os.fspath(path) for path in source]
     if not paths:
-        raise ValueError(
-            f"{name}: there is no image in this folder, at any depth; give a folder that holds "
-            "image files, such as JPEG or PNG"
-        )
+        raise ValueError(no_image(name, aside))
     kept, _, bad = scan(paths, threads)
     refuse_too_many(Path(name), bad, len(paths), max_undecodable)
     good = [paths[row] for row in kept]

@@ -128,6 +128,21 @@ def shown(path: str | os.PathLike[str]) -> str:
     )
 
 
+def no_image(folder: str | os.PathLike[str], aside: Aside) -> str:
+    """What to say of a folder without images.
+
+    Example:
+        >>> no_image("clips", Aside(passed=Counter(videos=3)))
+        'clips: there is no image in this folder, at any depth, but 3 videos; give a folder that \
+holds image files, such as JPEG or PNG'
+    """
+    others = f", but {counted(aside.passed.items())}" if aside.passed else ""
+    return (
+        f"{shown(folder)}: there is no image in this folder, at any depth{others}; give a folder "
+        "that holds image files, such as JPEG or PNG"
+    )
+
+
 def counted(counts: Iterable[tuple[str, int]]) -> str:
     """Counts of kinds in words, the most first.
 
