@@ -160,6 +160,7 @@ def test_what_is_asked_wrongly_is_refused_with_the_reason(place: Place) -> None:
         ({"json": {"ids": [1], "k": 0}}, 422, "k: "),
         ({"json": {"ids": [1], "k": 10**9}}, 422, "k: "),
         ({"json": {"ids": [1], "kk": 3}}, 422, "kk"),
+        ({"json": {"ids": [1] * 1000, "k": 1000}}, 422, "up to 100,000 in all"),
         ({"json": {"ids": [-1]}}, 422, "ids"),
         ({"json": {"ids": [2**64]}}, 422, "ids"),
         ({"json": {"ids": [99]}}, 404, "not in the index"),
@@ -353,6 +354,15 @@ def test_the_document_names_every_route_and_field(place: Place) -> None:
     }
     pages = {("GET", path) for path in ("/", "/run", "/run.json", "/page/{name}", "/openapi.json")}
     assert described == set(documents.ROUTES) == set(ROUTES) - pages
+    taken = {
+        path: set(document["paths"][path]["post"]["requestBody"]["content"])
+        for path in ("/search", "/encode", "/items")
+    }
+    assert taken == {
+        "/search": {documents.UPLOAD, documents.JSON},
+        "/encode": {documents.UPLOAD},
+        "/items": {documents.JSON},
+    }
     schemas = document["components"]["schemas"]
     assert set(schemas["Search"]["properties"]) == set(forms.Search.model_fields)
     text = json.dumps(document)

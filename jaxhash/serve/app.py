@@ -75,6 +75,11 @@ async def search(service: Service, request: Request) -> Response:
     form, files = await reading.read(request, forms.Search)
     if sum((bool(files), form.ids is not None, form.paths is not None)) != 1:
         raise Refused(422, "give the queries as images, as ids or as paths; one of these")
+    count = len(files or form.ids or form.paths or ())
+    if count * form.k > limits.RESULTS:
+        raise Refused(
+            422, f"{count} queries with {form.k} results each; give up to {limits.RESULTS:,} in all"
+        )
     names, times, vectors = await _queries(service, form, files)
     wanted = Wanted(
         k=form.k,

@@ -10,6 +10,7 @@ from jaxhash.serve import forms
 
 WRITING = {("POST", "/items"), ("DELETE", "/items/{id}")}
 """Routes that change the index."""
+UPLOAD, JSON = "multipart/form-data", "application/json"
 ID = ("id", "path", "integer", "Of an item of the index.")
 Parameter = tuple[str, str, str, str]
 """Name, place, type, what it is."""
@@ -21,7 +22,7 @@ class Route(BaseModel):
     summary: str
     answer: type[BaseModel] | str = "text/plain"
     form: type[forms.Form] | None = None
-    json_too: bool = False
+    takes: tuple[str, ...] = (UPLOAD,)
     parameters: tuple[Parameter, ...] = ()
 
 
@@ -29,7 +30,7 @@ ROUTES: dict[tuple[str, str], Route] = {
     ("POST", "/search"): Route(
         summary="The nearest items of uploaded images, or of items that are indexed already.",
         form=forms.Search,
-        json_too=True,
+        takes=(UPLOAD, JSON),
         answer=forms.Searched,
     ),
     ("POST", "/encode"): Route(
@@ -60,7 +61,7 @@ ROUTES: dict[tuple[str, str], Route] = {
     ("POST", "/items"): Route(
         summary="Add image files that lie in the folder of the images, or encode them again.",
         form=forms.Add,
-        json_too=True,
+        takes=(JSON,),
         answer=forms.Changed,
     ),
     ("DELETE", "/items/{id}"): Route(
@@ -147,10 +148,7 @@ def _operation(route: Route, refs: Any, schemas: dict[str, Any]) -> dict[str, An
         fields = dict(schemas[route.form.__name__].get("properties", {}))
         files = {"type": "string", "format": "binary"}
         fields["image"] = {"type": "array", "items": files, "description": "Image files."}
-        content: dict[str, Any] = {
-            "multipart/form-data": {"schema": {"type": "object", "properties": fields}}
-        }
-        if route.json_too:
-            content["application/json"] = {"schema": ref(route.form)}
+        forms_of = {UPLOAD: {"type": "object", "properties": fields}, JSON: ref(route.form)}
+        content = {media: {"schema": forms_of[media]} for media in route.takes}
         operation["requestBody"] = {"required": True, "content": content}
     return operation

@@ -8,6 +8,8 @@ POOL = 10_000
 """Most candidates of a query that are re-ranked."""
 QUERIES = 1000
 """Most queries in one request, by ids or paths."""
+RESULTS = 100_000
+"""Most results of all queries in one request."""
 IMAGES = 16
 """Most images in one request."""
 IDS = 100_000
