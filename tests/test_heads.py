@@ -208,6 +208,8 @@ def test_photographs_are_seen_by_a_backbone_and_small_images_are_not(pets, tmp_p
     loose = planning.with_defaults(Config(data=str(photos / "cat")))
     assert (loose.network, loose.method) == (None, "itq")
     assert planning.with_defaults(Config()).method == planning.METHOD
+    began = Config(data=str(photos), method="dlbhc", epochs=1, image_size=None)
+    assert planning.settle(began, resumed=True).config.network is None  # of an earlier version
     jaxhash.train(photos, tmp_path / "run", bits=8, epochs=1, batch_size=4)
     assert runs.load_config(tmp_path / "run").network == "tiny-eye"
 

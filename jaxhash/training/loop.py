@@ -1,6 +1,7 @@
 """From a configuration to a trained model: one function, to be read from top to bottom."""
 
 import contextlib
+import dataclasses
 import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -105,7 +106,12 @@ def train(
         if on_step is not None:
             on_step(Progress(done, total, done / total, unit="image"))
 
-    config = with_defaults(config, dataset, say)
+    if resume and folder is not None and (Path(folder) / runs.CONFIG).is_file():
+        begun = runs.load_config(folder)  # with the defaults of the version that began it
+        method, network = config.method or begun.method, config.network or begun.network
+        config = dataclasses.replace(config, method=method, network=network)
+    else:
+        config = with_defaults(config, dataset, say)
     if config.method in FITS:
         return frozen.train(
             config,

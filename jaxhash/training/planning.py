@@ -150,6 +150,7 @@ def with_defaults(
     on_pixels = [name for name in OF_PIXELS if getattr(config, name) != getattr(Config, name)]
     trained = config.weights is not None and not kept_features.are_kept(config.weights)
     free = network is None and folder and labelled and not on_pixels and not trained
+    free = free and jax.process_count() == 1
     if free and photographs.are_photographs(config.data):
         if backbones.BACKBONES[backbones.DEFAULT].is_installed():
             network = backbones.DEFAULT
@@ -252,7 +253,8 @@ def settle(config: Config, dataset: Dataset | None = None, *, resumed: bool = Fa
         >>> plan.recipe.batch_size, plan.steps
         (128, 20)
     """
-    config = with_defaults(config, dataset)
+    if not resumed or config.method is None:
+        config = with_defaults(config, dataset)
     assert config.method is not None
     method = _row(METHODS | FITS, "method", config.method)
     if isinstance(method, Fit):
