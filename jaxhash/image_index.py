@@ -189,6 +189,8 @@ class ImageIndex:
     ) -> np.ndarray:
         """Encode image files into the index, in memory; `save` writes it.
 
+        They may lie outside the folder that the index was made of: `update` keeps them.
+
         Args:
             images: paths. A file that is in the index already is encoded again, under its id.
             batch_size: images per call of the network; its own number by default.

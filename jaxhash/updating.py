@@ -105,7 +105,10 @@ def compare(records: ItemRecords, ids: np.ndarray, folder: Folder) -> Difference
             whole = [os.path.join(folder.root, path) for path in paths]
             return iter(list(pool.map(files.digest, whole)))
 
-    found = files.compare(known, states, folder.files, digests)
+    # Files from elsewhere, which were added one by one, are looked for where they were.
+    elsewhere = {path: files.stat(path) for path in known if os.path.isabs(path)}
+    there = folder.files | {path: now for path, now in elsewhere.items() if now is not None}
+    found = files.compare(known, states, there, digests)
     if known and len(found.gone) == len(known):
         raise ValueError(
             f"{shown(folder.root)}: none of the {len(known):,} images of the index is here; give "

@@ -162,6 +162,8 @@ def test_an_album_is_brought_up_to_date_by_command(
     assert found["results"][0]["path"] == str(tmp_path / "album" / "town" / "0.png")
     with pytest.raises(SystemExit, match=r"not where it was; .*--root FOLDER"):
         ask("album/town/0.png", "-k", 1, "--gallery", "g.png")
+    with pytest.raises(SystemExit, match="--features is none, and the index keeps float16"):
+        cli.main([*update[:4], "album", *update[5:], "--features", "none"])
     # Begun with nothing there, too.
     update[update.index("a.index")] = "b.index"
     update[update.index("photos")] = "album"

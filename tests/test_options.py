@@ -425,7 +425,7 @@ def stub_encode(monkeypatch: pytest.MonkeyPatch) -> list:
         Path("x.index").write_bytes(b"index")
         return Changes()
 
-    codes = SimpleNamespace(bits=8)
+    codes = SimpleNamespace(bits=8, get=lambda ids: (None, None))
     index = type("Index", (), {"__len__": lambda self: 5, "update": update, "codes": codes})()
     monkeypatch.setattr(image_index, "open_or_begin", lambda *words: index)
     monkeypatch.setattr(feature_files, "write_features", write)

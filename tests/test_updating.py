@@ -278,6 +278,10 @@ def test_images_are_added_and_removed(model: Model, photos: Path, tmp_path: Path
     index.save(tmp_path / "copy.index")
     assert by_path(jaxhash.open_index(tmp_path / "copy.index", model)) == after
     assert index.add([inside]).tolist() == [13]
+    index.save()
+    assert index.update() == Changes(added=1, unchanged=13), "what was removed alone is found anew"
+    outside.unlink()
+    assert index.update() == Changes(removed=1, unchanged=13)
 
 
 def test_an_index_of_version_0_1_0_is_brought_up_to_date(

@@ -137,6 +137,12 @@ def _update(options: Encode) -> None:
     from jaxhash.data.listing import shown
 
     index = image_index.open_or_begin(options.out, options.run, options.data)
+    kept = index.codes.get([])[1]
+    if len(index) and options.features not in (None, "none" if kept is None else str(kept.dtype)):
+        raise ValueError(
+            f"--features is {options.features}, and the index keeps "
+            f"{'codes alone' if kept is None else kept.dtype}; leave it out, or make another index"
+        )
     left_out: list[tuple[str, str]] = []
     with tqdm(unit="image", unit_scale=True, leave=False) as bar:
         changes = index.update(
