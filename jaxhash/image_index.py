@@ -152,7 +152,7 @@ class ImageIndex:
         *,
         similarity: float = SIMILARITY,
         radius: int | None = None,
-        mirrored: bool = True,
+        mirrored: bool = False,
         on_batch: Callable[[int], Any] | None = None,
     ) -> "list[Group]":
         """Copies of the same picture: exact, resized, recompressed, brightened, mirrored, cropped.
@@ -160,7 +160,8 @@ class ImageIndex:
         Args:
             similarity: the cosine of two copies' features, at least; above 0, at most 1.
             radius: largest Hamming distance of their codes; a quarter of the bits by default.
-            mirrored: encode all pictures once more, mirrored, to find such copies too.
+            mirrored: encode the mirror images of all pictures too: for networks to which a
+                mirrored copy does not look alike. Those that do are found, and named, without.
             on_batch: called with the number of pictures of each batch that was looked up.
 
         Returns:

@@ -84,9 +84,11 @@ def test_pairs_are_those_of_a_look_at_every_pair(flip, radius, rng, monkeypatch)
     index = HashIndex(codes, bits=BITS, features=features, ids=ids)
     mirrored = Mirrored(ids[10:50], *(one[10:50] for one in made())) if flip else None
     monkeypatch.setattr(pairs, "BATCH", 13)
-    found = pairs.find(
-        index, similarity=0.9, radius=radius, mirrored=[] if mirrored is None else [mirrored]
-    )
+    found = pairs.find(index, similarity=0.9, radius=radius)
+    if mirrored is not None:
+        more = pairs.find(index, similarity=0.9, radius=radius, mirrored=[mirrored])
+        assert more.mirrored.all()
+        found = pairs.best([found, more])
     expected = naive_pairs(index, mirrored, 0.9, radius)
     assert list(zip(found.first, found.second, strict=True)) == sorted(expected)
     assert expected or not radius
@@ -152,8 +154,10 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Pictures of four random colours each, and copies of some."""
     root, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(5)
     for at in range(24):
-        quarters = Image.fromarray(rng.integers(30, 200, (2, 2, 3), np.uint8))
-        picture = quarters.resize((64, 48), Image.Resampling.NEAREST)
+        quarters = rng.integers(30, 200, (2, 2, 3), np.uint8)
+        if at == 2:  # nearly its own mirror image
+            quarters[:, 1] = quarters[:, 0] + 4
+        picture = Image.fromarray(quarters).resize((64, 48), Image.Resampling.NEAREST)
         picture.save(root / f"{at:02}.png")
         if at == 0:
             shutil.copy(root / "00.png", root / "00 exact.png")
@@ -163,6 +167,8 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
             picture.crop((3, 3, 61, 46)).save(root / "00 crop.png")
         if at == 1:
             ImageOps.mirror(picture).resize((40, 30)).save(root / "01 mirrored.png")
+        if at == 2:
+            ImageOps.mirror(picture).resize((40, 30)).save(root / "02 mirrored.png")
     return root
 
 
@@ -190,16 +196,23 @@ def named(found: list[Group]) -> list[set[str]]:
 
 
 def test_copies_of_all_kinds_are_found(index, photos: Path) -> None:
-    found = index.duplicates(similarity=0.99, radius=16)
+    found = index.duplicates(similarity=0.99, radius=16, mirrored=True)
     copies = {path.name for path in photos.glob("00*")}
     assert len(copies) == 6
-    assert named(found) == [copies, {"01.png", "01 mirrored.png"}]
+    assert named(found) == [
+        copies,
+        {"01.png", "01 mirrored.png"},
+        {"02.png", "02 mirrored.png"},
+    ]
     how = {Path(one.path).name: one.how for group in found for one in group}
     assert how["01 mirrored.png"] == "mirrored"
     assert sorted((how["00.png"], how["00 exact.png"])) in (["alike", "exact"], ["exact", "first"])
     assert how["00 half.png"] == how["00 bright.png"] == "alike"
     assert (found[0].pictures[0].width, found[0].pictures[0].height) == (64, 48)
-    assert named(index.duplicates(similarity=0.99, radius=16, mirrored=False)) == [copies]
+    # One that is alike as it is needs no mirror images of all to be found, and named.
+    found = index.duplicates(similarity=0.99, radius=16)
+    assert named(found) == [copies, {"02.png", "02 mirrored.png"}]
+    assert [one.how for one in found[1]] == ["first", "mirrored"]
 
 
 def test_a_picture_that_is_gone_is_left_out_of_the_mirrored_ones(
@@ -207,7 +220,7 @@ def test_a_picture_that_is_gone_is_left_out_of_the_mirrored_ones(
 ) -> None:
     moved = shutil.move(photos / "05.png", tmp_path / "05.png")
     try:
-        found = index.duplicates(similarity=0.99, radius=16)
+        found = index.duplicates(similarity=0.99, radius=16, mirrored=True)
     finally:
         shutil.move(moved, photos / "05.png")
     assert {"01.png", "01 mirrored.png"} in named(found)
@@ -229,13 +242,13 @@ class Page(html.parser.HTMLParser):
 
 
 def test_the_page_shows_pictures_and_holds_no_code(index, tmp_path: Path) -> None:
-    page.write(index.duplicates(similarity=0.99, radius=16), tmp_path / "d.html")
+    page.write(index.duplicates(similarity=0.99, radius=16, mirrored=True), tmp_path / "d.html")
     text = (tmp_path / "d.html").read_text(encoding="utf-8")
     read = Page()
     read.feed(text)
     assert "00 <img src=x onerror=alert(1)>.jpg" in read.text
     names = [tag for tag, _ in read.tags]
-    assert names.count("img") == names.count("figure") == 8
+    assert names.count("img") == names.count("figure") == 10
     assert "script" not in names
     for tag, attributes in read.tags:
         assert not any(name.startswith("on") for name in attributes)
@@ -266,13 +279,13 @@ def test_the_page_of_what_cannot_be_shown(tmp_path: Path) -> None:
 def test_the_command_prints_groups(index, tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.setattr("jaxhash.image_index.open_index", lambda path, run, root: index)
     words = ["duplicates", "--run", "r", "--index", "i", "--similarity", "0.99", "--radius", "16"]
-    cli.main([*words, "--html", str(tmp_path / "d.html")])
+    cli.main([*words, "--mirrored", "--html", str(tmp_path / "d.html")])
     printed = capsys.readouterr().out
     assert "group 1:\n  first     " in printed
-    assert printed.endswith("2 groups of copies, 8 of 30 pictures\n")
+    assert printed.endswith("3 groups of copies, 10 of 31 pictures\n")
     assert (tmp_path / "d.html").exists()
-    cli.main([*words, "--json", "--no-mirrored"])
-    (group,) = json.loads(capsys.readouterr().out)
+    cli.main([*words, "--json"])
+    group, _ = json.loads(capsys.readouterr().out)
     assert len(group["pictures"]) == 6
     assert set(group["pictures"][0]) == set(Picture._fields)
     for more, message in (

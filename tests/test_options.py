@@ -639,7 +639,7 @@ COMMAND_OPTIONS: dict[str, tuple[list[Any], dict[str, list[Any]]]] = {
             "json": ["--json"],
             "similarity": ["--similarity", 0.5],
             "radius": ["--radius", 2],
-            "mirrored": ["--no-mirrored"],
+            "mirrored": ["--mirrored"],
             "root": ["--root", HERE.parent],
         },
     ),

@@ -3,8 +3,8 @@
     jaxhash duplicates --run runs/photos --index photos.index --html duplicates.html
 
 Prints groups of copies, the largest picture of each first, and writes a page that shows them. It
-takes seconds for ten thousand pictures; but to find mirrored ones, all are encoded once more, which
-takes as long as jaxhash encode did (leave it out with --no-mirrored). Nothing is deleted.
+takes seconds for ten thousand pictures, and with --mirrored as long as jaxhash encode did. Nothing
+is deleted.
 """
 
 from dataclasses import dataclass
@@ -31,8 +31,9 @@ class Duplicates:
     that were cropped or changed more."""
     radius: int | None = None
     """Largest Hamming distance of the codes of two copies. Default: a quarter of the bits."""
-    mirrored: bool = True
-    """Find mirrored copies too."""
+    mirrored: bool = False
+    """Encode the mirror images of all pictures too: for networks to which a mirrored copy does not
+    look alike. Those that do are found without."""
     root: Path | None = None
     """Folder of the indexed images, where it has moved."""
 
@@ -47,12 +48,12 @@ def duplicates(options: Duplicates) -> None:
     from jaxhash import image_index
     from jaxhash.data.listing import shown
     from jaxhash.duplicates import page
-    from jaxhash.duplicates.finding import needs_mirroring
+    from jaxhash.duplicates.finding import can_mirror
 
     if options.html is not None:
         outputs.check(options.html)
     index = image_index.open_index(options.index, options.run, root=options.root)
-    total = len(index) * (1 + needs_mirroring(index.model, options.mirrored))
+    total = len(index) * (1 + (options.mirrored and can_mirror(index.model)))
     with tqdm(total=total, unit="image", unit_scale=True) as bar:
         groups = index.duplicates(
             similarity=options.similarity,

@@ -23,7 +23,7 @@ def find(
     *,
     similarity: float = pairs.SIMILARITY,
     radius: int | None = None,
-    mirrored: bool = True,
+    mirrored: bool = False,
     on_batch: Callable[[int], Any] | None = None,
 ) -> list[Group]:
     """Find the copies of pictures in an index; see `ImageIndex.duplicates`.
@@ -31,41 +31,45 @@ def find(
     Example:
         >>> find(model, index, ItemRecords(index))  # doctest: +SKIP
     """
-    found = pairs.find(
-        codes,
-        similarity=similarity,
-        radius=radius,
-        mirrored=mirror_images(model, codes, records) if needs_mirroring(model, mirrored) else (),
-        on_batch=on_batch,
-    )
+    found = pairs.find(codes, similarity=similarity, radius=radius, on_batch=on_batch)
+    if can_mirror(model):
+        # Those alike are looked at again in any case, to say which of them are mirrored.
+        again = codes.ids if mirrored else np.unique(np.concatenate(found[:2]))
+        flipped = pairs.find(
+            codes,
+            similarity=similarity,
+            radius=radius,
+            mirrored=mirror_images(model, records, again),
+            on_batch=on_batch if mirrored else None,
+        )
+        found = pairs.best([found, flipped])
     if not len(found.first):
         return []
     ids = np.unique(np.concatenate(found[:2])).tolist()
     return groups.join(found, {item: records.path(item) for item in ids})
 
 
-def needs_mirroring(model: Model, mirrored: bool = True) -> bool:
-    """Whether the pictures have to be encoded once more to find mirrored copies.
+def can_mirror(model: Model) -> bool:
+    """Whether a model can tell a picture from its mirror image.
 
-    Not where a model encodes each picture together with its mirror image, or takes features.
+    Not where it encodes each picture together with its mirror image, or takes features.
 
     Example:
-        >>> needs_mirroring(model, mirrored=False)  # doctest: +SKIP
-        False
+        >>> can_mirror(model)  # doctest: +SKIP
+        True
     """
-    return mirrored and model.spec.takes == "images" and not model.spec.mirror
+    return model.spec.takes == "images" and not model.spec.mirror
 
 
-def mirror_images(model: Model, codes: HashIndex, records: ItemRecords) -> Iterator[Mirrored]:
-    """What the model makes of the mirror images of an index's items, in batches.
+def mirror_images(model: Model, records: ItemRecords, ids: NDArray[np.int64]) -> Iterator[Mirrored]:
+    """What the model makes of the mirror images of items, in batches.
 
     Those whose file is gone or cannot be decoded any more are left out.
 
     Example:
-        >>> sum(len(batch.ids) for batch in mirror_images(model, index, records))  # doctest: +SKIP
+        >>> sum(len(batch.ids) for batch in mirror_images(model, items, ids))  # doctest: +SKIP
         3000
     """
-    ids = codes.ids
     for start in range(0, len(ids), BATCH):
         some, pictures = _pictures(records, ids[start : start + BATCH], model.spec.item_shape[0])
         if len(some):

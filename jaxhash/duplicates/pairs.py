@@ -1,6 +1,6 @@
 """Pairs of items whose pictures are copies of one another: near in codes, then in features."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -46,7 +46,7 @@ def find(
     *,
     similarity: float = SIMILARITY,
     radius: int | None = None,
-    mirrored: Iterable[Mirrored] = (),
+    mirrored: Iterable[Mirrored] | None = None,
     on_batch: Callable[[int], Any] | None = None,
 ) -> Pairs:
     """Find the pairs of an index.
@@ -55,7 +55,7 @@ def find(
         index: with features.
         similarity: the cosine of two copies' features, at least; above 0, at most 1.
         radius: largest Hamming distance of their codes; a quarter of the bits by default.
-        mirrored: mirror images of its items, in batches.
+        mirrored: look for items near to these mirror images instead; in batches.
         on_batch: called with the number of items of each batch that was looked up.
 
     Returns:
@@ -78,19 +78,19 @@ def find(
     if index.get([])[1] is None:
         raise ValueError("the index keeps no features to compare; encode its images with features")
     found: list[Pairs] = []
+    for ids, codes, features in _items(index) if mirrored is None else mirrored:
+        found.append(_near(index, ids, codes, features, radius, similarity, mirrored is not None))
+        if on_batch is not None:
+            on_batch(len(ids))
+    return best(found)
+
+
+def _items(index: HashIndex) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     ids = index.ids
     for start in range(0, len(ids), BATCH):
-        some = ids[start : start + BATCH]
-        codes, features = index.get(some)
+        codes, features = index.get(ids[start : start + BATCH])
         assert features is not None
-        found.append(_near(index, some, codes, features, radius, similarity, False))
-        if on_batch is not None:
-            on_batch(len(some))
-    for batch in mirrored:
-        found.append(_near(index, *batch, radius, similarity, True))
-        if on_batch is not None:
-            on_batch(len(batch.ids))
-    return _best(found)
+        yield ids[start : start + BATCH], codes, features
 
 
 def _near(
@@ -121,8 +121,12 @@ def _near(
     return Pairs(first, second, np.minimum(cosine[good], 1), np.full(len(first), mirrored))
 
 
-def _best(found: list[Pairs]) -> Pairs:
-    """Each pair once, as it is most alike; as it is, where its mirror image is no nearer."""
+def best(found: Sequence[Pairs]) -> Pairs:
+    """Pairs of several searches, each once, as it is most alike; not mirrored where that is equal.
+
+    Example:
+        >>> best([find(index), find(index, mirrored=batches)])  # doctest: +SKIP
+    """
     if not found:
         none = np.empty(0, np.int64)
         return Pairs(none, none, np.empty(0, np.float32), np.empty(0, bool))
