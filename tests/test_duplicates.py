@@ -2,6 +2,7 @@
 
 import html.parser
 import importlib
+import inspect
 import json
 import re
 import shutil
@@ -84,6 +85,7 @@ def test_pairs_are_those_of_a_look_at_every_pair(flip, radius, rng, monkeypatch)
     index = HashIndex(codes, bits=BITS, features=features, ids=ids)
     mirrored = Mirrored(ids[10:50], *(one[10:50] for one in made())) if flip else None
     monkeypatch.setattr(pairs, "BATCH", 13)
+    monkeypatch.setattr(pairs, "COMPARED", 17)
     found = pairs.find(index, similarity=0.9, radius=radius)
     if mirrored is not None:
         more = pairs.find(index, similarity=0.9, radius=radius, mirrored=[mirrored])
@@ -274,6 +276,13 @@ def test_the_page_of_what_cannot_be_shown(tmp_path: Path) -> None:
     assert "caf%E9%0A.jpg" in text
     page.write([], tmp_path / "d.html")
     assert "0 groups" in (tmp_path / "d.html").read_text(encoding="utf-8")
+
+
+def test_the_command_has_the_defaults_of_the_library() -> None:
+    options = importlib.import_module("jaxhash.cli.duplicates").Duplicates(Path(), Path())
+    own = inspect.signature(jaxhash.ImageIndex.duplicates).parameters
+    for name in ("similarity", "radius", "mirrored"):
+        assert getattr(options, name) == own[name].default
 
 
 def test_the_command_prints_groups(index, tmp_path: Path, monkeypatch, capsys) -> None:

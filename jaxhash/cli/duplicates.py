@@ -26,7 +26,7 @@ class Duplicates:
     """Write a page that shows the groups."""
     json: bool = False
     """Print the groups as JSON."""
-    similarity: float = 0.9
+    similarity: float = 0.85
     """Cosine of the features of two copies, at least: higher for fewer mistakes, lower for copies
     that were cropped or changed more."""
     radius: int | None = None

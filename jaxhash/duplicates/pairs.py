@@ -10,9 +10,10 @@ from search import HashIndex
 
 NEIGHBOURS = 100
 """Nearest codes of an item that are compared; copies beyond are joined by way of others."""
-BATCH = 1024
-SIMILARITY = 0.9
-"""Cosine of the features of two copies, at least."""
+BATCH, COMPARED = 1024, 8192
+"""Items that are looked up at once, and pairs whose features are in memory at once."""
+SIMILARITY = 0.85
+"""Cosine of the features of two copies, at least; chosen by docs/results/duplicates.md."""
 RADIUS = 0.25
 """Part of the bits in which the codes of two copies differ, at most."""
 
@@ -107,14 +108,13 @@ def _near(
     _, others = index.search(codes, count, radius=radius)
     rows, places = np.nonzero((others >= 0) & (others != ids[:, None]))
     others = others[rows, places]
-    distinct, at = np.unique(others, return_inverse=True)
-    theirs = index.get(distinct)[1]
-    assert theirs is not None
-    own, theirs = _unit(features), _unit(theirs)
-    cosine = np.empty(len(rows), np.float32)
-    for start in range(0, len(rows), BATCH):
-        part = slice(start, start + BATCH)
-        cosine[part] = np.einsum("ij,ij->i", own[rows[part]], theirs[at[part]])
+    own, cosine = _unit(features), np.empty(len(rows), np.float32)
+    for start in range(0, len(rows), COMPARED):
+        part = slice(start, start + COMPARED)
+        distinct, at = np.unique(others[part], return_inverse=True)
+        theirs = index.get(distinct)[1]
+        assert theirs is not None
+        cosine[part] = np.einsum("ij,ij->i", own[rows[part]], _unit(theirs)[at])
     good = cosine >= similarity - 1e-6  # equal ones round to a little below 1
     one, other = ids[rows[good]], others[good]
     first, second = np.minimum(one, other), np.maximum(one, other)
