@@ -32,15 +32,13 @@ def find(
         >>> find(model, index, ItemRecords(index))  # doctest: +SKIP
     """
     found = pairs.find(codes, similarity=similarity, radius=radius, on_batch=on_batch)
-    if can_mirror(model):
-        # Those alike are looked at again in any case, to say which of them are mirrored.
-        again = codes.ids if mirrored else np.unique(np.concatenate(found[:2]))
+    if mirrored and can_mirror(model):
         flipped = pairs.find(
             codes,
             similarity=similarity,
             radius=radius,
-            mirrored=mirror_images(model, records, again),
-            on_batch=on_batch if mirrored else None,
+            mirrored=mirror_images(model, records, codes.ids),
+            on_batch=on_batch,
         )
         found = pairs.best([found, flipped])
     if not len(found.first):

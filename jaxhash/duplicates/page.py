@@ -7,9 +7,8 @@ import os
 from collections.abc import Sequence
 from urllib.parse import quote
 
-from PIL import Image, ImageOps
-
 from jaxhash.data.listing import shown
+from jaxhash.duplicates import files
 from jaxhash.duplicates.groups import Group, Picture
 from search.files.atomic import replacing
 
@@ -81,15 +80,9 @@ def _figure(picture: Picture) -> str:
 
 def _thumbnail(picture: Picture) -> str:
     """The picture as JPEG inside the page; words where it cannot be read."""
-    if picture.path is None or picture.width is None:
+    small = files.small(picture.path, SIDE)
+    if small is None:
         return "<p>(no picture)</p>"
-    try:
-        with Image.open(picture.path) as image:
-            image.draft("RGB", (SIDE, SIDE))
-            small = ImageOps.exif_transpose(image).convert("RGB")
-            small.thumbnail((SIDE, SIDE))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return "<p>(cannot be decoded)</p>"
     data = io.BytesIO()
     small.save(data, "JPEG", quality=80)
     coded = base64.b64encode(data.getvalue()).decode()

@@ -32,14 +32,12 @@ class Mirrored(NamedTuple):
 class Pairs(NamedTuple):
     """Pairs of ids, the smaller first; each once.
 
-    first, second: int64 (m,). similarity: float32 (m,), the cosine of their features, from 1 down.
-    mirrored: bool (m,), whether the one is nearer to the other's mirror image.
+    first, second: int64 (m,). similarity: float32 (m,), the cosine of their features.
     """
 
     first: NDArray[np.int64]
     second: NDArray[np.int64]
     similarity: NDArray[np.float32]
-    mirrored: NDArray[np.bool_]
 
 
 def find(
@@ -80,7 +78,7 @@ def find(
         raise ValueError("the index keeps no features to compare; encode its images with features")
     found: list[Pairs] = []
     for ids, codes, features in _items(index) if mirrored is None else mirrored:
-        found.append(_near(index, ids, codes, features, radius, similarity, mirrored is not None))
+        found.append(_near(index, ids, codes, features, radius, similarity))
         if on_batch is not None:
             on_batch(len(ids))
     return best(found)
@@ -101,7 +99,6 @@ def _near(
     features: NDArray[np.floating],
     radius: int,
     similarity: float,
-    mirrored: bool,
 ) -> Pairs:
     """The pairs of some items, or of their mirror images, with items of the index."""
     count = min(NEIGHBOURS + 1, len(index))  # and the item itself
@@ -118,24 +115,24 @@ def _near(
     good = cosine >= similarity - 1e-6  # equal ones round to a little below 1
     one, other = ids[rows[good]], others[good]
     first, second = np.minimum(one, other), np.maximum(one, other)
-    return Pairs(first, second, np.minimum(cosine[good], 1), np.full(len(first), mirrored))
+    return Pairs(first, second, np.minimum(cosine[good], 1))
 
 
 def best(found: Sequence[Pairs]) -> Pairs:
-    """Pairs of several searches, each once, as it is most alike; not mirrored where that is equal.
+    """Pairs of several searches, each once, as it is most alike.
 
     Example:
         >>> best([find(index), find(index, mirrored=batches)])  # doctest: +SKIP
     """
     if not found:
         none = np.empty(0, np.int64)
-        return Pairs(none, none, np.empty(0, np.float32), np.empty(0, bool))
-    first, second, cosine, mirrored = map(np.concatenate, zip(*found, strict=True))
-    order = np.lexsort((mirrored, -cosine, second, first))
+        return Pairs(none, none, np.empty(0, np.float32))
+    first, second, cosine = map(np.concatenate, zip(*found, strict=True))
+    order = np.lexsort((-cosine, second, first))
     first, second = first[order], second[order]
     new = np.ones(len(order), bool)
     new[1:] = (first[1:] != first[:-1]) | (second[1:] != second[:-1])
-    return Pairs(first[new], second[new], cosine[order][new], mirrored[order][new])
+    return Pairs(first[new], second[new], cosine[order][new])
 
 
 def _unit(features: NDArray[np.floating]) -> NDArray[np.float32]:

@@ -9,7 +9,7 @@ four fifths of each side cut out) and put among all. The photographs are dealt t
 their variants: on the first a threshold is chosen, the one with the best F1; on the second it is
 reported. A pair counts as found where both are in one group. Perceptual hashes are those of
 imagededup, by the Python of an environment that has it; pairs within a Hamming distance, grouped
-likewise. What takes long, the index, the mirrored codes and the hashes, is kept in --folder.
+likewise. What takes long, the index and the hashes, is kept in --folder.
 """
 
 import json
@@ -25,8 +25,8 @@ from PIL import Image, ImageEnhance, ImageOps
 from scipy.sparse import coo_array, csgraph
 
 import jaxhash
-from jaxhash.duplicates import finding, pairs
-from jaxhash.duplicates.pairs import Mirrored, Pairs
+from jaxhash.duplicates import pairs
+from jaxhash.duplicates.pairs import Pairs
 from search import HashIndex
 
 KINDS = ("half", "quality 40", "brighter", "mirrored", "cropped")
@@ -71,16 +71,17 @@ def report(config: Config) -> None:
     images = config.folder / "images"
     if not images.is_dir():
         make(config, images)
-    index, mirrored = encoded(config, images)
+    path = config.folder / "images.index"
+    if not path.exists():
+        jaxhash.index(jaxhash.load(config.run), images, path)
+    index = jaxhash.open_index(path, jaxhash.load(config.run))
     names = [Path(path).name for path in index.items.titles(index.codes.ids.tolist())]
     chosen, reported = halves(names, config.seed)
     print(f"{len(names)} images, {config.originals} with {len(KINDS)} variants each")
-    plain = pairs.find(index.codes, similarity=0.5)
-    whole = pairs.best([plain, pairs.find(index.codes, similarity=0.5, mirrored=mirrored)])
-    grid = np.arange(0.5, 1, 0.01)
-    for title, found in (("features", plain), ("features, mirrored too", whole)):
-        line(title, names, chosen, reported, found, grid)
-        line(f"{title}, by default", names, chosen, reported, found, [pairs.SIMILARITY])
+    found = pairs.find(index.codes, similarity=0.5)
+    line("features", names, chosen, reported, found, np.arange(0.5, 1, 0.01))
+    for threshold in (pairs.SIMILARITY, 0.9, 0.95):
+        line("features", names, chosen, reported, found, [threshold])
     for name, hashes in hashed(config, images).items():
         codes = np.array([list(bytes.fromhex(hashes[one])) for one in names], np.uint8)
         near = within(codes, 24)
@@ -120,21 +121,6 @@ def variants(picture: Image.Image, rng: np.random.Generator) -> Iterator[tuple[I
     yield picture.crop((left, top, left + wide, top + high)), 90
 
 
-def encoded(config: Config, images: Path) -> tuple[jaxhash.ImageIndex, list[Mirrored]]:
-    """The index of all images, and what the model makes of their mirror images."""
-    path, kept = config.folder / "images.index", config.folder / "mirrored.npz"
-    model = jaxhash.load(config.run)
-    if not path.exists():
-        jaxhash.index(model, images, path)
-    index = jaxhash.open_index(path, model)
-    if not kept.exists():
-        batches = finding.mirror_images(model, index.items, index.codes.ids)
-        ids, codes, features = map(np.concatenate, zip(*batches, strict=True))
-        np.savez(kept, ids=ids, codes=codes, features=features)
-    with np.load(kept) as file:
-        return index, [Mirrored(file["ids"], file["codes"], file["features"])]
-
-
 def hashed(config: Config, images: Path) -> dict[str, dict[str, str]]:
     """imagededup's hashes of the images, by method and name."""
     kept = config.folder / "hashes.json"
@@ -171,7 +157,7 @@ def within(codes: NDArray[np.uint8], radius: int) -> Pairs:
     rows = np.repeat(np.arange(len(codes)), np.diff(ends))
     good = rows < others
     alike = -distances[good].astype(np.float32)
-    return Pairs(rows[good], others[good], alike, np.zeros(good.sum(), bool))
+    return Pairs(rows[good], others[good], alike)
 
 
 def line(

@@ -1,0 +1,100 @@
+"""What the files of a group's pictures say: size, sameness, and how they look when small."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+SIDE = 24
+"""Pixels of the side of what is compared with a mirror image."""
+
+
+class Head(NamedTuple):
+    """Width and height in pixels, and bytes of a file; None where it cannot be read."""
+
+    width: int | None
+    height: int | None
+    size: int | None
+
+    @property
+    def pixels(self) -> int:
+        """Width times height; 0 where they are not known."""
+        return (self.width or 0) * (self.height or 0)
+
+
+def head(path: str | None) -> Head:
+    """What the head of a file says, without decoding its pixels."""
+    if path is not None:
+        try:
+            with Image.open(path) as image:
+                return Head(*image.size, os.stat(path).st_size)
+        except UNREADABLE:
+            pass
+    return Head(None, None, None)
+
+
+def small(path: str | None, side: int) -> Image.Image | None:
+    """A picture as RGB, upright, of at most `side` pixels; None where it cannot be decoded."""
+    if path is None:
+        return None
+    try:
+        with Image.open(path) as image:
+            image.draft("RGB", (side, side))
+            upright = ImageOps.exif_transpose(image).convert("RGB")
+            upright.thumbnail((side, side))
+            return upright
+    except UNREADABLE:
+        return None
+
+
+def mirrored(paths: Sequence[str | None]) -> list[bool]:
+    """Whether each picture is nearer to the mirror image of the first than to the first.
+
+    Example:
+        >>> mirrored([None, None])
+        [False, False]
+    """
+    if not paths or (first := _pattern(paths[0])) is None:
+        return [False] * len(paths)
+    others = [first, *map(_pattern, paths[1:])]
+    flipped = first[:, ::-1]
+    return [
+        other is not None and bool((other * flipped).sum() > (other * first).sum())
+        for other in others
+    ]
+
+
+def exact(paths: Sequence[str | None], sizes: Sequence[int | None]) -> list[bool]:
+    """Whether each file is byte for byte an earlier one.
+
+    Example:
+        >>> exact(["a.jpg", None], [10, None])
+        [False, False]
+    """
+    copies = [False] * len(paths)
+    seen: set[tuple[int, bytes]] = set()
+    for place, (path, size) in enumerate(zip(paths, sizes, strict=True)):
+        if path is None or size is None or sizes.count(size) == 1:
+            continue
+        try:
+            with open(path, "rb") as file:
+                key = size, hashlib.file_digest(file, "sha256").digest()
+        except OSError:
+            continue
+        copies[place] = key in seen
+        seen.add(key)
+    return copies
+
+
+def _pattern(path: str | None) -> NDArray[np.float32] | None:
+    """Light and dark of a picture, float32 (SIDE, SIDE), around 0."""
+    picture = small(path, 8 * SIDE)
+    if picture is None:
+        return None
+    grey = np.asarray(picture.convert("L").resize((SIDE, SIDE)), np.float32)
+    return grey - grey.mean()
