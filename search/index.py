@@ -486,8 +486,8 @@ class HashIndex:
                 `within` a small radius, among about a million distinct codes or more; other
                 searches do not use them. `search.hamming.tables.size` gives their memory.
             approximate: also make the parts of the index that a search with a `recall` looks at,
-                as the first one does otherwise: a copy of the codes, and about four and a half
-                bytes for each.
+                as the first one does otherwise: a copy of the codes and four bytes for each, and
+                about an eighth more.
             threads: at most this many; all processors when None.
 
         Example:

@@ -133,7 +133,8 @@ def build(blocks: Blocks, *, cells: int | None = None, threads: int | None = Non
 
     Args:
         blocks: the database.
-        cells: how many; about one for each 1,024 codes, and 16,384 at most, when left out.
+        cells: how many, up to 65,536; about one for each 1,024 codes, and 16,384 at most, when
+            left out.
         threads: number of threads; all processors when left out.
 
     Example:
