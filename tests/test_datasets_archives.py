@@ -229,6 +229,15 @@ def test_uc_merced(tmp_path):
         load("uc_merced", data_dir=tmp_path)
 
 
+def test_a_name_in_a_zip_that_is_no_text_is_damage(tmp_path):
+    path = tmp_path / "UCMerced_LandUse.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("Images/é.tif", b"")  # a name that is marked as UTF-8
+    path.write_bytes(path.read_bytes().replace("é".encode(), b"\xdf\x20"))
+    with pytest.raises(ValueError, match=r"UCMerced_LandUse\.zip"):
+        load("uc_merced", data_dir=tmp_path)
+
+
 def test_uc_merced_unpacked(tmp_path):
     folder = tmp_path / "UCMerced_LandUse" / "Images" / "river"
     folder.mkdir(parents=True)

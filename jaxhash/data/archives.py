@@ -36,7 +36,7 @@ _MAX_MEMBER = (
 # What gzip, tar and zip raise on damaged files.
 _DAMAGE = (
     *(OSError, EOFError, zlib.error, tarfile.TarError, zipfile.BadZipFile),
-    *(NotImplementedError, RuntimeError),
+    *(NotImplementedError, RuntimeError, UnicodeDecodeError),
 )
 
 
