@@ -349,6 +349,7 @@ def test_a_comparison_goes_on_and_is_drawn(script, tmp_path: Path, capsys, monke
 
     points = tmp_path / "curve.json"
     words = ["--data", tmp_path / "blobs.npz", "--network", "mhcln", "--bits", 12, "--steps", 2]
+    words += ["--method", "dlbhc"]  # it has a classifier, and so an accuracy
     words += ["--recipe", "scratch", "--batch-size", 16, "--eval-every", 0.1, "--log-every", 1]
     module = importlib.import_module("curve")
     with module.compiled_anew():

@@ -460,7 +460,8 @@ def stub_evaluate(monkeypatch: pytest.MonkeyPatch) -> list:
 def stub_query(monkeypatch: pytest.MonkeyPatch) -> list:
     spec = SimpleNamespace(takes="images", item_shape=(8, 8, 3), classes=())
     model = Recorder(SimpleNamespace(spec=spec))
-    index = SimpleNamespace(get=lambda ids: (None, 1), ids=np.arange(1))
+    index = type("Index", (), {"__len__": lambda self: 1, "ids": np.arange(1)})()
+    index.get = lambda ids: (None, 1)
     nothing = {"class_names": list, "values": list, "select": lambda where, ids: where}
     opened = Recorder((index, SimpleNamespace(**nothing)))
     loaded, answer, drawn, printed = (Recorder() for _ in range(4))

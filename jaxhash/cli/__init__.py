@@ -51,7 +51,7 @@ def main(words: Sequence[str] | None = None) -> None:
     """
     words = sys.argv[1:] if words is None else list(words)
     if not words or words[0] in ("-h", "--help", "--help-all", "help"):
-        print(HELP.format(commands="\n".join(f"  {n:10}{what}" for n, what in COMMANDS.items())))
+        print(HELP.format(commands="\n".join(f"  {n:12}{what}" for n, what in COMMANDS.items())))
         return
     name, *rest = words
     if name == "--version":
