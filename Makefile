@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo demo-photos test lint format docs lock clean gpu-results
+.PHONY: demo demo-photos test browser-test lint format docs lock clean gpu-results
 
 demo: .venv/ready
 	$(BIN)/jaxhash demo --overwrite
@@ -15,6 +15,13 @@ demo-photos: .venv/ready
 
 test: .venv/ready
 	$(BIN)/python -m pytest -n auto --dist worksteal
+
+# The pages of `jaxhash serve` in a browser: Chromium on PATH, or the one that JAXHASH_CHROMIUM names.
+browser-test: .venv/ready
+	@test -n "$$JAXHASH_CHROMIUM" || command -v chromium >/dev/null || \
+		{ echo "no chromium on PATH; install it, or name a Chromium by JAXHASH_CHROMIUM"; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check playwright
+	$(BIN)/python -m pytest -n 0 tests/test_serve_page.py
 
 lint: .venv/ready
 	$(BIN)/ruff check .

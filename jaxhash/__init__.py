@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from jaxhash.config import Config
     from jaxhash.data import Dataset
     from jaxhash.evaluation.result import Result, ResultWithoutLabels
-    from jaxhash.image_index import Found, ImageIndex, open_index
-    from jaxhash.image_index import build as index
+    from jaxhash.found import Found
+    from jaxhash.image_index import ImageIndex
+    from jaxhash.index_files import build as index
+    from jaxhash.index_files import open_index
     from jaxhash.library import (
         datasets,
         evaluate,
@@ -64,15 +66,15 @@ _LIBRARY = "datasets evaluate load methods networks register register_dataset tr
 _WHERE = {name: ("library", name) for name in _LIBRARY.split()} | {
     "Config": ("config", "Config"),
     "Dataset": ("data", "Dataset"),
-    "Found": ("image_index", "Found"),
+    "Found": ("found", "Found"),
     "ImageIndex": ("image_index", "ImageIndex"),
     "Method": ("method", "Method"),
     "Model": ("models", "Model"),
     "Network": ("nets", "Network"),
     "Result": ("evaluation.result", "Result"),
     "ResultWithoutLabels": ("evaluation.result", "ResultWithoutLabels"),
-    "index": ("image_index", "build"),
-    "open_index": ("image_index", "open_index"),
+    "index": ("index_files", "build"),
+    "open_index": ("index_files", "open_index"),
 }
 
 

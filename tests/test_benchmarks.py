@@ -1,17 +1,19 @@
 """The benchmarks run, at sizes that say nothing about speed."""
 
+import contextlib
 import importlib.util
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
 from PIL import Image
 
-from jaxhash import models, nets
+from jaxhash import cli, models, nets
 from jaxhash.cli.command import run
 from jaxhash.spec import ModelSpec
 
@@ -172,6 +174,31 @@ def test_the_defaults(benchmark: Benchmark, tmp_path: Path, capsys) -> None:
     printed = capsys.readouterr().out
     assert "| csq | by default |" in printed
     assert len(out.read_text().splitlines()) == 2
+
+
+def test_living(benchmark: Benchmark, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    living = benchmark("living")
+
+    def here(words: list[str], **options: object) -> SimpleNamespace:
+        """A command in this process: one of its own would take seconds to start."""
+        with (
+            contextlib.redirect_stdout(io.StringIO()) as out,
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            cli.main(words[words.index("jaxhash") + 1 :])  # one that fails ends the test
+        return SimpleNamespace(returncode=0, stdout=out.getvalue())
+
+    monkeypatch.setattr(living, "subprocess", SimpleNamespace(run=here))
+    monkeypatch.setattr("sys.argv", ["living.py", "--files", "120", "--new", "6"])
+    living.main()
+    _, first, *nothing, new, touched, query, filtered = capsys.readouterr().out.splitlines()
+    assert first.endswith(": 119 added, 1 left out")  # number 99 is cut short
+    assert len(nothing) == 3
+    assert all(line.endswith(": 119 unchanged, 1 left out") for line in nothing)
+    assert new.endswith(": 6 added, 119 unchanged, 1 left out")
+    assert touched.endswith(": 125 unchanged, 1 left out")
+    assert query.startswith("a query ")
+    assert filtered.endswith(".png")
 
 
 def test_shards(benchmark: Benchmark, tmp_path: Path, capsys) -> None:

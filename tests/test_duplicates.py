@@ -288,7 +288,7 @@ def test_the_command_has_the_defaults_of_the_library() -> None:
 
 
 def test_the_command_prints_groups(index, tmp_path: Path, monkeypatch, capsys) -> None:
-    monkeypatch.setattr("jaxhash.image_index.open_index", lambda path, run, root: index)
+    monkeypatch.setattr("jaxhash.index_files.open_index", lambda path, run, root: index)
     words = ["duplicates", "--run", "r", "--index", "i", "--similarity", "0.99", "--radius", "16"]
     cli.main([*words, "--mirrored", "--html", str(tmp_path / "d.html")])
     printed = capsys.readouterr().out

@@ -17,6 +17,7 @@ from jaxhash import (
     encoding,
     feature_files,
     image_index,
+    index_files,
     models,
     option_checks,
     plots,
@@ -427,7 +428,7 @@ def stub_encode(monkeypatch: pytest.MonkeyPatch) -> list:
 
     codes = SimpleNamespace(bits=8, get=lambda ids: (None, None))
     index = type("Index", (), {"__len__": lambda self: 5, "update": update, "codes": codes})()
-    monkeypatch.setattr(image_index, "open_or_begin", lambda *words: index)
+    monkeypatch.setattr(index_files, "open_or_begin", lambda *words: index)
     monkeypatch.setattr(feature_files, "write_features", write)
 
     def encode(*words: Any, **options: Any) -> list:
@@ -514,7 +515,7 @@ def stub_duplicates(monkeypatch: pytest.MonkeyPatch) -> list:
         "Index", (Opened,), {"model": SimpleNamespace(spec=spec), "duplicates": staticmethod(found)}
     )
     opened = Recorder(index())
-    monkeypatch.setattr(image_index, "open_index", opened)
+    monkeypatch.setattr(index_files, "open_index", opened)
     monkeypatch.setattr(page, "write", written)
     printed = Recorder()
     monkeypatch.setattr(builtins, "print", printed)

@@ -20,6 +20,7 @@ from jaxhash.serve.batching import Batcher
 from jaxhash.serve.errors import Refused
 from jaxhash.serve.limits import Limits
 from jaxhash.serve.service import Service
+from search.files.locking import alone
 
 
 class Place:
@@ -467,6 +468,44 @@ def test_a_change_does_not_undo_that_of_another_program(place: Place, tmp_path: 
     kept = jaxhash.open_index(served, place.run).codes
     assert 3 not in kept
     assert 5 not in kept
+
+
+def test_a_change_beside_another_writer_is_refused(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = tmp_path / "served.index"
+    served.write_bytes(place.path.read_bytes())
+    remove = ImageIndex.remove
+
+    def after_another(images: ImageIndex, ids: list[int]) -> None:
+        """Somebody else opens, changes and writes the file after the service has opened it."""
+        monkeypatch.setattr(ImageIndex, "remove", remove)
+        other = jaxhash.open_index(served, place.run)
+        other.remove([5])
+        other.save()
+        images.remove(ids)
+
+    async def scenario(client: Any) -> None:
+        with alone(served):
+            for reply in (
+                await client.delete("/items/3"),
+                await client.post("/items", json={"paths": ["red/00.png"]}),
+            ):
+                assert reply.status_code == 409, reply.text
+                assert "served.index is being written" in reply.text
+                assert str(tmp_path) not in reply.text
+            assert served.read_bytes() == place.path.read_bytes()
+        monkeypatch.setattr(ImageIndex, "remove", after_another)
+        reply = await client.delete("/items/3")
+        assert reply.status_code == 409, reply.text
+        assert "written by somebody else" in reply.text
+        kept = jaxhash.open_index(served, place.run).codes
+        assert (3 in kept, 5 in kept) == (True, False)
+        assert (await client.delete("/items/3")).json() == {"ids": [3], "items": 16}
+
+    asking(Service(place.run, served, writable=True), scenario)
+    kept = jaxhash.open_index(served, place.run).codes
+    assert (3 in kept, 5 in kept, len(kept)) == (False, False, 16)
 
 
 def test_answers_have_the_documented_form(place: Place) -> None:

@@ -18,7 +18,7 @@ from PIL import Image
 from test_encoding import image_model
 
 import jaxhash
-from jaxhash import encoding, image_index, models, retrieval
+from jaxhash import encoding, index_files, models, retrieval
 from jaxhash.items import files
 from jaxhash.items.files import STATE, Stat
 from jaxhash.models import Model
@@ -184,8 +184,8 @@ def test_an_update_that_is_killed_goes_on(model: Model, tmp_path: Path) -> None:
     path = tmp_path / "photos.index"
     program = f"""
         import os, signal
-        from jaxhash import image_index
-        index = image_index.open_or_begin({str(path)!r}, {str(tmp_path / "run")!r}, "photos")
+        from jaxhash import index_files
+        index = index_files.open_or_begin({str(path)!r}, {str(tmp_path / "run")!r}, "photos")
         left = iter(range(2))
         def on_batch(count):
             if next(left, None) is None:
@@ -386,7 +386,7 @@ def test_a_state_is_never_seen_half(model: Model, photos: Path, tmp_path: Path) 
 
 def test_codes_alone_stay_codes_alone(model: Model, photos: Path, tmp_path: Path) -> None:
     path = tmp_path / "photos.index"
-    index = image_index.open_or_begin(path, model, photos)
+    index = index_files.open_or_begin(path, model, photos)
     index.update(photos, features=None)
     assert index.codes.get([])[1] is None
     paint(photos / "new.png", 70)

@@ -45,14 +45,14 @@ def duplicates(options: Duplicates) -> None:
 
     from tqdm import tqdm
 
-    from jaxhash import image_index
+    from jaxhash import index_files
     from jaxhash.data.listing import shown
     from jaxhash.duplicates import page
     from jaxhash.duplicates.finding import can_mirror
 
     if options.html is not None:
         outputs.check(options.html)
-    index = image_index.open_index(options.index, options.run, root=options.root)
+    index = index_files.open_index(options.index, options.run, root=options.root)
     total = len(index) * (1 + (options.mirrored and can_mirror(index.model)))
     with tqdm(total=total, unit="image", unit_scale=True) as bar:
         groups = index.duplicates(

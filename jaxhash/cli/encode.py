@@ -133,10 +133,10 @@ def _update(options: Encode) -> None:
     """Encode only what is new or changed."""
     from tqdm import tqdm
 
-    from jaxhash import image_index
+    from jaxhash import index_files
     from jaxhash.data.listing import shown
 
-    index = image_index.open_or_begin(options.out, options.run, options.data)
+    index = index_files.open_or_begin(options.out, options.run, options.data)
     kept = index.codes.get([])[1]
     if len(index) and options.features not in (None, "none" if kept is None else str(kept.dtype)):
         raise ValueError(

@@ -17,7 +17,8 @@ import numpy as np
 from jaxhash import models, retrieval, runs, sharding
 from jaxhash.data import Undecodable
 from jaxhash.encoding import Encoded
-from jaxhash.image_index import ImageIndex, open_index
+from jaxhash.image_index import ImageIndex
+from jaxhash.index_files import open_index
 from jaxhash.models import Model
 from jaxhash.serve import pictures, report, searching
 from jaxhash.serve.batching import Batcher

@@ -9,7 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxhash.data.listing import shown
-from jaxhash.image_index import ImageIndex, open_index
+from jaxhash.image_index import ImageIndex
+from jaxhash.index_files import open_index
 from jaxhash.models import Model
 from jaxhash.retrieval import pool_for
 from jaxhash.serve.errors import Refused
