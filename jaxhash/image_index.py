@@ -62,7 +62,7 @@ class ImageIndex:
         retrieval.check_made_by(codes, model)
         self.model = model
         self.path = None if path is None else Path(path)
-        self._header = _header(self.path)
+        self._header = header(self.path)
         if items is None:
             items = ItemRecords(codes, root, model.spec.classes)
         self._now = codes, items
@@ -338,7 +338,7 @@ class ImageIndex:
         if self.path is None:
             raise ValueError("the index has no file; give a path")
         with alone(self.path):
-            if _header(self.path) != self._header:
+            if header(self.path) != self._header:
                 raise ValueError(
                     f"{shown(self.path)} was written by somebody else since it was opened; open it "
                     "again"
@@ -349,7 +349,7 @@ class ImageIndex:
         """Write a state, and go on from the file, so that memory stays bounded."""
         assert self.path is not None
         attached(codes, items).save(self.path)
-        self._header = _header(self.path)
+        self._header = header(self.path)
         codes = HashIndex.open(self.path)
         self._now = codes, items.copy()
         return copy.copy(codes)  # which changes apart from what queries see
@@ -373,7 +373,7 @@ def _check_files(items: ItemRecords) -> None:
         raise ValueError("the index was not made from image files; make another one from a folder")
 
 
-def _header(path: Path | None) -> bytes | None:
+def header(path: Path | None) -> bytes | None:
     """The first bytes of an index file, with checksums of the others; None where there is none."""
     if path is None or not path.is_file():
         return None

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxhash import encoding, models, retrieval
 from jaxhash.data import Dataset
-from jaxhash.image_index import ImageIndex, take_columns
+from jaxhash.image_index import ImageIndex, header, take_columns
 from jaxhash.items.records import CARD, PATHS
 from jaxhash.models import Model
 from jaxhash.shards.records import open_any
@@ -105,8 +105,14 @@ def open_index(
     """
     if not isinstance(model, Model):
         model = models.load(Path(model))
-    codes, items = open_any(path, root=root, classes=model.spec.classes)
-    return ImageIndex(model, codes, items, path=None if os.path.isdir(path) else path)
+    while True:
+        before = header(Path(path))
+        codes, items = open_any(path, root=root, classes=model.spec.classes)
+        index = ImageIndex(model, codes, items, path=None if os.path.isdir(path) else path)
+        # A file that was replaced meanwhile would be taken for the one that the codes are from, and
+        # `save` would undo what is new in it.
+        if header(Path(path)) == before:
+            return index
 
 
 def open_or_begin(

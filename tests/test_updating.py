@@ -9,6 +9,7 @@ import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -230,6 +231,29 @@ def test_there_is_one_writer(model: Model, photos: Path, tmp_path: Path) -> None
     assert len(index) == 12
     assert len(jaxhash.open_index(path, model)) == 13
     assert sorted(one.name for one in tmp_path.iterdir()) == ["photos", "photos.index"]
+
+
+def test_an_index_that_is_replaced_while_it_is_opened_is_opened_again(
+    model: Model, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "photos.index"
+    jaxhash.index(model, photos, path)
+    open_any = index_files.open_any
+
+    def before_another(*words: Any, **options: Any) -> Any:
+        """Somebody else changes and writes the file when it has just been opened."""
+        opened = open_any(*words, **options)
+        monkeypatch.setattr(index_files, "open_any", open_any)
+        other = jaxhash.open_index(path, model)
+        other.remove([5])
+        other.save()
+        return opened
+
+    monkeypatch.setattr(index_files, "open_any", before_another)
+    index = jaxhash.open_index(path, model)
+    index.remove([3])
+    index.save()
+    assert not {3, 5} & set(jaxhash.open_index(path, model).codes.ids.tolist())
 
 
 def test_the_lock_of_a_process_that_died_is_free(tmp_path: Path) -> None:
