@@ -10,7 +10,8 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 import jax
 import numpy as np
@@ -22,11 +23,12 @@ from jaxhash.data.pictures import as_items
 from jaxhash.encoding import Encoded, encode
 from jaxhash.nets import NETWORKS
 from jaxhash.onnx_files import OnnxFile
-from jaxhash.spec import ModelSpec
+from jaxhash.spec import PRECISIONS, ModelSpec
 from jaxhash.trees import flatten, unflatten
 from search.files.atomic import replacing
 
 FORMAT = 1
+WAY_OUT = "copy both files again, or export the model again"
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,24 +117,34 @@ def load(folder: Path | str) -> Model:
                 else "give the folder of a finished run"
             )
             raise FileNotFoundError(f"no {name} in {folder}; {reason}")
-    values = runs.read_json(folder / runs.MODEL)
+    try:
+        values = runs.read_json(folder / runs.MODEL)
+    except ValueError as error:
+        raise ValueError(f"{error}; {WAY_OUT}") from None
     if values.pop("format", None) != FORMAT:
         raise ValueError(f"{folder / runs.MODEL} is not of format {FORMAT}; export it again")
     try:
         arrays = safetensors.numpy.load_file(folder / runs.WEIGHTS)
     except SafetensorError as error:
-        raise ValueError(f"{folder / runs.WEIGHTS} is damaged: {error}") from None
+        raise ValueError(f"{folder / runs.WEIGHTS} is damaged: {error}; {WAY_OUT}") from None
     described: dict[str, Any] = {
         name: tuple(one) if isinstance(one, list) else one for name, one in values.items()
     }
     try:
         if described.get("onnx") is not None:
             onnx = OnnxFile(**described["onnx"])
+            _check_types(onnx)
             described["onnx"] = dataclasses.replace(onnx, file=str((folder / onnx.file).resolve()))
         spec = ModelSpec(**described)
-    except TypeError as error:
-        raise ValueError(f"{folder / runs.MODEL} does not describe a model: {error}") from None
-    _check(spec, arrays, folder)
+        _check_types(spec)
+        shapes = _shapes(spec)
+    # A word or a number that is damaged can make nearly anything be raised when it is built.
+    except Exception as error:
+        reason = str(error) if isinstance(error, ValueError | TypeError) else repr(error)
+        raise ValueError(
+            f"{folder / runs.MODEL} does not describe a model: {reason}; {WAY_OUT}"
+        ) from error
+    _check_fit(shapes, arrays, folder)
     return Model(spec, unflatten(arrays))
 
 
@@ -161,20 +173,46 @@ def _describe(spec: ModelSpec) -> dict[str, Any]:
     return values
 
 
-def _check(spec: ModelSpec, arrays: Mapping[str, np.ndarray], folder: Path) -> None:
-    if spec.network not in NETWORKS:
-        raise ValueError(
-            f"{folder / runs.MODEL} names the network {spec.network!r}, which is not one of "
-            f"{', '.join(NETWORKS)}"
-        )
+def _check_types(described: ModelSpec | OnnxFile) -> None:
+    """Refuse a value of another type than its field; JSON and a dataclass take any."""
+    for name, kind in get_type_hints(type(described)).items():
+        value = getattr(described, name)
+        if not _is(value, kind):
+            wanted = kind.__name__ if type(kind) is type else kind
+            raise ValueError(f"{name} is {value!r}, and should be {wanted}")
+
+
+def _is(value: Any, kind: Any) -> bool:
+    if isinstance(kind, UnionType):
+        return any(_is(value, one) for one in get_args(kind))
+    if get_origin(kind) is tuple:
+        item = get_args(kind)[0]
+        # Classes are called whatever the dataset calls them.
+        return isinstance(value, tuple) and (item is str or all(_is(one, item) for one in value))
+    return type(value) is kind or (kind is float and type(value) is int)
+
+
+def _shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
+    """The shapes of the weights that the description asks for."""
+    for name, rows in (("network", NETWORKS), ("precision", PRECISIONS)):
+        if getattr(spec, name) not in rows:
+            raise ValueError(
+                f"it names the {name} {getattr(spec, name)!r}, which is not one of "
+                f"{', '.join(rows)}"
+            )
     wanted = jax.eval_shape(
         lambda: nets.init(spec.build(), jax.random.key(0), (1, *spec.read_shape))
     )
-    shapes = {name: one.shape for name, one in flatten(wanted).items()}
+    return {name: one.shape for name, one in flatten(wanted).items()}
+
+
+def _check_fit(
+    shapes: Mapping[str, tuple[int, ...]], arrays: Mapping[str, np.ndarray], folder: Path
+) -> None:
     for name in sorted(shapes.keys() | arrays.keys()):
         have = arrays[name].shape if name in arrays else "nothing"
         if shapes.get(name, "nothing") != have:
             raise ValueError(
                 f"{folder / runs.WEIGHTS} does not fit {runs.MODEL}: {name} is {have}, "
-                f"and should be {shapes.get(name, 'nothing')}"
+                f"and should be {shapes.get(name, 'nothing')}; {WAY_OUT}"
             )

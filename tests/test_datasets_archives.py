@@ -190,6 +190,30 @@ def test_svhn(tmp_path, rng):
     savemat(path, {"Z": np.zeros(3)})
     with pytest.raises(BrokenArchive, match="lacks the arrays X and y"):
         load("svhn_cropped", data_dir=tmp_path)
+    labels = np.array([[1], [10], [9], [2]])
+    for change, message in (
+        ({"X": images["test"].astype(float)}, "X of .*test_32x32.mat is float64"),
+        ({"X": images["test"][:31]}, r"X of .*\(31, 32, 3, 4\), and should be uint8"),
+        ({"y": labels + 1}, "y of .*test_32x32.mat is not from 1 to 10"),
+        ({"y": labels / 3}, "y of .*test_32x32.mat is not from 1 to 10"),
+        ({"y": labels[:3]}, "4 images but 3 labels"),
+    ):
+        savemat(path, {"X": images["test"], "y": labels} | change)
+        with pytest.raises(BrokenArchive, match=message):
+            load("svhn_cropped", data_dir=tmp_path)
+
+
+def test_svhn_with_an_unknown_type_of_numbers(tmp_path, rng):
+    """`scipy.io.loadmat` ends the process by it."""
+    arrays = {"y": np.array([[1], [10]]), "X": rng.integers(0, 256, (32, 32, 3, 2), np.uint8)}
+    for part in ("train", "test"):
+        savemat(tmp_path / f"{part}_32x32.mat", arrays)
+    path = tmp_path / "train_32x32.mat"
+    content = path.read_bytes()
+    assert content[176] == 12, "y is int64"
+    path.write_bytes(content[:176] + b"\x82" + content[177:])
+    with pytest.raises(BrokenArchive, match=r"train_32x32.mat is damaged: .*type 130.*fetch it"):
+        load("svhn_cropped", data_dir=tmp_path)
 
 
 def tif(size, color):

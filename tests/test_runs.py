@@ -216,16 +216,33 @@ def test_a_model_that_cannot_be_loaded_says_why(tmp_path: Path) -> None:
     models.save(small_model(), tmp_path)
     described = json.loads((tmp_path / runs.MODEL).read_text())
     for change, message in (
+        ({"precision": "float3"}, "names the precision 'float3', which is not one of float32"),
+        ({"precision": False}, "precision is False, and should be str"),
+        ({"activation": "sigmoie"}, "activation"),
+        ({"classifier": "nine"}, "classifier"),
+        ({"bits": 0}, "bits is 0"),
+        ({"bits": "8"}, "bits is '8', and should be int"),
+        ({"threshold": "0.5"}, "threshold is '0.5', and should be float"),
+        ({"item_shape": [4, "4"]}, r"item_shape is .*, and should be tuple\[int, \.\.\.\]"),
+        ({"item_shape": [-4]}, "does not describe a model"),
+        ({"mean": "0.5"}, "mean is '0.5'"),
+        ({"hidden": 1.5}, r"hidden is 1.5, and should be int \| None"),
+        ({"network": {}}, "network is {}"),
         ({"bits": 12}, "does not fit"),
         ({"network": "vgg"}, "names the network 'vgg'"),
         ({"format": 99}, "not of format"),
         ({"colour": "red"}, "does not describe a model"),
     ):
         (tmp_path / runs.MODEL).write_text(json.dumps(described | change))
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(ValueError, match=message) as refused:
             models.load(tmp_path)
+        assert str(tmp_path) in str(refused.value)
+        assert "export" in str(refused.value), "what to do"
     (tmp_path / runs.MODEL).write_text(json.dumps(described))
     weights = (tmp_path / runs.WEIGHTS).read_bytes()
     (tmp_path / runs.WEIGHTS).write_bytes(weights[: len(weights) // 2])
-    with pytest.raises(ValueError, match="is damaged"):
+    with pytest.raises(ValueError, match=r"is damaged: .*; copy both files again"):
+        models.load(tmp_path)
+    (tmp_path / runs.MODEL).write_text("{")
+    with pytest.raises(ValueError, match=r"is not JSON: .*; copy both files again"):
         models.load(tmp_path)

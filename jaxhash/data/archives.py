@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from jaxhash import pickles
+from jaxhash.data import matlab
 from jaxhash.data.dataset import Dataset, consecutive_parts
 from jaxhash.data.decoding import Undecodable, check_size, decode, read_header, resize
 
@@ -310,20 +311,24 @@ def _members(path: Path, wanted: set[str]) -> Iterator[tuple[str, bytes]]:
 
 def _read_svhn(paths: list[Path], image_size: int | None) -> Contents:
     """X uint8 (32, 32, 3, n) and y (n, 1) from 1 to 10, where 10 means the digit 0."""
-    from scipy.io import loadmat
-
     images, labels = {}, {}
     for part, path in zip(("train", "test"), paths, strict=True):
         try:
-            contents = loadmat(path)
-        # A damaged file can raise nearly anything, a MemoryError for a size in it as well.
-        except Exception as error:
-            reason = f"{type(error).__name__}: {error}"
-            raise BrokenArchive(f"svhn_cropped: {path} is damaged ({reason})") from error
-        if not {"X", "y"} <= contents.keys() or contents["X"].ndim != 4:
-            raise BrokenArchive(f"svhn_cropped: {path} lacks the arrays X and y")
-        images[part] = np.ascontiguousarray(contents["X"].transpose(3, 0, 1, 2))
-        labels[part] = contents["y"].reshape(-1).astype(np.int32) % 10
+            contents = matlab.read(path, ("X", "y"))
+        except ValueError as error:
+            raise BrokenArchive(f"svhn_cropped: {error}; fetch it again") from error
+        if not {"X", "y"} <= contents.keys():
+            raise BrokenArchive(f"svhn_cropped: {path} lacks the arrays X and y; fetch it again")
+        pixels, digits = contents["X"], contents["y"].reshape(-1)
+        if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[:3] != (32, 32, 3):
+            raise BrokenArchive(
+                f"svhn_cropped: X of {path} is {pixels.dtype} {pixels.shape}, and should be uint8 "
+                "(32, 32, 3, n); fetch it again"
+            )
+        if not np.isin(digits, range(11)).all():
+            raise BrokenArchive(f"svhn_cropped: y of {path} is not from 1 to 10; fetch it again")
+        images[part] = np.ascontiguousarray(pixels.transpose(3, 0, 1, 2))
+        labels[part] = digits.astype(np.int32) % 10
     return Contents(images, labels, _DIGITS)
 
 
