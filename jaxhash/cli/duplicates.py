@@ -75,7 +75,8 @@ def duplicates(options: Duplicates) -> None:
             name = str(one.id) if one.path is None else shown(one.path)
             print(f"  {one.how:8}  {one.similarity:.3f}  {size:>13}  {kept:>9}  {name}")
     count = sum(map(len, groups))
-    print(f"{len(groups)} groups of copies, {count} of {len(index)} pictures")
+    noun = "group" if len(groups) == 1 else "groups"
+    print(f"{len(groups)} {noun} of copies, {count} of {len(index)} pictures")
 
 
 COMMAND = Command("jaxhash duplicates", __doc__, Duplicates, duplicates)
