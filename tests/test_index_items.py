@@ -45,7 +45,8 @@ def test_any_history_is_given_back(tmp_path_factory, seed, bits, start, steps):
         count = int(rng.integers(0, 20))
         rows, features = draw_items(rng, count, bits)
         if step == "add":
-            ids = rng.permutation(sorted(set(range(60)) - set(items)))[:count]
+            free = np.array(sorted(set(range(60)) - set(items)), np.int64)
+            ids = rng.permutation(free)[:count]
         elif step == "replace":
             ids = rng.permutation(45)[:count]
         if step in ("add", "replace"):
