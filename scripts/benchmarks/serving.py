@@ -45,7 +45,7 @@ class Options:
     index: Path
     """The index of --photos that it made, with features."""
     photos: Path
-    """Folder of the pictures that are uploaded."""
+    """Folder of the pictures that are uploaded; each of its files is to be one."""
     parts: tuple[str, ...] = KINDS
     """Which of: ids, batches, images, overload, end, kill, malformed."""
     items: int = 1_000_000
