@@ -20,6 +20,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxhash import sharding
 from search import HashIndex
 from search import codes as _codes
+from search.fine.rerank import check_queries
+from search.hamming.scan import NO_DISTANCE
 
 BLOCK = 1 << 16
 """Codes whose distances to all queries of a call are held at a time, on each device."""
@@ -29,7 +31,6 @@ CANDIDATES = 1 << 26
 """Numbers of candidates' features, at most, that one call of a re-ranking gathers."""
 MOST = 1 << 30
 """Codes of one database, at most: rows are int32 on the devices."""
-NO_DISTANCE = np.iinfo(np.int32).max
 WAYS = ("products", "counts")
 
 
@@ -217,14 +218,12 @@ def coarse_to_fine(
     queries = _codes.validate(queries, placed.bits, "queries")[0]
     k, pool = _codes.check_count(k, "k"), _codes.check_count(pool, "pool")
     radius = None if radius is None else _codes.check_count(radius, "radius")
-    fine = np.asarray(query_features, np.float32)
+    fine = check_queries(query_features)
     width = placed.features.shape[-1]
     if fine.shape != (len(queries), width):
         raise ValueError(
             f"query_features must have the shape ({len(queries)}, {width}), not {fine.shape}"
         )
-    if not np.isfinite(fine).all():
-        raise ValueError("query_features must be finite; they hold NaN or infinity")
     nearest = _Nearest(placed, _reach(placed, pool), _way(way, placed.mesh), where)
     best = np.full((len(queries), k), np.inf, np.float32)
     ids = np.full((len(queries), k), -1, np.int64)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from test_unlabelled import draw
 
 import jaxhash
 from jaxhash import models, onnx_files, runs
@@ -55,16 +55,6 @@ def write(
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.save(model, str(path))
     return path
-
-
-def draw(folder: Path, count: int, seed: int = 0) -> Path:
-    """A folder of pictures of several sizes."""
-    rng = np.random.default_rng(seed)
-    folder.mkdir(parents=True)
-    for at in range(count):
-        pixels = rng.integers(0, 256, (4, 5, 3)).astype(np.uint8)
-        Image.fromarray(pixels).resize((40, 30 + at)).save(folder / f"{at:02}.png")
-    return folder
 
 
 @pytest.fixture

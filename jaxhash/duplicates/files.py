@@ -1,6 +1,5 @@
 """What the files of a group's pictures say: size, sameness, and how they look when small."""
 
-import hashlib
 import os
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,6 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
+
+from jaxhash.data.summary import copies
 
 UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 SIDE = 24
@@ -69,26 +70,19 @@ def mirrored(paths: Sequence[str | None]) -> list[bool]:
     ]
 
 
-def exact(paths: Sequence[str | None], sizes: Sequence[int | None]) -> list[bool]:
+def exact(paths: Sequence[str | None]) -> list[bool]:
     """Whether each file is byte for byte an earlier one.
 
     Example:
-        >>> exact(["a.jpg", None], [10, None])
+        >>> exact(["a.jpg", None])
         [False, False]
     """
-    copies = [False] * len(paths)
-    seen: set[tuple[int, bytes]] = set()
-    for place, (path, size) in enumerate(zip(paths, sizes, strict=True)):
-        if path is None or size is None or sizes.count(size) == 1:
-            continue
-        try:
-            with open(path, "rb") as file:
-                key = size, hashlib.file_digest(file, "sha256").digest()
-        except OSError:
-            continue
-        copies[place] = key in seen
-        seen.add(key)
-    return copies
+    found = [False] * len(paths)
+    known = [(place, path) for place, path in enumerate(paths) if path is not None]
+    for _, *others in copies([path for _, path in known]):
+        for row in others:
+            found[known[row][0]] = True
+    return found
 
 
 def _pattern(path: str | None) -> NDArray[np.float32] | None:

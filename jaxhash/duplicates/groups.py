@@ -94,7 +94,8 @@ def _group(alike: dict[int, float], paths: Mapping[int, str | None]) -> Group:
     heads = {item: files.head(paths[item]) for item in alike}
     order = sorted(alike, key=lambda item: (-heads[item].pixels, -(heads[item].size or 0), item))
     named = [paths[item] for item in order]
-    exact = files.exact(named, [heads[item].size for item in order])
+    # A file that is no picture is no copy, whatever its bytes.
+    exact = files.exact([None if heads[item].size is None else paths[item] for item in order])
     mirrored = files.mirrored(named)
     pictures = []
     for place, item in enumerate(order):

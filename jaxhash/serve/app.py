@@ -195,7 +195,8 @@ async def items(service: Service, request: Request) -> Response:
     count = _number(request, "sample", 24, 1, 200)
     seed = _number(request, "seed", secrets.randbelow(10**9), 0, 10**9 - 1)
     ids = snapshot.images.codes.ids
-    rows = np.random.default_rng(seed).permutation(len(ids))[:count]
+    # `choice` draws as many as are wanted, where a permutation would draw all items.
+    rows = np.random.default_rng(seed).choice(len(ids), min(count, len(ids)), replace=False)
     known = ids[rows].tolist()
     paths, labels = snapshot.names(known)
     found = {"ids": known, "paths": paths, "labels": labels, "version": snapshot.version}

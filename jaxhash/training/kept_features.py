@@ -112,18 +112,22 @@ def _encode(
     return Kept(np.concatenate(features), np.concatenate(rows)), failed
 
 
-def stand_in(backbone: Backbone | OnnxBackbone, images: Dataset) -> Dataset:
-    """A dataset with features in place of its images, all 0 until they are computed."""
-    spec = backbone.spec(
+def spec_of(backbone: Backbone | OnnxBackbone, **options: Any) -> ModelSpec:
+    """The spec of a backbone that gives features alone; options: precision, mirror, shift."""
+    return backbone.spec(
         method="",
         bits=1,
         classes=(),
         activation="linear",
         classifier="none",
         threshold=0.0,
-        precision="float32",
+        **({"precision": "float32"} | options),
     )
-    items = np.broadcast_to(np.float32(0), (len(images), count(spec)))
+
+
+def stand_in(backbone: Backbone | OnnxBackbone, images: Dataset) -> Dataset:
+    """A dataset with features in place of its images, all 0 until they are computed."""
+    items = np.broadcast_to(np.float32(0), (len(images), count(spec_of(backbone))))
     return dataclasses.replace(images, kind="features", items=items)
 
 

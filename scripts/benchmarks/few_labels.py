@@ -43,16 +43,8 @@ def load(folder: Path) -> Dataset:
     config = runs.load_config(folder)
     backbone = backbones.choose(config)
     images = planning.load_data(config, side=backbone.side)
-    spec = backbone.spec(
-        method="",
-        bits=1,
-        classes=(),
-        activation="linear",
-        classifier="none",
-        threshold=0.0,
-        precision=config.precision,
-        mirror=config.mirror,
-        shift=config.shift,
+    spec = kept_features.spec_of(
+        backbone, precision=config.precision, mirror=config.mirror, shift=config.shift
     )
     kept = kept_features.find(kept_features.key(spec, backbone.params(), images), [folder])
     if kept is None:
