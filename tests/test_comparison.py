@@ -19,7 +19,7 @@ from jaxhash import runs
 from jaxhash.cli.command import run
 from jaxhash.comparison import baselines, runner, table
 from jaxhash.config import Config
-from jaxhash.data import Dataset
+from jaxhash.data import Dataset, protocols
 from jaxhash.evaluation import run as evaluation_run
 from jaxhash.models import Model
 from jaxhash.training import loop
@@ -154,7 +154,7 @@ def test_a_missing_faiss_is_named(monkeypatch) -> None:
 def test_baselines_follow_the_split(rng) -> None:
     pytest.importorskip("faiss", reason="needs faiss-cpu")
     data = blobs()
-    split = data.split(data, "fraction", validation=0)  # queries leave themselves out
+    split = protocols.split(data, "fraction", validation=0)  # queries leave themselves out
     query = data.items[split.query]
     found = baselines.rankings(
         data.items[split.train], query, query, data.labels, split, bits=12, queries=7

@@ -156,7 +156,11 @@ def train(
     # ------------------------------------------------------------ the network
     start_key, step_key = jax.random.split(jax.random.key(config.seed))
     module = plan.spec.build(start=plan.recipe.start)
-    variables = nets.init(module, start_key, (1, *plan.spec.item_shape))
+    # It runs once, and LLVM's first level, which gives the same values, compiles it in a third of
+    # the time.
+    quick = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
+    begin = functools.partial(nets.init, module, items_shape=(1, *plan.spec.item_shape))
+    variables = jax.jit(begin, compiler_options=quick)(start_key)
     if plan.source is not None:
         variables = transfer.with_trunk(plan.source, variables)
         say(f"{config.weights}: its trunk is taken, under a new latent layer")
