@@ -39,12 +39,20 @@ def mesh_over(batch_size: int, devices: Sequence[jax.Device] | None = None) -> M
             f"choose them with sharding.take, or leave them out, to use all"
         )
     if batch_size % len(chosen):
-        nearest = max(round(batch_size / len(chosen)), 1) * len(chosen)
         raise ValueError(
             f"batch_size {batch_size} cannot be split over {len(chosen)} devices; "
-            f"choose a multiple of {len(chosen)}, for example {nearest}"
+            f"{_ways_out(batch_size, len(chosen))}"
         )
     return Mesh(np.asarray(chosen), (AXIS,))
+
+
+def _ways_out(batch_size: int, devices: int) -> str:
+    """What to do where so many devices do not divide a batch; a run that goes on keeps its own."""
+    nearest = max(round(batch_size / devices), 1) * devices
+    processes = jax.process_count()
+    fewer = [one for one in range(processes, devices, processes) if batch_size % one == 0]
+    way = f"use {fewer[-1]} of them (devices)" if fewer else "start another number of processes"
+    return f"{way}, or begin a run with a multiple of {devices}, for example {nearest}"
 
 
 def take(count: int) -> list[jax.Device]:

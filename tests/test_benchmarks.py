@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import io
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -205,6 +206,17 @@ def test_shards(benchmark: Benchmark, tmp_path: Path, capsys) -> None:
     shards = benchmark("shards")
     config = shards.Config(codes=1000, shards=3, bits=64, queries=4, runs=1, folder=tmp_path)
     assert {"write", "open", "one query"} <= set(shards.main(config))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+def test_encoding_into_shards(benchmark: Benchmark, tmp_path: Path, capsys) -> None:
+    pytest.importorskip("array_record")
+    shards = benchmark("encode_shards")
+    config = shards.Config(images=2000, files=2, shards=3, kill=False, folder=tmp_path)
+    report = shards.main(config)
+    assert report["images"] == 2000
+    assert report["rows"][-1]["end"] == 0
     assert list(tmp_path.iterdir()) == []
 
 

@@ -79,6 +79,19 @@ def test_a_folder_is_looked_into(folder: Path) -> None:
     ]
 
 
+def test_records_are_read_many_at_once(folder: Path) -> None:
+    mixed = [listed(folder)[at] for at in (1, 2, 0, 4, 1)]
+    found = places.read_records(mixed)
+    assert sorted(found) == [0, 2, 4]  # the others lie elsewhere
+    assert found == {at: places.read(mixed[at]) for at in found}
+    # Of a file with a record that is not there, all are left to `read`, which knows which it is.
+    wrong = [mixed[0], mixed[0]._replace(record=9)]
+    assert places.read_records([*wrong, mixed[2]._replace(path="none.array_record")]) == {}
+    images, failed = StoredImages(wrong, size=4).read(np.arange(2))
+    assert int(images[0].mean()) == 4
+    assert [row for row, _ in failed] == [1]
+
+
 def test_a_list_names_files_and_tar_files(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

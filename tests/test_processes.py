@@ -176,7 +176,7 @@ def test_a_group_that_is_ended_goes_on_and_ends_like_one_that_was_not(tmp_path: 
     }
     np.savez(data, **parts)
     # No checkpoint but the one that SIGTERM asks for: the kill comes before any other.
-    options = FAST | {"steps": 60, "validation": 0.0, "eval_every": 100.0}
+    options = FAST | {"steps": 60, "validation": 0.0, "eval_every": 100.0, "log_every": 1}
     words = ["--data", str(data), "--run", str(folder), "--resume"]
     for name, value in options.items():
         words += [f"--{name.replace('_', '-')}", str(value)]
@@ -216,7 +216,12 @@ def test_a_group_that_is_ended_goes_on_and_ends_like_one_that_was_not(tmp_path: 
         on_step=lambda progress: steps.append(progress.step),
     )
     assert steps == list(range(last + 1, 61))
-    unbroken = loop.train(config, None, dataset=whole, devices=one)
+    unbroken = loop.train(config, tmp_path / "unbroken", dataset=whole, devices=one)
+    losses = [
+        [row["loss"] for row in metrics_log.read(each)] for each in (folder, tmp_path / "unbroken")
+    ]
+    assert len(losses[1]) == 60
+    np.testing.assert_allclose(*losses, rtol=1e-4)  # of two processes, then of one
     for a, b in zip(leaves(ended_alone.variables), leaves(unbroken.variables), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
 

@@ -188,8 +188,10 @@ def test_accelerators_take_many_steps_a_call(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_batch_that_devices_do_not_divide() -> None:
-    with pytest.raises(ValueError, match=r"batch_size 30 .* 8 devices.*example 32"):
+    with pytest.raises(ValueError, match=r"30 .* 8 devices; use 6 of them .* example 32"):
         sharding.mesh_over(30, jax.devices())
+    with pytest.raises(ValueError, match=r"7 .* 8 devices; use 7 of them .* example 8"):
+        sharding.mesh_over(7, jax.devices())
     assert sharding.mesh_over(30).size == 6
     assert sharding.mesh_over(7).size == 7
 

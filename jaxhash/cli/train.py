@@ -50,7 +50,8 @@ class Train:
     profile_steps: int = 0
     """Number of steps to trace into the folder's profile/, for TensorBoard's profiler or XProf."""
     devices: int | None = None
-    """Number of devices to use. Default: as many of them as divide the batch."""
+    """Number of devices to use, of all processes together. Default: all; or, of one process, as
+    many as divide the batch."""
     coordinator: str | None = None
     """Several processes train together: host:port of the first one, or auto on a cluster that jax
     knows (Slurm, TPU pods)."""
@@ -102,6 +103,7 @@ def train(chosen: Train) -> None:
     """Train as the options say."""
     import jax
 
+    from jaxhash import sharding
     from jaxhash.training import loop, planning, processes
 
     if chosen.resume and chosen.overwrite:
@@ -113,11 +115,7 @@ def train(chosen: Train) -> None:
         config = planning.with_defaults(config)
         name = Path(config.data).stem or "data"
         folder = Path("runs") / f"{name}-{config.method}-{config.bits}"
-    devices = None
-    if chosen.devices is not None:
-        if not 1 <= chosen.devices <= jax.device_count():
-            raise ValueError(f"--devices is {chosen.devices}; there are {jax.device_count()}")
-        devices = jax.devices()[: chosen.devices]
+    devices = None if chosen.devices is None else sharding.take(chosen.devices)
     first = jax.process_index() == 0
     with Bar(disable=not first) as bar:
         loop.train(

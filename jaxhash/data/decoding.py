@@ -49,6 +49,10 @@ _TURNS = {
 _GREY_MODES = {"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N"}
 
 
+MOST_AT_ONCE = 32
+"""Images that a thread decodes before it asks for others."""
+
+
 class Undecodable(ValueError):
     """The bytes are not an image that can be used; the message says why."""
 
@@ -214,8 +218,14 @@ def decode_all(
         out[row] = pixels
         return None
 
-    reasons = (map if pool is None else pool.map)(fill, range(len(files)))
-    return [(row, reason) for row, reason in enumerate(reasons) if reason is not None]
+    def fill_some(start: int) -> list[tuple[int, str]]:
+        reasons = ((row, fill(row)) for row in range(start, min(start + some, len(files))))
+        return [(row, reason) for row, reason in reasons if reason is not None]
+
+    # Handing a small image to another thread takes longer than decoding it.
+    some = min(max(len(files) // (4 * (os.cpu_count() or 1)), 1), MOST_AT_ONCE)
+    failed = (map if pool is None else pool.map)(fill_some, range(0, len(files), some))
+    return [each for part in failed for each in part]
 
 
 def check_size(size: int | None) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxhash.data.decoding import decode_all
 from jaxhash.data.images import Images
-from jaxhash.data.places import Place, read
+from jaxhash.data.places import Place, read, read_records
 
 
 class StoredImages(Images):
@@ -44,10 +44,11 @@ class StoredImages(Images):
 
 
 class _Fetched(Sequence[bytes]):
-    """The bytes at places, read when they are asked for."""
+    """The bytes at places: of records read at once, of others when they are asked for."""
 
     def __init__(self, places: list[Place]) -> None:
         self.places = places
+        self.records = read_records(places)
 
     def __len__(self) -> int:
         return len(self.places)
@@ -59,4 +60,4 @@ class _Fetched(Sequence[bytes]):
     def __getitem__(self, at: int | slice) -> bytes | Sequence[bytes]:
         if isinstance(at, slice):
             return _Fetched(self.places[at])
-        return read(self.places[at])
+        return self.records[at] if at in self.records else read(self.places[at])
