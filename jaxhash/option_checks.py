@@ -67,7 +67,7 @@ def check_data(config: Config, dataset: Dataset) -> None:
 
 
 def check_on_backbone(config: Config, network: str, dataset: Dataset) -> None:
-    """Refuse options about images, for a head that sees only the features of a frozen backbone.
+    """Refuse options about images that a head on a backbone has no use for.
 
     Raises:
         ValueError: the message names the field.
@@ -82,10 +82,10 @@ def check_on_backbone(config: Config, network: str, dataset: Dataset) -> None:
             f"image_size is given, and network {network!r} has its own; leave it out, or choose "
             "another network"
         )
-    if config.augment not in (None, "none"):
+    if config.augment not in (None, "none") and not config.finetune_blocks:
         raise ValueError(
-            f"augment is given, and network {network!r} sees each image once; leave it out, or "
-            "choose another network"
+            f"augment is given, and network {network!r} sees each image once; leave it out, give "
+            "finetune_blocks, or choose another network"
         )
     if jax.process_count() > 1:
         raise ValueError(f"a head on network {network!r} is trained by one process alone")

@@ -146,12 +146,17 @@ def from_scratch(images: int) -> Recipe:
         >>> few.batch_size, few.epochs
         (32, 30)
     """
-    size = FROM_SCRATCH.batch_size
-    while size > 32 and images < 10 * size:
+    return _for_few(FROM_SCRATCH, images, smallest=32)
+
+
+def _for_few(recipe: Recipe, images: int, *, smallest: int) -> Recipe:
+    """A recipe for so many training images, with ten batches in an epoch and 300 steps at least."""
+    size = recipe.batch_size
+    while size > smallest and images < 10 * size:
         size //= 2
-    assert FROM_SCRATCH.epochs is not None
+    assert recipe.epochs is not None
     enough = -(-FEWEST_STEPS // max(images // size, 1))
-    return replace(FROM_SCRATCH, batch_size=size, epochs=max(FROM_SCRATCH.epochs, enough))
+    return replace(recipe, batch_size=size, epochs=max(recipe.epochs, enough))
 
 
 FOR_HEAD = replace(FROM_SCRATCH, learning_rate=0.3, batch_size=64, epochs=30, augment="none")
@@ -165,9 +170,18 @@ def for_head(images: int) -> Recipe:
         >>> for_head(320).batch_size, for_head(320).epochs
         (32, 30)
     """
-    size = FOR_HEAD.batch_size
-    while size > 16 and images < 10 * size:
-        size //= 2
-    assert FOR_HEAD.epochs is not None
-    enough = -(-FEWEST_STEPS // max(images // size, 1))
-    return replace(FOR_HEAD, batch_size=size, epochs=max(FOR_HEAD.epochs, enough))
+    return _for_few(FOR_HEAD, images, smallest=16)
+
+
+FOR_FINETUNING = replace(FOR_HEAD, batch_size=32, epochs=10, augment="crop-flip")
+"""For a head together with the last blocks of its backbone, at a tenth of the rate; minutes."""
+
+
+def for_finetuning(images: int) -> Recipe:
+    """`FOR_FINETUNING` for so many training images: of few, smaller batches and up to 300 steps.
+
+    Example:
+        >>> for_finetuning(3200).batch_size, for_finetuning(3200).epochs
+        (32, 10)
+    """
+    return _for_few(FOR_FINETUNING, images, smallest=16)

@@ -72,7 +72,9 @@ GROUPS = {
         *("max_undecodable", "image_size"),
     ),
     "method": ("method", "bits", "options", "mirror", "shift"),
-    "network": ("network", "network_options", "hidden", "weights", "precision"),
+    "network": (
+        *("network", "network_options", "hidden", "finetune_blocks", "weights", "precision"),
+    ),
     "optimisation": (
         *("recipe", "epochs", "steps", "batch_size", "batches", "augment", "average", "seed"),
         *("optimizer", "learning_rate", "momentum", "nesterov", "beta2", "clip_norm"),

@@ -58,6 +58,7 @@ def evaluate(
             raise ValueError(f"{name} is {value}; give at least 1")
     model, config = models.load(folder), runs.load_config(folder)
     on_backbone = model.spec.method in FITS or model.spec.hidden is not None
+    keeps_features = on_backbone and not config.finetune_blocks
     if data_dir is not None:
         option_checks.check_place(config.data, data_dir=data_dir)
         config = dataclasses.replace(config, data_dir=data_dir)
@@ -85,7 +86,7 @@ def evaluate(
         _warn_about_training(config, dataset, split, say)
     rows, back = np.unique(np.concatenate([split.query, split.database]), return_inverse=True)
     watch("encoding")
-    if on_backbone:
+    if keeps_features:
         encoded, kept = kept_features.encoded(Path(folder), model, dataset, batch_size=batch_size)
         rows = np.searchsorted(kept.rows, rows)
         encoded = Encoded(*(None if one is None else one[rows] for one in encoded))

@@ -151,7 +151,7 @@ def places(config: Config, folder: Path | None) -> list[Path]:
 
 
 def check_weights(config: Config) -> None:
-    """Refuse weights that are no run whose features could be taken.
+    """Refuse weights that are no run whose features could be taken, or of a fine-tuned backbone.
 
     Raises:
         ValueError: the message says what to give.
@@ -160,6 +160,11 @@ def check_weights(config: Config) -> None:
         raise ValueError(
             f"weights is {config.weights}; on a backbone give the folder of another run, whose "
             "features are taken; the network's own weights are found"
+        )
+    if config.weights is not None and runs.load_config(config.weights).finetune_blocks:
+        raise ValueError(
+            f"weights is {config.weights}, whose network was fine-tuned, and here it stays as "
+            "it was pretrained; give finetune_blocks too, or leave weights out"
         )
 
 

@@ -16,7 +16,16 @@ from jaxhash.config import Config
 from jaxhash.data import Dataset, folders, summary
 from jaxhash.encoding import encode
 from jaxhash.models import Model
-from jaxhash.training import checkpoints, frozen, heads, optimiser, pretrained, processes, transfer
+from jaxhash.training import (
+    checkpoints,
+    finetuning,
+    frozen,
+    heads,
+    optimiser,
+    pretrained,
+    processes,
+    transfer,
+)
 from jaxhash.training.batches import batches, compiled, is_resident
 from jaxhash.training.checkpoints import SCORE
 from jaxhash.training.metrics_log import MetricsLog
@@ -164,6 +173,8 @@ def train(
     if plan.source is not None:
         variables = transfer.with_trunk(plan.source, variables)
         say(f"{config.weights}: its trunk is taken, under a new latent layer")
+    elif plan.tuned is not None:
+        variables = finetuning.with_weights(plan.tuned, variables)
     elif config.weights is not None and plan.backbone is None:
         load = functools.partial(pretrained.load, config.weights, plan.spec.network)
         params, loaded = processes.every(functools.partial(load, variables["params"]))
@@ -183,7 +194,7 @@ def train(
         )
 
     # ------------------------------------------------------------ optimiser and state
-    optimizer = optimiser.build(plan.recipe, plan.steps)
+    optimizer = optimiser.build(plan.recipe, plan.steps, plan.trunk_rates)
     state = initial_state(variables, optimizer, step_key, average=config.average > 0)
     state = sharding.everywhere(state, mesh)
     keeper = None
@@ -207,6 +218,7 @@ def train(
         policy=plan.recipe.augment,
         options=plan.options,
         average=config.average,
+        trunk_rates=plan.trunk_rates,
     )
     train_step = compiled(pure_step, mesh)
     say(

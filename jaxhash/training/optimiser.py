@@ -1,6 +1,7 @@
 """Build the optax optimiser of a recipe."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -68,11 +69,13 @@ def decayed(params: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
 
-def rates(recipe: Recipe, params: Any) -> Any:
+def rates(recipe: Recipe, params: Any, trunk: Mapping[str, float] | None = None) -> Any:
     """Learning rate of each parameter in multiples of the trunk's: a tree of floats like params.
 
     latent_rate and classifier_rate below params["head"]["latent"] and params["head"]["classifier"],
     times bias_rate for every leaf named "bias".
+
+    trunk: of each of its layers, by name, where they differ; 0 for those that do not learn.
 
     Example:
         >>> recipe = Recipe(classifier_rate=10, bias_rate=2, steps=1)
@@ -84,17 +87,47 @@ def rates(recipe: Recipe, params: Any) -> Any:
 
     def rate(path: tuple[Any, ...], _: Any) -> float:
         names = [str(getattr(entry, "key", entry)) for entry in path]
-        layer = layers.get(names[1], 1.0) if names[0] == "head" else 1.0
+        if names[0] == "head":
+            layer = layers.get(names[1], 1.0)
+        else:
+            layer = 1.0 if trunk is None else trunk[names[1]]
         return layer * recipe.bias_rate if names[-1] == "bias" else layer
 
     return jax.tree_util.tree_map_with_path(rate, params)
 
 
-def build(recipe: Recipe, total_steps: int) -> optax.GradientTransformation:
+def with_frozen(params: Any, trunk: Mapping[str, float] | None) -> Any:
+    """The parameters, those of layers of the trunk with a rate of 0 without a gradient.
+
+    Whatever is computed from images by them alone then needs none either, and keeps nothing for it.
+
+    trunk: the rates of its layers, by name; None where all of them learn.
+
+    Example:
+        >>> params = {"trunk": {"stem": jnp.ones(()), "head": jnp.ones(())}}
+        >>> rates = {"stem": 0, "head": 1}
+        >>> total = lambda params: sum(with_frozen(params, rates)["trunk"].values())
+        >>> {name: float(one) for name, one in jax.grad(total)(params)["trunk"].items()}
+        {'head': 1.0, 'stem': 0.0}
+    """
+    if trunk is None:
+        return params
+    layers = {
+        name: one if trunk[name] else jax.tree.map(jax.lax.stop_gradient, one)
+        for name, one in params["trunk"].items()
+    }
+    return dict(params) | {"trunk": layers}
+
+
+def build(
+    recipe: Recipe, total_steps: int, trunk: Mapping[str, float] | None = None
+) -> optax.GradientTransformation:
     """The optimiser: clip, decay, accumulate, then scale by each parameter's rate and the schedule.
 
     Weight decay is added to the gradient (sgd, adam) or to the step (adamw); either way it is
     multiplied by the parameter's own rate.
+
+    trunk: as for `rates`.
 
     Raises:
         ValueError: total_steps below 1.
@@ -117,11 +150,12 @@ def build(recipe: Recipe, total_steps: int) -> optax.GradientTransformation:
         parts.append(optax.scale_by_adam(recipe.momentum, recipe.beta2, nesterov=recipe.nesterov))
     if recipe.weight_decay and recipe.optimizer == "adamw":
         parts.append(decay)
-    if (recipe.latent_rate, recipe.classifier_rate, recipe.bias_rate) != (1, 1, 1):
+    apart = (recipe.latent_rate, recipe.classifier_rate, recipe.bias_rate) != (1, 1, 1)
+    if apart or trunk is not None:
         parts.append(
             optax.stateless(
                 lambda updates, _: jax.tree.map(
-                    lambda update, rate: update * rate, updates, rates(recipe, updates)
+                    lambda update, rate: update * rate, updates, rates(recipe, updates, trunk)
                 )
             )
         )

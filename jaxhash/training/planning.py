@@ -1,6 +1,7 @@
 """Resolve a `Config` against a dataset: every number of the run, before anything is computed."""
 
 import dataclasses
+import functools
 import statistics
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,9 +17,17 @@ from jaxhash.method import METHODS, Method
 from jaxhash.models import Model
 from jaxhash.nets import NETWORKS
 from jaxhash.published import REVISED
-from jaxhash.recipes import Recipe, for_head, from_scratch
+from jaxhash.recipes import Recipe, for_finetuning, for_head, from_scratch
 from jaxhash.spec import ModelSpec
-from jaxhash.training import augment, backbones, feeding, kept_features, pretrained, transfer
+from jaxhash.training import (
+    augment,
+    backbones,
+    feeding,
+    finetuning,
+    kept_features,
+    pretrained,
+    transfer,
+)
 from jaxhash.training.backbones import Backbone
 from jaxhash.training.feeding import Rows
 from jaxhash.training.metrics_log import tensorboard_writer
@@ -50,7 +59,8 @@ class Plan(NamedTuple):
     spec: of the network. source: the finished run whose trunk it starts from, if any.
     published: whether the recipe is based on the published one. log_steps: steps between lines of
     the log. eval_steps: steps between validations, a multiple of `log_steps`. backbone: the one
-    that `spec` is a head on, if any; images: its input, where `dataset` has its features.
+    that `spec` is a head on, if any; images: its input, where `dataset` has its features. tuned:
+    the one whose last blocks are trained too, if any. trunk_rates: see `optimiser.rates`.
     """
 
     config: Config
@@ -70,6 +80,8 @@ class Plan(NamedTuple):
     eval_steps: int
     backbone: Backbone | OnnxBackbone | None = None
     images: Dataset | None = None
+    tuned: Backbone | None = None
+    trunk_rates: dict[str, float] | None = None
 
     def __str__(self) -> str:
         """The run in two lines, for a person."""
@@ -78,6 +90,8 @@ class Plan(NamedTuple):
         network = self.spec.network
         if self.backbone is not None:
             network = f"a head on {self.backbone.network} as it is"
+        elif self.tuned is not None:
+            network += f", whose last {self.config.finetune_blocks} blocks are fine-tuned"
         return (
             f"{self.method.name}, {self.config.bits} bits, on {network}; "
             f"{self.dataset.name}{pixels}, {self.split.description}\n"
@@ -90,6 +104,9 @@ class Plan(NamedTuple):
         numbers = {"recipe": to_json(self.recipe), "options": self.options, "steps": self.steps}
         if self.backbone is not None:
             numbers |= {"backbone": self.backbone.about(), "hidden": self.spec.hidden}
+        if self.tuned is not None:
+            numbers |= {"backbone": self.tuned.about(), "hidden": self.spec.hidden}
+            numbers |= {"finetune_blocks": self.config.finetune_blocks}
         return numbers
 
 
@@ -149,6 +166,8 @@ def with_defaults(
     labelled = method in METHODS or (method is None and not loose)
     on_pixels = [name for name in OF_PIXELS if getattr(config, name) != getattr(Config, name)]
     trained = config.weights is not None and not kept_features.are_kept(config.weights)
+    if config.finetune_blocks and network is None and labelled:
+        network = backbones.DEFAULT
     free = network is None and folder and labelled and not on_pixels and not trained
     free = free and jax.process_count() == 1
     if free and photographs.are_photographs(config.data):
@@ -160,7 +179,8 @@ def with_defaults(
                 "codes are far better, and learned in less time, after pip install "
                 "'jaxhash[pretrained]'; without it a small network learns from small copies"
             )
-    if network in backbones.BACKBONES and method is None and _few_labels(config.data):
+    headed = network in backbones.BACKBONES and not config.finetune_blocks
+    if headed and method is None and _few_labels(config.data):
         method = METHOD_WITHOUT_LABELS
     if method is None:
         on_backbone = backbones.is_backbone(network)
@@ -261,9 +281,10 @@ def settle(config: Config, dataset: Dataset | None = None, *, resumed: bool = Fa
         raise ValueError(f"method {method.name!r} learns without steps, on a frozen network")
     if config.network is not None and not backbones.is_backbone(config.network):
         _row(NETWORKS, "network", config.network)
-    backbone = backbones.choose(config) if backbones.is_backbone(config.network) else None
+    finetuning.check(config)
+    eye = backbones.choose(config) if backbones.is_backbone(config.network) else None
     if dataset is None:
-        dataset = load_data(config, side=None if backbone is None else backbone.side)
+        dataset = load_data(config, side=None if eye is None else eye.side)
     if dataset.labels is None:
         raise ValueError(
             f"{dataset.name} has no labels, and method {method.name!r} needs them; choose one of "
@@ -274,12 +295,17 @@ def settle(config: Config, dataset: Dataset | None = None, *, resumed: bool = Fa
             f"{dataset.name} has one class alone, {', '.join(dataset.classes)}; training needs two "
             "or more, and a folder of images one sub-folder for each"
         )
+    tuned = eye if config.finetune_blocks and isinstance(eye, Backbone) else None
+    backbone = eye if tuned is None else None
     images = None
+    if eye is not None:
+        option_checks.check_on_backbone(config, eye.network, dataset)
     if backbone is not None:
-        option_checks.check_on_backbone(config, backbone.network, dataset)
         kept_features.check_weights(config)
         images, dataset = dataset, kept_features.stand_in(backbone, dataset)
-    elif config.network_options or (config.hidden is not None and config.network != "features"):
+    elif tuned is None and (
+        config.network_options or (config.hidden is not None and config.network != "features")
+    ):
         name = "network_options" if config.hidden is None else "hidden"
         raise ValueError(
             f"{name} is for a head on features, and the network is trained here; leave it out, "
@@ -300,7 +326,7 @@ def settle(config: Config, dataset: Dataset | None = None, *, resumed: bool = Fa
     published = config.recipe == "published" or (
         config.recipe == "auto" and is_own(network, method)
     )
-    head = backbone is not None or config.hidden is not None
+    head = eye is not None or config.hidden is not None
     base = _base(config, method, published, dataset, labels, head=head)
     recipe = config.recipe_over(base)
     options = method.options(recipe, **config.options)
@@ -310,12 +336,22 @@ def settle(config: Config, dataset: Dataset | None = None, *, resumed: bool = Fa
         option_checks.check_options(config, method, options, labels)
     source = None
     if backbone is None and config.weights is not None and Path(config.weights).is_dir():
-        source = transfer.source(config.weights, network, dataset.items.shape[-1])
+        channels = dataset.items.shape[-1] if tuned is None else len(tuned.mean)
+        source = transfer.source(config.weights, network, channels)
     spec = _spec(config, method, network, dataset, split, source)
     if head:
         hidden = HIDDEN if config.hidden is None else config.hidden
         spec = dataclasses.replace(spec, hidden=hidden, mirror=False, shift=False)
-    _check(config, recipe, spec, source)
+    if tuned is not None:
+        shape = (tuned.side, tuned.side, len(tuned.mean))
+        spec = dataclasses.replace(spec, item_shape=shape, mean=tuned.mean, std=tuned.std)
+        spec = dataclasses.replace(spec, mirror=config.mirror, shift=config.shift)
+    start = functools.partial(nets.init, spec.build(), items_shape=(1, *spec.item_shape))
+    shapes = jax.eval_shape(start, jax.random.key(0))
+    _check(config, recipe, spec, source, shapes)
+    trunk_rates = None
+    if tuned is not None:
+        trunk_rates = finetuning.rates(shapes["params"]["trunk"], config.finetune_blocks)
     rows = _rows(config, method, labels, recipe.batch_size)
     size = (recipe.batch_size, *labels.shape[1:])
     method.check(
@@ -347,6 +383,8 @@ def settle(config: Config, dataset: Dataset | None = None, *, resumed: bool = Fa
         eval_steps=eval_steps // log_steps * log_steps,
         backbone=backbone,
         images=images,
+        tuned=tuned,
+        trunk_rates=trunk_rates,
     )
 
 
@@ -371,6 +409,7 @@ def _base(
 ) -> Recipe:
     """The recipe that the configuration's own numbers override."""
     scratch = for_head if head else from_scratch
+    scratch = for_finetuning if config.finetune_blocks else scratch
     recipe = method.recipe if published else scratch(len(labels))
     if method.batches != "shuffled":
         recipe = dataclasses.replace(recipe, batch_size=method.recipe.batch_size)
@@ -399,12 +438,17 @@ def _rows(config: Config, method: Method, labels: np.ndarray, batch_size: int) -
     return feeding.shuffled(config.seed, len(labels), batch_size)
 
 
-def _check(config: Config, recipe: Recipe, spec: ModelSpec, source: Model | None) -> None:
+def _check(
+    config: Config,
+    recipe: Recipe,
+    spec: ModelSpec,
+    source: Model | None,
+    shapes: Mapping[str, Any],
+) -> None:
     """Refuse now what would otherwise fail in the middle of the preparations."""
     if config.tensorboard:
         tensorboard_writer()
     key = jax.random.key(0)
-    shapes = jax.eval_shape(lambda: nets.init(spec.build(), key, (1, *spec.item_shape)))
     items = jax.ShapeDtypeStruct((recipe.batch_size, *spec.item_shape), np.float32)
     jax.eval_shape(lambda items: augment.augment(key, items, recipe.augment), items)
     on_backbone = spec.hidden is not None

@@ -12,6 +12,7 @@ from jaxhash.method import Method
 from jaxhash.nets import HashNetwork
 from jaxhash.training import augment
 from jaxhash.training.feeding import Batch
+from jaxhash.training.optimiser import with_frozen
 
 Metrics = dict[str, jax.Array]
 
@@ -81,11 +82,13 @@ def make_train_step(
     policy: str = "none",
     options: Mapping[str, Any] | None = None,
     average: float = 0.0,
+    trunk_rates: Mapping[str, float] | None = None,
 ) -> TrainStep:
     """The pure function (state, batch) -> (state, metrics) of a run of so many `steps`.
 
     prepare: the batch's items -> what the network reads. policy: the augmentation. options: of the
-    loss. average: decay of the running mean of the weights.
+    loss. average: decay of the running mean of the weights. trunk_rates: of the trunk's layers,
+    where some of them are frozen, see `optimiser.rates`.
 
     metrics: float32 scalars: "loss", its terms, "gradient_norm" and, where there is a classifier
     and one class an item, "accuracy" on the augmented batch.
@@ -102,6 +105,7 @@ def make_train_step(
         items = augment.augment(augment_key, prepare(batch.items), policy)
 
         def loss_of(params: Any) -> Any:
+            params = with_frozen(params, trunk_rates)
             variables = {"params": params, "batch_stats": state.batch_stats}
             outputs, batch_stats = nets.apply(module, variables, items, train=True, key=dropout_key)
             loss, terms = method.loss(
