@@ -77,6 +77,15 @@ class ImageIndex:
         """What is known of the items, by id: files, classes, columns."""
         return self._now[1]
 
+    @property
+    def order(self) -> str:
+        """The order of results by default: "codes", "coarse_to_fine" or "features".
+
+        The one that `jaxhash.evaluate` found best for the model's run, or else coarse to fine,
+        where features are kept.
+        """
+        return retrieval.order_for(self.model, self.codes)
+
     def __len__(self) -> int:
         return len(self.codes)
 
@@ -99,7 +108,8 @@ class ImageIndex:
                 of them, or a batch as `Model.encode` takes.
             k: number of results.
             pool: number of nearest codes that are re-ranked by the Euclidean distance of
-                features, at least `k`; None orders by Hamming distance alone.
+                features, at least `k`; 0 orders by Hamming distance alone. By default what
+                `order` needs, as for the command and the service.
             radius: largest Hamming distance of a result.
             where: the images to search: an expression about their paths and columns, such as
                 "year >= 2020 and folder == 'beach'" (see `jaxhash.items.where`); or bool for each

@@ -38,6 +38,8 @@ class Model:
     Args:
         spec: the description of the network.
         variables: {"params": ..., "batch_stats": ...}, nested mappings of float32 arrays.
+        run: the folder that it was loaded from or written to, if any; evaluations of the run say in
+            which order its results are best.
 
     Example:
         >>> model = load("runs/photos")  # doctest: +SKIP
@@ -47,6 +49,7 @@ class Model:
 
     spec: ModelSpec
     variables: Mapping[str, Any] = field(repr=False)
+    run: Path | None = field(default=None, repr=False)
 
     @property
     def bits(self) -> int:
@@ -145,7 +148,7 @@ def load(folder: Path | str) -> Model:
             f"{folder / runs.MODEL} does not describe a model: {reason}; {WAY_OUT}"
         ) from error
     _check_fit(shapes, arrays, folder)
-    return Model(spec, unflatten(arrays))
+    return Model(spec, unflatten(arrays), folder.absolute())
 
 
 def fingerprint(model: Model) -> str:

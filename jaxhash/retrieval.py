@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from jaxhash import data as sources
-from jaxhash import models, option_checks
+from jaxhash import models, option_checks, runs
 from jaxhash.data import Dataset, folders, prepared
 from jaxhash.data.pictures import as_items
 from jaxhash.encoding import Encoded, encode
@@ -193,7 +193,7 @@ def query(
         items: the queries: pictures in any form that `Model.encode` takes, or features (q, d).
         k: results for each query.
         pool: number of nearest codes that are re-ranked by the distance of features, at least `k`;
-            without it the codes alone decide.
+            0 for codes alone. By default that of the order which is best, see `order_for`.
         radius: largest Hamming distance of a result.
         where: the items to search: an expression about their paths and columns (see
             `jaxhash.items.where`), bool for each of the index's ids, or a list of ids.
@@ -209,16 +209,37 @@ def query(
         where = ItemRecords(index).select(where, index.ids)
     encoded = encode_queries(model, items)
     fine: dict[str, Any] = {}
-    if pool is not None:
+    if pool is None:
+        pool = pool_for(k, order_for(model, index), len(index))
+    if pool:
         fine = {"query_features": encoded.features, "pool": max(pool, k)}
     return Neighbours(*index.search(encoded.codes, k, radius=radius, where=where, **fine))
 
 
-def pool_for(k: int, order: str | None = None, items: int = 0) -> int:
-    """How many candidates to re-rank for k results by default; 0 for codes alone.
+def order_for(model: Model, index: HashIndex) -> str:
+    """The order that results of an index are put in, unless a query gives a pool.
 
-    order: that an evaluation found best, see `runs.best_order`; for "features" all of the `items`
-    are candidates, up to `MOST`.
+    The one place that decides, for the library, the command and the service alike: the order that
+    the last evaluation of the model's run found best, or coarse to fine where there was none; codes
+    where the index keeps nothing else.
+
+    Returns:
+        One of `runs.ORDERS`.
+
+    Example:
+        >>> order_for(model, HashIndex.open("photos.index"))  # doctest: +SKIP
+        'coarse_to_fine'
+    """
+    if index.get([])[1] is None:
+        return "codes"
+    found = None if model.run is None else runs.best_order(model.run)
+    return found or "coarse_to_fine"
+
+
+def pool_for(k: int, order: str = "coarse_to_fine", items: int = 0) -> int:
+    """How many candidates to re-rank for k results in an order; 0 for codes alone.
+
+    order: see `order_for`; for "features" all of the `items` are candidates, up to `MOST`.
 
     Example:
         >>> pool_for(10), pool_for(500), pool_for(10, "codes"), pool_for(10, "features", 5000)
@@ -227,6 +248,18 @@ def pool_for(k: int, order: str | None = None, items: int = 0) -> int:
     if order == "codes":
         return 0
     return max(POOL, 2 * k, min(items, MOST) if order == "features" else 0)
+
+
+def order_of(pool: int | None, items: int) -> str:
+    """The order that results from a pool: that of features where it holds all of the items.
+
+    Example:
+        >>> order_of(None, 5000), order_of(200, 5000), order_of(200, 150)
+        ('codes', 'coarse_to_fine', 'features')
+    """
+    if not pool:
+        return "codes"
+    return "features" if pool >= items else "coarse_to_fine"
 
 
 def encode_queries(model: Model, items: Any) -> Encoded:

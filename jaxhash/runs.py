@@ -15,6 +15,7 @@ runs/mine/
 """
 
 import dataclasses
+import functools
 import json
 import os
 import shutil
@@ -40,6 +41,9 @@ CHECKPOINTS, FEATURES, WEIGHTS, MODEL, RESULTS = (
     "model.json",
     "results.json",
 )
+ORDERS = ("codes", "coarse_to_fine", "features")
+"""The orders that results can be put in, cheapest first: by the distance of codes, by that of the
+features of a pool of the nearest codes, by that of all features."""
 
 
 # ---------------------------------------------------------------- the directory
@@ -123,15 +127,27 @@ def best_order(folder: Path | str) -> str | None:
     """The order of results that an evaluation of the run found best; None before there is one.
 
     Returns:
-        "codes", "coarse_to_fine", "features", or None.
+        One of `ORDERS`, or None.
 
     Example:
         >>> best_order("runs/photos")  # doctest: +SKIP
         'codes'
     """
     path = Path(folder) / RESULTS
-    order = read_json(path).get("order") if path.is_file() else None
-    return order if isinstance(order, str) else None
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return _order_in(path, status.st_mtime_ns, status.st_size)
+
+
+@functools.lru_cache(maxsize=64)  # every query asks, and an evaluation writes another file
+def _order_in(path: Path, changed: int, size: int) -> str | None:
+    try:
+        order = read_json(path).get("order")
+    except (ValueError, OSError):
+        return None  # damaged: as if there were none, as queries can do without
+    return order if order in ORDERS else None
 
 
 def differences(config: Config, other: Config) -> list[str]:

@@ -81,6 +81,7 @@ ACTS: dict[str, tuple[dict[str, Any], Any, str]] = {
     "method": ({}, "dsh", "method"),
     "network": ({"data": "pictures", "network": "dsh"}, "resnet-tiny", "spec"),
     "hidden": ({"data": "pictures", "network": "efficientnet-lite0"}, 7, "spec"),
+    "finetune_blocks": ({"data": "pictures", "network": "efficientnet-lite0"}, 5, "trunk_rates"),
     "bits": ({}, 9, "spec"),
     "options": ({"method": "dsh"}, {"alpha": 0.5}, "options"),
     "recipe": ({}, "published", "recipe"),
@@ -715,6 +716,16 @@ def test_an_option_of_a_command_changes_what_it_does(
         call(name, *words, *given)
         done.append(repr(calls_made))
     assert done[0] != done[1]
+
+
+def test_a_backbone_is_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    done = []
+    for words in (["--network", "dsh"], ["--backbone", "dsh"], ["--backbone=dsh"]):
+        calls_made = stub_train(monkeypatch)
+        call("train", *COMMAND_OPTIONS["train"][0], *words)
+        done.append(repr(calls_made))
+    assert "dsh" in done[0]
+    assert done[0] == done[1] == done[2]
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,9 @@ import pytest
 from small_service import COLOURS, asking, client_of, make_photos, make_run, network_known, picture
 
 import jaxhash
+from jaxhash import retrieval, runs
 from jaxhash.image_index import ImageIndex
-from jaxhash.serve import documents, forms
+from jaxhash.serve import documents, forms, limits
 from jaxhash.serve.app import ROUTES
 from jaxhash.serve.batching import Batcher
 from jaxhash.serve.errors import Refused
@@ -56,7 +57,7 @@ def test_answers_are_those_of_the_library(place: Place) -> None:
             files = [place.photos.parent / f"{name}.png" for name in ("red", "blue")]
             for file in files:
                 file.write_bytes(picture(COLOURS[file.stem], 99))
-            wanted = place.index.query(files, k=5, pool=pool or None)
+            wanted = place.index.query(files, k=5, pool=pool)
             for answer, found in zip(reply.json()["answers"], wanted, strict=True):
                 assert answer["query"] == Path(found.query).name
                 assert answer["ids"] == found.ids
@@ -90,6 +91,48 @@ def test_items_are_queries_by_id_and_by_path(place: Place) -> None:
         assert first[0]["codes"] == [code.tobytes().hex() for code in beside]
         short = await client.post("/search", json={"ids": [7], "k": 4, "names": False})
         assert set(short.json()["answers"][0]) == {"query", "ids", "distances"}
+
+    asking(place.service(), scenario)
+
+
+@pytest.mark.parametrize("order", [None, *runs.ORDERS])
+def test_the_order_is_the_one_that_an_evaluation_found_best(
+    order: str | None, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of the library; a pool that is given wins, and the answer says which one it was."""
+    monkeypatch.setattr(retrieval, "POOL", 4)
+    if order is not None:
+        runs.write_json(place.run / runs.RESULTS, {"order": order})
+    wanted = order or "coarse_to_fine"
+
+    async def scenario(client: Any) -> None:
+        assert (await client.get("/info")).json()["order"] == wanted
+        reply = (await client.post("/search", json={"ids": [7], "k": 2})).json()
+        assert reply["order"] == wanted
+        found = place.index.query(place.index.names([7])[0][0], k=2)
+        assert reply["answers"][0]["ids"] == found.ids
+        np.testing.assert_allclose(reply["answers"][0]["distances"], found.distances, atol=0.02)
+        for pool, said in ((0, "codes"), (9, "coarse_to_fine"), (500, "features")):
+            reply = await client.post("/search", json={"ids": [7], "k": 2, "pool": pool})
+            assert reply.json()["order"] == said
+
+    try:
+        asking(place.service(), scenario)
+    finally:
+        (place.run / runs.RESULTS).unlink(missing_ok=True)
+
+
+def test_so_many_queries_compare_no_more_than_an_operator_bears(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "COMPARED", 60)
+
+    async def scenario(client: Any) -> None:
+        words = {"ids": [7] * 7, "k": 2, "pool": 9}
+        reply = await client.post("/search", json=words)
+        assert reply.status_code == 422
+        assert "7 queries with a pool of 9 each; give up to 6, or a smaller" in reply.text
+        assert (await client.post("/search", json=words | {"pool": 8})).status_code == 200
 
     asking(place.service(), scenario)
 

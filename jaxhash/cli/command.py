@@ -33,6 +33,7 @@ class Command:
             dataclass's own defaults, or None.
         either: Pairs of options that exclude each other: one on the command line takes the place
             of the other in a file.
+        spellings: Other names of options on the command line -> those of the dataclass.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Command:
     positional: str | None = None
     default: Callable[[Sequence[str]], Any] | None = None
     either: tuple[tuple[str, str], ...] = ()
+    spellings: Mapping[str, str] = field(default_factory=dict)
 
 
 def run(command: Command, words: Sequence[str] | None = None) -> None:
@@ -137,6 +139,7 @@ def parse(command: Command, words: Sequence[str]) -> Any:
         ValueError: The file names an option that does not exist, or a value of the wrong type.
         SystemExit: The command line does; it is explained there.
     """
+    words = options.spelled(words, command.spellings)
     rest, files, printing = options.take_out(words)
     default = command.default(words) if command.default is not None else None
     for file in files:

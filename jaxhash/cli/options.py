@@ -129,6 +129,21 @@ def take_out(words: Sequence[str]) -> tuple[list[str], list[Path], bool]:
     return rest, files, printing
 
 
+def spelled(words: Sequence[str], spellings: Mapping[str, str]) -> list[str]:
+    """The words with the names of the options in place of other spellings of them.
+
+    Example:
+        >>> spelled(["--backbone", "a.onnx", "--backbone=b.onnx"], {"backbone": "network"})
+        ['--network', 'a.onnx', '--network=b.onnx']
+    """
+    found = []
+    for word in words:
+        option, equals, value = word.partition("=")
+        name = spellings.get(option.removeprefix("--")) if option.startswith("--") else None
+        found.append(word if name is None else f"--{name}{equals}{value}")
+    return found
+
+
 def value_of(words: Sequence[str], name: str) -> str | None:
     """The value of one option, before the others are parsed.
 

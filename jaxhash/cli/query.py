@@ -72,7 +72,7 @@ def query(options: Query) -> None:
     _check(options)
     import sys
 
-    from jaxhash import models, retrieval, runs
+    from jaxhash import models, retrieval
     from jaxhash.cli import inputs
     from jaxhash.data.listing import shown
     from jaxhash.found import Found, hits
@@ -89,10 +89,6 @@ def query(options: Query) -> None:
         options.index, verify=options.verify, root=options.root, classes=model.spec.classes
     )
     where = None if options.where is None else items.select(options.where, index.ids)
-    pool = options.pool
-    if pool is None and index.get([])[1] is not None:
-        order = runs.best_order(options.run)
-        pool = retrieval.pool_for(options.k, order, len(index))
     side, _, channels = model.spec.item_shape
     found: list[Found] = []
     drawn: list[np.ndarray] = []
@@ -104,7 +100,13 @@ def query(options: Query) -> None:
         if not good:
             continue
         answer = retrieval.query(
-            model, index, pixels, options.k, pool=pool or None, radius=options.radius, where=where
+            model,
+            index,
+            pixels,
+            options.k,
+            pool=options.pool,
+            radius=options.radius,
+            where=where,
         )
         for picture, distances, ids in zip(good, *answer, strict=True):
             found.append(Found(picture.title, hits(items, distances, ids)))

@@ -204,4 +204,5 @@ COMMAND = Command(
     groups=GROUPS,
     default=defaults,
     either=(("epochs", "steps"),),
+    spellings={"backbone": "network"},
 )

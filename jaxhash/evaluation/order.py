@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-CHEAPEST_FIRST = ("codes", "coarse_to_fine", "features")
+from jaxhash.runs import ORDERS
+
 MARGIN = 0.005
 """Mean average precision by which a more expensive order has to be better."""
 KEPT = 0.99
@@ -20,7 +21,7 @@ def best(results: Mapping[str, Any]) -> str:
         results: of `measures.evaluate` or `without_labels.evaluate`.
 
     Returns:
-        "codes", "coarse_to_fine" or "features".
+        One of `runs.ORDERS`.
 
     Example:
         >>> score = {"codes": 0.52, "features": 0.47, "coarse_to_fine": 0.45}
@@ -30,7 +31,7 @@ def best(results: Mapping[str, Any]) -> str:
     if not results.get("labels", True):
         return "coarse_to_fine" if results["recall"]["pool"] >= KEPT else "features"
     rankings = results["rankings"]
-    score = {name: rankings[name]["mAP_at_top"] for name in CHEAPEST_FIRST if name in rankings}
+    score = {name: rankings[name]["mAP_at_top"] for name in ORDERS if name in rankings}
     enough = max(score.values()) - MARGIN
     return next(name for name, one in score.items() if one >= enough)
 

@@ -80,6 +80,13 @@ async def search(service: Service, request: Request) -> Response:
         raise Refused(
             422, f"{count} queries with {form.k} results each; give up to {limits.RESULTS:,} in all"
         )
+    pool = service.snapshot.pool(form.pool, form.k) or 0
+    if count * pool > limits.COMPARED:
+        raise Refused(
+            422,
+            f"{count} queries with a pool of {pool:,} each; give up to {limits.COMPARED // pool}, "
+            "or a smaller pool",
+        )
     names, times, vectors = await _queries(service, form, files)
     wanted = Wanted(
         k=form.k,
@@ -113,7 +120,8 @@ async def search(service: Service, request: Request) -> Response:
                 answer[key] = one
     times |= {"wait": 1e3 * result.wait, "search": 1e3 * result.search}
     rounded = {name: round(value, 3) for name, value in times.items()}
-    return _json({"answers": answers, "version": result.version, "milliseconds": rounded})
+    about = {"order": result.order, "version": result.version, "milliseconds": rounded}
+    return _json({"answers": answers} | about)
 
 
 async def _queries(
@@ -225,6 +233,7 @@ async def info(service: Service, request: Request) -> Response:
         "items": len(snapshot),
         "bits": spec.bits,
         "features": snapshot.features,
+        "order": snapshot.images.order,
         "images": spec.takes == "images",
         "labels": labels,
         "method": spec.method,

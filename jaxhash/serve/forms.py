@@ -31,7 +31,7 @@ class Search(Form):
         ge=0,
         le=limits.POOL,
         description="Nearest codes that are put in order by their features; 0 for codes alone. "
-        "200 by default where the index keeps features.",
+        "By default the order that an evaluation of the run found best, or 200.",
     )
     radius: int | None = Field(
         None, ge=0, le=4096, description="Largest Hamming distance of a result."
@@ -85,6 +85,10 @@ class Searched(BaseModel):
     """The answers to a request, all from one state of the index."""
 
     answers: list[Answer]
+    order: str = Field(
+        description="Of the results: codes, coarse_to_fine (a pool of the nearest codes by their "
+        "features), or features (all items are in the pool)."
+    )
     version: str = Field(description="Of the index; another one after a change.")
     milliseconds: dict[str, float] = Field(
         description="What took how long: decode and encode (uploads only), wait, search."
@@ -131,6 +135,7 @@ class Info(BaseModel):
     items: int
     bits: int
     features: int | None = Field(description="Numbers in a feature; null without features.")
+    order: str = Field(description="Of results by default: codes, coarse_to_fine or features.")
     images: bool = Field(description="Whether images can be uploaded as queries.")
     labels: list[str]
     method: str

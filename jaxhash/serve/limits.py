@@ -8,6 +8,8 @@ POOL = 10_000
 """Most candidates of a query that are re-ranked."""
 QUERIES = 1000
 """Most queries in one request, by ids or paths."""
+COMPARED = QUERIES * POOL
+"""Most candidates of all queries in one request."""
 RESULTS = 100_000
 """Most results of all queries in one request."""
 IMAGES = 16

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxhash.items.records import Value
+from jaxhash.retrieval import order_of
 from jaxhash.serve.errors import Refused
 from jaxhash.serve.snapshot import Snapshot, pool_of
 
@@ -50,7 +51,7 @@ class Result(NamedTuple):
 
     distances, ids: nearest first. paths, labels, columns: of the results; None unless asked for,
     columns also where the index has none. own: codes of the queries, codes: of the results, in
-    hexadecimal; None unless asked for. wait, search: seconds.
+    hexadecimal; None unless asked for. order: one of `runs.ORDERS`. wait, search: seconds.
     """
 
     distances: list[list[float]]
@@ -60,6 +61,7 @@ class Result(NamedTuple):
     columns: list[list[dict[str, Value]]] | None
     own: list[str] | None
     codes: list[list[str]] | None
+    order: str
     version: str
     wait: float
     search: float
@@ -129,6 +131,7 @@ def _search(snapshot: Snapshot, requests: list[Wanted]) -> list[Result | Excepti
                 own,
                 distances[start:stop, : request.k],
                 ids[start:stop, : request.k],
+                order_of(pool, len(index)),
                 (begun - request.since, took),
             )
         start = stop
@@ -159,6 +162,7 @@ def _result(
     own: np.ndarray,
     distances: np.ndarray,
     ids: np.ndarray,
+    order: str,
     seconds: tuple[float, float],
 ) -> Result:
     """The rows of one request as lists, without what was not found."""
@@ -178,4 +182,4 @@ def _result(
             for row in id_rows
         ]
     beside = (paths, labels, columns, query_codes, codes)
-    return Result(rows, id_rows, *beside, snapshot.version, *seconds)
+    return Result(rows, id_rows, *beside, order, snapshot.version, *seconds)

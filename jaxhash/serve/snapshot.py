@@ -38,7 +38,7 @@ class Mark(NamedTuple):
 
 
 def pool_of(asked: int | None, k: int) -> int:
-    """How many candidates k results are chosen from, at least k; 0 for codes alone.
+    """How many candidates k results are chosen from, at least k, unless codes alone are best.
 
     Example:
         >>> pool_of(None, 10), pool_of(5, 10), pool_of(0, 10)
@@ -127,16 +127,16 @@ class Snapshot:
         return mask
 
     def pool(self, asked: int | None, k: int) -> int | None:
-        """How many candidates a query re-ranks: None for codes alone.
+        """How many candidates a query re-ranks: None for codes alone; by default the best order's.
 
         Raises:
             Refused: the index keeps no features.
         """
-        if asked == 0 or (asked is None and self.features is None):
-            return None
-        if self.features is None:
+        if asked is None:
+            return pool_for(k, self.images.order, len(self)) or None
+        if asked and self.features is None:
             raise Refused(422, "pool: the index keeps no features; give 0, for codes alone")
-        return pool_of(asked, k)
+        return pool_of(asked, k) or None
 
     def warm(self) -> None:
         """Compile and read what the first query would have to wait for."""

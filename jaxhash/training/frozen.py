@@ -208,6 +208,7 @@ def train(
     model = Model(plan.spec, _variables(trunk, layer))
     if folder is not None:
         models.save(model, folder)
+        model = dataclasses.replace(model, run=folder.absolute())
     return model
 
 

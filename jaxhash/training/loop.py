@@ -286,6 +286,7 @@ def train(
     model = heads.whole(plan, trunk, Model(plan.spec, jax.device_get(variables_of(state))))
     if folder is not None:
         processes.first(functools.partial(models.save, model, folder))
+        model = dataclasses.replace(model, run=folder.absolute())
     return model
 
 

@@ -1,7 +1,6 @@
 """Resolve a `Config` against a dataset: every number of the run, before anything is computed."""
 
 import dataclasses
-import functools
 import statistics
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -338,16 +337,16 @@ def settle(config: Config, dataset: Dataset | None = None, *, resumed: bool = Fa
     if backbone is None and config.weights is not None and Path(config.weights).is_dir():
         channels = dataset.items.shape[-1] if tuned is None else len(tuned.mean)
         source = transfer.source(config.weights, network, channels)
-    spec = _spec(config, method, network, dataset, split, source)
+    spec = _spec(config, method, network, dataset, split, source, tuned)
     if head:
         hidden = HIDDEN if config.hidden is None else config.hidden
         spec = dataclasses.replace(spec, hidden=hidden, mirror=False, shift=False)
     if tuned is not None:
         shape = (tuned.side, tuned.side, len(tuned.mean))
-        spec = dataclasses.replace(spec, item_shape=shape, mean=tuned.mean, std=tuned.std)
-        spec = dataclasses.replace(spec, mirror=config.mirror, shift=config.shift)
-    start = functools.partial(nets.init, spec.build(), items_shape=(1, *spec.item_shape))
-    shapes = jax.eval_shape(start, jax.random.key(0))
+        mirror, shift = config.mirror, config.shift
+        spec = dataclasses.replace(spec, item_shape=shape, mirror=mirror, shift=shift)
+    key = jax.random.key(0)
+    shapes = jax.eval_shape(lambda: nets.init(spec.build(), key, (1, *spec.item_shape)))
     _check(config, recipe, spec, source, shapes)
     trunk_rates = None
     if tuned is not None:
@@ -471,10 +470,13 @@ def _spec(
     dataset: Dataset,
     split: Split,
     source: Model | None,
+    tuned: Backbone | None,
 ) -> ModelSpec:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
-    if source is not None:
+    if tuned is not None:
+        mean, std = tuned.mean, tuned.std
+    elif source is not None:
         mean, std = source.spec.mean, source.spec.std
     elif dataset.kind == "images" and config.weights is not None:
         mean, std = pretrained.IMAGENET_MEAN, pretrained.IMAGENET_STD

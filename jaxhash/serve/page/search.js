@@ -272,6 +272,9 @@ async function start() {
     by("fine").disabled = true;
     by("pool").disabled = true;
   }
+  // As an evaluation of the run found best.
+  if (about.order === "codes") by("fine").checked = false;
+  if (about.order === "features") by("pool").value = Math.min(Math.max(about.items, 200), 10000);
   by("labels").replaceChildren(...about.labels.map((label) => make("option", { value: label })));
   await fromAddress(true);
 }
