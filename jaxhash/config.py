@@ -40,10 +40,10 @@ class Config:
     labels, on a frozen network, itq, bihalf, lsh or pca-sign; a wrong name lists them all. Default:
     orthohash; dhih-r3 on a frozen network; itq for a folder of images without sub-folders."""
     network: str | None = None
-    """The network below the code, or onnx:FILE; on the command line also --backbone. Such files,
-    and efficientnet-lite0 to -lite2 without finetune_blocks, stay frozen; only a head above them is
-    trained. Default: resnet for images, mhcln for features; efficientnet-lite0 for folders of
-    photographs and for methods without labels."""
+    """The network below the code, or onnx:FILE. Such files, and without finetune_blocks also
+    efficientnet-lite0 to -lite2, stay frozen; only a head above them is trained. Default: resnet
+    for images, mhcln for features; efficientnet-lite0 for folders of photographs and for methods
+    without labels."""
     network_options: dict[str, bool | int | float | str] = field(default_factory=dict)
     """What an ONNX file does not say, by name: side 224 mean 0.485,0.456,0.406 std 0.5 (pixels in
     [0, 1]), layout nchw or nhwc, output NAME, pool first or mean (of tokens)."""

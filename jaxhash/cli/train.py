@@ -13,6 +13,7 @@ the exported model. Then, with the same --run: jaxhash evaluate, jaxhash encode,
 train on a folder of class-name/image.jpg; on one of images without sub-folders, so without labels
 (both on a network pretrained on ImageNet); continue a run that was broken off; follow a recipe. On
 several machines, start the same command on each with --coordinator, --processes and --process.
+--backbone is another spelling of --network.
 """
 
 from collections.abc import Sequence
