@@ -9,7 +9,7 @@ only what is new or changed since is encoded.
 
     jaxhash encode --run runs/uc_merced --data uc_merced --out features.npz
 
-writes the features instead, as data that jaxhash train takes.
+writes the features instead, as data that jaxhash train takes; at once where the run has kept them.
 
     jaxhash encode --run runs/photos --data photos/ --shards 20 --out photos.index/
 
@@ -18,6 +18,7 @@ number of machines that share the folder. Here the data can also be a list of pa
 files as photos-{000..099}.tar, array_records, or remote ones of these (s3://, gs://).
 """
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,13 +120,20 @@ def _write_features(options: Encode) -> None:
     from tqdm import tqdm
 
     from jaxhash.feature_files import write_features
+    from jaxhash.training import kept_features
 
     model, dataset = _load(options)
+    passed = dataset.passed
+    kept = kept_features.of_model(options.run, model, dataset)
+    if kept is not None and len(kept.rows) == len(dataset):
+        print("the run has kept features of these images, and they are taken")
+        model = kept_features.head_of(model, kept.features.shape[1])
+        dataset = dataclasses.replace(dataset, kind="features", items=kept.features)
     with tqdm(total=len(dataset), unit="image", unit_scale=True) as bar:
         write_features(
             model, dataset, options.out, batch_size=options.batch_size, on_batch=bar.update
         )
-    _say_passed(dataset.passed)
+    _say_passed(passed)
     print(f"{options.out}: features of {len(dataset)} items")
 
 
