@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import io
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -234,6 +235,30 @@ def test_encoding_into_shards(benchmark: Benchmark, tmp_path: Path, capsys) -> N
     assert report["images"] == 2000
     assert report["rows"][-1]["end"] == 0
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_backbone_in_both_programs(benchmark: Benchmark, monkeypatch, capsys) -> None:
+    """The same weights by onnxruntime, on small images and without their package."""
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    module = benchmark("backbone")
+    trunk = module.efficientnet_lite.lite0()
+    shapes = jax.eval_shape(
+        lambda: trunk.init(jax.random.key(0), np.zeros((1, 32, 32, 3)), train=False)
+    )
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda one: rng.normal(0, np.prod(one.shape[:-1]) ** -0.5, one.shape).astype(np.float32),
+        shapes["params"],
+    )
+    monkeypatch.setattr(module, "SIDE", 32)
+    row = SimpleNamespace(params=lambda: params)
+    monkeypatch.setattr(module, "BACKBONES", {"efficientnet-lite0": row})
+    monkeypatch.setattr(sys, "argv", ["backbone.py", "--rounds", "1", "--batches", "2"])
+    module.main()
+    printed = capsys.readouterr().out
+    assert printed.count("CPU ms an image") == 2
+    assert float(re.findall("at most ([^;]*);", printed)[0]) < 1e-4
 
 
 def test_few_labels(benchmark: Benchmark, tmp_path: Path, monkeypatch, capsys) -> None:

@@ -259,9 +259,24 @@ def test_a_panorama_is_decoded_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoding, "MAX_PIXELS", 5_000)
     with pytest.raises(Undecodable, match="more than the 5,000 allowed"):
         read_header(data)
-    progressive = encoded(Image.fromarray(smooth(240, 1600)), "JPEG", progressive=True)
-    with pytest.raises(Undecodable, match="more than the 5,000 allowed"):
-        decode(progressive, size=32)
+
+
+@pytest.mark.parametrize(("subsampling", "pixels"), [("4:4:4", 384_000), ("4:2:0", 192_000)])
+def test_a_progressive_panorama_is_decoded_while_its_coefficients_fit(
+    subsampling: str, pixels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    form = {"quality": 95, "progressive": True, "subsampling": subsampling}
+    data = encoded(Image.fromarray(smooth(240, 1600)), "JPEG", **form)
+    whole = decode(data, size=32)
+    monkeypatch.setattr(decoding, "MAX_PIXELS", pixels)
+    assert np.abs(decode(data, size=32).astype(int) - whole).mean() < 2
+    monkeypatch.setattr(decoding, "MAX_PIXELS", pixels - 1)
+    message = r"more than the .* allowed of a progressive JPEG; save it as a baseline one"
+    with pytest.raises(Undecodable, match=message):
+        decode(data, size=32)
+    grey = encoded(Image.fromarray(smooth(240, 1600)).convert("L"), "JPEG", progressive=True)
+    monkeypatch.setattr(decoding, "MAX_PIXELS", 128_000)
+    assert decode(grey, size=32).shape == (32, 32, 3)
 
 
 @pytest.mark.skipif("AVIF" not in FORMATS, reason="this Pillow reads no AVIF")

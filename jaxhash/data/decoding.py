@@ -30,6 +30,9 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 MAX_PIXELS = 80_000_000
 """More are not decoded: 80 million pixels take 240 MB. Of a larger JPEG every second, fourth or
 eighth pixel is, where a size is asked for."""
+MAX_COEFFICIENTS = 6
+"""Bytes of coefficients for each of the pixels allowed that a larger progressive JPEG may take: as
+many as one of just the pixels allowed, without subsampled colours; with them, twice the pixels."""
 
 _HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}  # brands of files
 
@@ -292,7 +295,10 @@ def _fits(image: Image.Image, reduction: int) -> bool:
 
 def _too_large(image: Image.Image) -> Undecodable:
     size = f"{image.width}x{image.height}"
-    return Undecodable(f"{size} pixels, more than the {MAX_PIXELS:,} allowed")
+    way_out = ""
+    if image.format == "JPEG" and _most_reduction(image) == 1:
+        way_out = " of a progressive JPEG; save it as a baseline one (jpegtran in.jpg > out.jpg)"
+    return Undecodable(f"{size} pixels, more than the {MAX_PIXELS:,} allowed{way_out}")
 
 
 def _identify(file: str | bytes) -> Image.Image:
@@ -326,9 +332,19 @@ def _open_heic(source: str | io.BytesIO) -> Image.Image:
 
 def _most_reduction(image: Image.Image) -> int:
     """By how much the sides of an image can be divided while it is decoded."""
+    if not isinstance(image, JpegImagePlugin.JpegImageFile):
+        return 1
     # The coefficients of a progressive file are all held in memory before any pixel is there.
-    baseline = image.format == "JPEG" and not image.info.get("progressive")
-    return 8 if baseline else 1
+    progressive = bool(image.info.get("progressive"))
+    return 8 if not progressive or _coefficients(image) <= MAX_COEFFICIENTS * MAX_PIXELS else 1
+
+
+def _coefficients(image: JpegImagePlugin.JpegImageFile) -> int:
+    """Bytes of all coefficients of a JPEG, two for each sample of each component."""
+    across = max(layer[1] for layer in image.layer)
+    down = max(layer[2] for layer in image.layer)
+    samples = sum(layer[1] * layer[2] for layer in image.layer)
+    return 2 * image.width * image.height * samples // (across * down)
 
 
 def _open_checked(file: str | bytes) -> Image.Image:
