@@ -52,8 +52,8 @@ class Config:
     and the code; 0 for none. Default: 512 on a backbone."""
     finetune_blocks: int = 0
     """Last blocks of efficientnet-lite0 to -lite2 that learn too, at a tenth of the head's
-    learning_rate; 0 leaves the network as it is, and its features are computed once. Better codes,
-    in minutes in place of seconds: 5 is usual."""
+    learning_rate, in minutes in place of seconds; 0 leaves the network as it is, and its features
+    are computed once."""
     bits: int = 48
     """Length of the code, 1 to 1024."""
     image_size: int | None = None
