@@ -33,7 +33,7 @@ def graph(params: dict[str, Any]) -> bytes:
     """EfficientNet-Lite0 up to the mean over places, as an ONNX file."""
     layers = flatten(params)
     nodes: list[Any] = []
-    kept = [numpy_helper.from_array(np.float32(6 * at), name) for at, name in enumerate("lh")]
+    kept = [numpy_helper.from_array(np.array(6 * at, np.float32), name) for at, name in enumerate("lh")]
 
     def convolution(x: str, name: str, stride: int = 1, *, clipped: bool = True) -> str:
         kernel = layers[f"{name}/kernel"]
@@ -41,7 +41,7 @@ def graph(params: dict[str, Any]) -> bytes:
         kernel = (kernel[:, :, None] if kernel.ndim == 3 else kernel).transpose(3, 2, 0, 1)
         for part, array in (("kernel", kernel), ("bias", layers[f"{name}/bias"])):
             kept.append(numpy_helper.from_array(np.ascontiguousarray(array), f"{name}/{part}"))
-        words = {"auto_pad": "SAME_UPPER", "strides": [stride] * 2, "group": groups}
+        words: dict[str, Any] = {"auto_pad": "SAME_UPPER", "strides": [stride] * 2, "group": groups}
         inputs = [x, f"{name}/kernel", f"{name}/bias"]
         nodes.append(helper.make_node("Conv", inputs, [f"{name}/sum"], **words))
         if clipped:
@@ -60,7 +60,10 @@ def graph(params: dict[str, Any]) -> bytes:
         x, channels = y, width
     nodes.append(helper.make_node("GlobalAveragePool", [convolution(x, "head")], ["mean"]))
     nodes.append(helper.make_node("Flatten", ["mean"], ["pooled"]))
-    shapes = {"images": ["n", 3, SIDE, SIDE], "pooled": ["n", efficientnet_lite.HEAD]}
+    shapes: dict[str, Any] = {
+        "images": ["n", 3, SIDE, SIDE],
+        "pooled": ["n", efficientnet_lite.HEAD],
+    }
     ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shapes[name]) for name in shapes]
     made = helper.make_graph(nodes, "efficientnet-lite0", ends[:1], ends[1:], kept)
     model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
