@@ -33,7 +33,8 @@ def graph(params: dict[str, Any]) -> bytes:
     """EfficientNet-Lite0 up to the mean over places, as an ONNX file."""
     layers = flatten(params)
     nodes: list[Any] = []
-    kept = [numpy_helper.from_array(np.array(6 * at, np.float32), name) for at, name in enumerate("lh")]
+    ends = {"l": np.zeros((), np.float32), "h": np.full((), 6, np.float32)}
+    kept = [numpy_helper.from_array(one, name) for name, one in ends.items()]
 
     def convolution(x: str, name: str, stride: int = 1, *, clipped: bool = True) -> str:
         kernel = layers[f"{name}/kernel"]
@@ -64,8 +65,10 @@ def graph(params: dict[str, Any]) -> bytes:
         "images": ["n", 3, SIDE, SIDE],
         "pooled": ["n", efficientnet_lite.HEAD],
     }
-    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shapes[name]) for name in shapes]
-    made = helper.make_graph(nodes, "efficientnet-lite0", ends[:1], ends[1:], kept)
+    sides = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shapes[name]) for name in shapes
+    ]
+    made = helper.make_graph(nodes, "efficientnet-lite0", sides[:1], sides[1:], kept)
     model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
     return bytes(model.SerializeToString())
 
