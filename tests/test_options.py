@@ -201,7 +201,7 @@ def test_a_running_average_is_kept_where_it_is_asked_for(monkeypatch: pytest.Mon
         asked.append(average)
         raise Enough
 
-    monkeypatch.setattr(loop.nets, "init", lambda *_: {"params": {}})
+    monkeypatch.setattr(loop.nets, "init", lambda *_, **__: {"params": {}})
     monkeypatch.setattr(loop, "initial_state", initial_state)
     for average in (0.0, 0.9):
         with pytest.raises(Enough):
