@@ -2,6 +2,8 @@
 
 import contextlib
 import functools
+import io
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from os import PathLike
 from typing import Any, NamedTuple, Protocol
@@ -11,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxhash import nets, sharding
+from jaxhash import nets, processes, sharding
 from jaxhash.data import Images
 from jaxhash.prefetch import ahead
 from jaxhash.spec import ModelSpec
@@ -87,6 +89,7 @@ def batches(
     keep: Sequence[str] = Encoded._fields,
     devices: Sequence[jax.Device] | None = None,
     on_undecodable: Undecodable | None = None,
+    together: bool = False,
 ) -> Iterator[tuple[np.ndarray, Encoded]]:
     """Encode items batch by batch, as (rows, encoded); decoding and computing overlap.
 
@@ -96,9 +99,12 @@ def batches(
     the device; the others are None.
     on_undecodable: told row and reason of each image file that cannot be decoded, which is then
     left out; without it, the first one ends the encoding.
+    together: all processes of the group call this with the same arguments; each encodes some of
+    the batches, and all get all of them, as one process would. Without it each is on its own.
 
     Raises:
-        ValueError: the items are not what the model takes, or a name is not known.
+        ValueError: the items are not what the model takes, or a name is not known; or processes
+            that encode together differ in items, or in devices where the batch depends on them.
 
     Example:
         >>> for rows, part in batches(model, images):  # doctest: +SKIP
@@ -113,6 +119,18 @@ def batches(
     chosen = np.arange(len(items)) if rows is None else np.asarray(rows)
     mesh = sharding.local_mesh(devices)
     size = -(-batch_size // mesh.size) * mesh.size
+    if together and jax.process_count() > 1:
+        encode_own = functools.partial(
+            batches,
+            model,
+            items,
+            batch_size=size,
+            features=features,
+            keep=keep,
+            devices=devices,
+        )
+        yield from _together(encode_own, items, chosen, size, on_undecodable)
+        return
     step = _compiled(model.spec, features, tuple(keep), mesh)
     variables = sharding.everywhere(dict(model.variables), mesh)
     parts = sharding.split(mesh)
@@ -144,6 +162,60 @@ def batches(
             computing = started
         if computing is not None:
             yield fetch(*computing)
+
+
+def _together(
+    encode_own: Callable[..., Any],
+    items: Any,
+    chosen: np.ndarray,
+    size: int,
+    on_undecodable: Undecodable | None,
+) -> Iterator[tuple[np.ndarray, Encoded]]:
+    """`batches` of which each process encodes every so manieth, and tells all others."""
+    count, own = jax.process_count(), jax.process_index()
+    processes.check_same(
+        {
+            "number of images in a batch (batch_size, devices)": size,
+            "number or size of the images": (len(items), items.shape[1:], chosen.tobytes()),
+        }
+    )
+    parts = [chosen[start : start + size] for start in range(0, len(chosen), size)]
+    mine = np.concatenate([chosen[:0], *parts[own::count]])
+    failed: Failed = []
+    note = None if on_undecodable is None else lambda row, why: failed.append((int(row), why))
+    with contextlib.closing(encode_own(rows=mine, on_undecodable=note)) as encoded:
+        for first in range(0, len(parts), count):
+            told = b""
+            if first + own < len(parts):
+                rows, outputs = next(encoded)
+                told = _to_bytes(rows, outputs, items, parts[first + own], failed)
+                failed.clear()
+            for part, each in zip(parts[first:], processes.gather(told), strict=False):
+                rows, outputs, lost = _from_bytes(each, items, part)
+                for row, reason in lost:
+                    assert on_undecodable is not None
+                    on_undecodable(row, reason)
+                yield rows, outputs
+
+
+def _to_bytes(
+    rows: np.ndarray, outputs: Encoded, items: Any, part: np.ndarray, failed: Failed
+) -> bytes:
+    arrays = {name: one for name, one in outputs._asdict().items() if one is not None}
+    if isinstance(items, Images) and items.digests is not None:
+        arrays["digests"] = items.digests[part]
+    arrays["failed"] = np.frombuffer(json.dumps(failed).encode(), np.uint8)
+    file = io.BytesIO()
+    np.savez(file, allow_pickle=False, rows=rows, **arrays)
+    return file.getvalue()
+
+
+def _from_bytes(told: bytes, items: Any, part: np.ndarray) -> tuple[np.ndarray, Encoded, Failed]:
+    with np.load(io.BytesIO(told), allow_pickle=False) as arrays:
+        if "digests" in arrays:
+            items.digests[part] = arrays["digests"]
+        outputs = Encoded(*(arrays.get(name) for name in Encoded._fields))
+        return arrays["rows"], outputs, json.loads(arrays["failed"].tobytes())
 
 
 def _read(items: Any, rows: np.ndarray, leave_out: bool) -> tuple[np.ndarray, np.ndarray, Failed]:
@@ -227,6 +299,7 @@ def encode(
     features: str = "float16",
     keep: Sequence[str] = Encoded._fields,
     devices: Sequence[jax.Device] | None = None,
+    together: bool = False,
     on_batch: Callable[[int], None] | None = None,
 ) -> Encoded:
     """Encode items into arrays. Arguments as for `batches`.
@@ -242,7 +315,8 @@ def encode(
     """
     done = []
     options: dict[str, Any] = {"rows": rows, "batch_size": batch_size, "features": features}
-    for good, part in batches(model, items, keep=keep, devices=devices, **options):
+    options |= {"devices": devices, "together": together}
+    for good, part in batches(model, items, keep=keep, **options):
         done.append(part)
         if on_batch is not None:
             on_batch(len(good))
@@ -266,13 +340,14 @@ def encode_to_index(
     features: str | None = "float16",
     attachments: Mapping[str, bytes] | Callable[[], Mapping[str, bytes]] | None = None,
     devices: Sequence[jax.Device] | None = None,
+    together: bool = False,
     on_batch: Callable[[int], None] | None = None,
 ) -> list[tuple[int, str]]:
     """Encode items into an index file, under their rows as ids; it appears when complete.
 
     rows: ascending. features: "float16", "float32", or None for codes alone. attachments: kept in
     the file, by name; or a function that gives them once all items are encoded. Other arguments as
-    for `batches`.
+    for `batches`; of processes that encode together the first one writes.
 
     Returns:
         (row, reason) of the image files that could not be decoded and are left out.
@@ -285,17 +360,23 @@ def encode_to_index(
         >>> skipped = encode_to_index(model, images, "photos.index")  # doctest: +SKIP
     """
     skipped: list[tuple[int, str]] = []
+    encoded = batches(
+        model,
+        items,
+        rows=rows,
+        batch_size=batch_size,
+        features=features or "float16",
+        keep=("codes",) if features is None else ("codes", "features"),
+        devices=devices,
+        on_undecodable=lambda row, reason: skipped.append((row, reason)),
+        together=together,
+    )
+    if together and jax.process_index() > 0:
+        for _ in encoded:
+            pass
+        return skipped
     with Writer(path, bits=model.spec.bits) as writer:
-        for good, part in batches(
-            model,
-            items,
-            rows=rows,
-            batch_size=batch_size,
-            features=features or "float16",
-            keep=("codes",) if features is None else ("codes", "features"),
-            devices=devices,
-            on_undecodable=lambda row, reason: skipped.append((row, reason)),
-        ):
+        for good, part in encoded:
             writer.append(part.codes, part.features, good)
             if on_batch is not None:
                 on_batch(len(good))

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from os import PathLike
 
+import jax
 import numpy as np
 
 from jaxhash.data import Dataset
@@ -17,6 +18,7 @@ def write_features(
     path: str | PathLike[str],
     *,
     batch_size: int | None = None,
+    together: bool = False,
     on_batch: Callable[[int], None] | None = None,
 ) -> None:
     """Write the features of every item of a dataset, with its parts and labels; whole or not.
@@ -26,7 +28,8 @@ def write_features(
     features of a network then meets no query that the network has learned from.
 
     path: of the `.npz`: `train_features` float32 (n, D), `train_labels` and so on, part by part,
-    and `classes`. Features are held in memory.
+    and `classes`. Features are held in memory. together: as in `encoding.batches`; the first
+    process writes.
 
     Raises:
         ValueError: the model does not take such items.
@@ -41,8 +44,11 @@ def write_features(
         batch_size=batch_size,
         features="float32",
         keep=("features",),
+        together=together,
         on_batch=on_batch,
     )
+    if together and jax.process_index() > 0:
+        return
     arrays = {"classes": np.array(dataset.classes)} if dataset.labels is not None else {}
     for part, rows in dataset.parts.items():
         prefix = "" if part == "all" else f"{part}_"

@@ -203,22 +203,6 @@ def test_living(benchmark: Benchmark, monkeypatch: pytest.MonkeyPatch, capsys) -
     assert filtered.endswith(".png")
 
 
-def test_intake(benchmark: Benchmark, tmp_path: Path, monkeypatch, capsys) -> None:
-    intake = benchmark("intake")
-    indexed: list[list[Path]] = []
-    monkeypatch.setattr(intake, "SIZE", (40, 30))
-    see = lambda words, **options: indexed.append(sorted(Path(words[7]).iterdir()))  # noqa: E731
-    monkeypatch.setattr(intake, "subprocess", SimpleNamespace(run=see))
-    for at in range(3):
-        Image.new("RGB", (8, 8), (50 * at, 90, 200)).save(tmp_path / f"{at}.jpg")
-    intake.main(tmp_path, tmp_path, files=5, distinct=2)
-    assert [path.name for path in indexed[0]] == [f"{at:05}.jpg" for at in range(5)]
-    first, encoded, decoded = capsys.readouterr().out.splitlines()
-    assert first.startswith("5 files, 2 differ, ")
-    assert encoded.startswith("jaxhash encode: ")
-    assert decoded.startswith("decoding alone: ")
-
-
 def test_shards(benchmark: Benchmark, tmp_path: Path, capsys) -> None:
     shards = benchmark("shards")
     config = shards.Config(codes=1000, shards=3, bits=64, queries=4, runs=1, folder=tmp_path)
@@ -271,38 +255,6 @@ def test_few_labels(benchmark: Benchmark, tmp_path: Path, monkeypatch, capsys) -
     options = ["--labels", 2, "--seeds", 0, "--bits", 4, "--method", "dlbhc"]
     call(few, "--run", tmp_path, *options)
     assert "| 2 | itq of all, with labels | " in capsys.readouterr().out
-
-
-def test_codes_without_labels(benchmark: Benchmark, tmp_path: Path, monkeypatch, capsys) -> None:
-    unlabelled = benchmark("unlabelled")
-    rng = np.random.default_rng(0)
-    labels = (np.arange(60) % 3).astype(np.int32)
-    items = (rng.normal(size=(60, 12)) + 4 * np.eye(3, 12)[labels]).astype(np.float32)
-    data = unlabelled.Dataset(
-        "b", "features", items, labels, {"all": np.arange(60)}, ("a", "b", "c")
-    )
-    monkeypatch.setattr(unlabelled, "load", lambda folder: data)
-    config = unlabelled.Config(protocol="fraction")
-    monkeypatch.setattr(unlabelled.runs, "load_config", lambda folder: config)
-    words = ["--run", tmp_path, "--methods", "itq", "--lengths", 8, "--seeds", 0, 1, "--pool", 20]
-    call(unlabelled, *words)
-    head, _, itq, exact = capsys.readouterr().out.splitlines()
-    assert head == "| ranked by | P@1 | P@10 | mAP | recall@10 | recall@20 |"
-    assert itq.startswith("| itq, 8 bits | ")
-    assert float(exact.split("|")[4].split()[0]) > 0.6
-
-    paths = [str(tmp_path / f"{at}.png") for at in range(20)]
-    for at, path in enumerate(paths):
-        Image.fromarray(np.full((8, 8, 3), 10 * at, np.uint8)).save(path)
-    data = unlabelled.Dataset("p", "features", items[:20], None, {"all": np.arange(20)}, (), paths)
-    seen = SimpleNamespace(
-        encode=lambda pictures, **options: SimpleNamespace(features=items[: len(pictures)])
-    )
-    monkeypatch.setattr(unlabelled.models, "load", lambda folder: seen)
-    call(unlabelled, *words[:-1], 15)
-    head, _, _, exact = capsys.readouterr().out.splitlines()
-    assert head.startswith("| ranked by | P@1 mirrored | mAP mirrored | P@1 cropped | ")
-    assert exact == "| exact features |" + " 1.000 ± 0.000 |" * 6 + "  |  |"
 
 
 def test_the_service_ends_with_what_it_has(benchmark: Benchmark, tmp_path: Path, capsys) -> None:

@@ -21,6 +21,7 @@ from jaxhash import (
     models,
     option_checks,
     plots,
+    processes,
     retrieval,
     runs,
     sharding,
@@ -42,7 +43,6 @@ from jaxhash.training import (
     loop,
     onnx_backbone,
     planning,
-    processes,
 )
 from jaxhash.training.planning import Plan, check_resumed, settle
 from jaxhash.updating import Changes
@@ -393,12 +393,17 @@ class Recorder:
         return self.value
 
 
-def stub_train(monkeypatch: pytest.MonkeyPatch) -> list:
-    train, join = Recorder(), Recorder()
-    monkeypatch.setattr(loop, "train", train)
+def stub_group(monkeypatch: pytest.MonkeyPatch) -> list:
+    join = Recorder()
     monkeypatch.setattr(jax.distributed, "initialize", join)
-    monkeypatch.setattr(processes, "supervise", lambda: None)  # it forks
-    return [train.calls, join.calls]
+    monkeypatch.setattr(processes, "_begin", lambda notices: None)  # it forks
+    return join.calls
+
+
+def stub_train(monkeypatch: pytest.MonkeyPatch) -> list:
+    train = Recorder()
+    monkeypatch.setattr(loop, "train", train)
+    return [train.calls, stub_group(monkeypatch)]
 
 
 def stub_encode(monkeypatch: pytest.MonkeyPatch) -> list:
@@ -441,6 +446,7 @@ def stub_encode(monkeypatch: pytest.MonkeyPatch) -> list:
     sharded = Recorder(None)
     monkeypatch.setattr(shards, "encode_shards", sharded)
     return [
+        stub_group(monkeypatch),
         model.calls,
         sharded.calls,
         [(words[:1], options) for words, options in load.calls],
@@ -456,7 +462,7 @@ def stub_evaluate(monkeypatch: pytest.MonkeyPatch) -> list:
     monkeypatch.setattr(evaluation_run, "evaluate", evaluate)
     monkeypatch.setattr(evaluation_run, "write_results", Recorder([]))
     monkeypatch.setattr(measures, "report", Recorder(""))
-    return [evaluate.calls]
+    return [evaluate.calls, stub_group(monkeypatch)]
 
 
 def stub_query(monkeypatch: pytest.MonkeyPatch) -> list:
@@ -553,6 +559,11 @@ def stub_import(monkeypatch: pytest.MonkeyPatch) -> list:
 
 
 HERE = Path(__file__)
+GROUP = {
+    "coordinator": ["--coordinator", "auto"],
+    "processes": ["--coordinator", "a:1", "--processes", 3, "--process", 1],
+    "process": ["--coordinator", "a:1", "--processes", 3, "--process", 2],
+}
 # command -> (what it is given at least, option -> words that change what it does)
 COMMAND_OPTIONS: dict[str, tuple[list[Any], dict[str, list[Any]]]] = {
     "train": (
@@ -564,10 +575,8 @@ COMMAND_OPTIONS: dict[str, tuple[list[Any], dict[str, list[Any]]]] = {
             "overwrite": ["--overwrite"],
             "profile_steps": ["--profile-steps", 3],
             "devices": ["--devices", 1],
-            "coordinator": ["--coordinator", "auto"],
-            "processes": ["--coordinator", "a:1", "--processes", 3, "--process", 1],
-            "process": ["--coordinator", "a:1", "--processes", 3, "--process", 2],
-        },
+        }
+        | GROUP,
     ),
     "encode": (
         ["--run", "none", "--data", "mnist", "--out", "x.index"],
@@ -587,7 +596,8 @@ COMMAND_OPTIONS: dict[str, tuple[list[Any], dict[str, list[Any]]]] = {
             "columns": ["--columns", HERE],
             "ray": ["--shards", 3, "--ray", "local"],
             "ray_resources": ["--shards", 3, "--ray", "local", "--ray-resources", "GPU", 1],
-        },
+        }
+        | GROUP,
     ),
     "evaluate": (
         ["--run", "none"],
@@ -599,7 +609,8 @@ COMMAND_OPTIONS: dict[str, tuple[list[Any], dict[str, list[Any]]]] = {
             "top": ["--top", 5],
             "pool": ["--pool", 5],
             "batch_size": ["--batch-size", 5],
-        },
+        }
+        | GROUP,
     ),
     "query": (
         ["--run", "none", "--index", "x.index", HERE],
@@ -687,8 +698,10 @@ STUBS = {
 
 @pytest.mark.parametrize("name", COMMAND_OPTIONS)
 def test_every_option_of_a_command_has_its_row(name: str) -> None:
-    fields = dataclasses.fields(command_of(name).options)
-    assert set(COMMAND_OPTIONS[name][1]) == {field.name for field in fields}
+    fields = {field.name for field in dataclasses.fields(command_of(name).options)}
+    if "group" in fields:
+        fields = fields - {"group"} | set(GROUP)
+    assert set(COMMAND_OPTIONS[name][1]) == fields
 
 
 @pytest.mark.parametrize(("name", "option"), CASES)
@@ -735,6 +748,14 @@ def test_a_backbone_is_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
         ("train", ["--coordinator", "auto", "--processes", 2], ValueError, "leave them out"),
         ("train", ["--coordinator", "auto", "--process", 0], ValueError, "leave them out"),
         ("train", ["--process", 0], ValueError, "need the coordinator"),
+        ("evaluate", ["--process", 0], ValueError, "need the coordinator"),
+        (
+            "encode",
+            ["--update", "--coordinator", "auto"],
+            ValueError,
+            "--update is for one process",
+        ),
+        ("encode", ["--ray", "a", "--coordinator", "auto"], ValueError, "--ray is for one process"),
         ("encode", ["--out", "x.npz", "--features", "none"], ValueError, "--features is for"),
         ("encode", ["--out", "x.npz", "--features", "float16"], ValueError, "--features is for"),
         ("encode", ["--out", "x.npz", "--part", "test"], ValueError, "--part is for an index"),

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from test_steps import FAST, Loop, blobs, leaves
 
-from jaxhash import runs, sharding
+from jaxhash import runs, sharding, supervising
 from jaxhash.config import Config
-from jaxhash.training import checkpoints, loop, metrics_log, stopping, supervising
+from jaxhash.training import checkpoints, loop, metrics_log, stopping
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -25,10 +25,10 @@ def free_port() -> int:
         return free.getsockname()[1]
 
 
-def both(code: str, *words: object) -> list[subprocess.CompletedProcess]:
-    """Run code in two processes of two devices each, given their number, a port and the words."""
+def both(code: str, *words: object, devices: int = 2) -> list[subprocess.CompletedProcess]:
+    """Run code in two processes of some devices each, given their number, a port and the words."""
     port = free_port()
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "JAX_NUM_CPU_DEVICES": "2"}
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "JAX_NUM_CPU_DEVICES": str(devices)}
     started = [
         subprocess.Popen(
             [sys.executable, "-c", code, str(process), str(port), *map(str, words)],

@@ -52,7 +52,7 @@ def run(command: Command, words: Sequence[str] | None = None) -> None:
     """Run a command: a mistake of the user's ends it with one line instead of a traceback.
 
     The exit code is then 1; `stopping.STOPPED` after SIGTERM; `supervising.LOST` where one of
-    several processes that train together is gone. With JAXHASH_TRACEBACK=1 in the environment
+    several processes that work together is gone. With JAXHASH_TRACEBACK=1 in the environment
     the traceback is shown.
 
     Args:
@@ -88,14 +88,14 @@ def run(command: Command, words: Sequence[str] | None = None) -> None:
 
 def _ending(error: Exception) -> tuple[int, str] | None:
     """Exit code and message for what ends a training without a mistake; None for other errors."""
+    from jaxhash.supervising import GONE, LOST
     from jaxhash.training.stopping import STOPPED, Stopped
-    from jaxhash.training.supervising import GONE, LOST
 
     if isinstance(error, Stopped):
         return STOPPED, in_words(error, ["resume"])
     jax = sys.modules.get("jax")
     if jax is not None and isinstance(error, jax.errors.JaxRuntimeError):
-        from jaxhash.training import processes
+        from jaxhash import processes
 
         if processes.is_loss(error):
             return LOST, GONE
@@ -103,15 +103,15 @@ def _ending(error: Exception) -> tuple[int, str] | None:
 
 
 def _in_group() -> bool:
-    """Whether this is one of several processes that train together."""
+    """Whether this is one of several processes that work together."""
     jax = sys.modules.get("jax")
     return jax is not None and jax.distributed.is_initialized()
 
 
 def _end(code: int, message: str) -> NoReturn:
-    """Exit; one of several processes that train together does not wait long for the others."""
+    """Exit; one of several processes that work together does not wait long for the others."""
     if _in_group():
-        from jaxhash.training import processes
+        from jaxhash import processes
 
         print(message, file=sys.stderr)
         processes.leave(code)
@@ -124,7 +124,7 @@ def _end(code: int, message: str) -> NoReturn:
 def _end_group() -> None:
     """Where one of several processes fails with a traceback, the others must not wait for it."""
     if _in_group():
-        from jaxhash.training import processes
+        from jaxhash import processes
 
         traceback.print_exc()
         processes.leave(1)

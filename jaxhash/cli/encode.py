@@ -9,23 +9,27 @@ only what is new or changed since is encoded.
 
     jaxhash encode --run runs/uc_merced --data uc_merced --out features.npz
 
-writes the features instead, as data that jaxhash train takes; at once where the run has kept them.
+writes the features instead, as data that jaxhash train takes.
 
     jaxhash encode --run runs/photos --data photos/ --shards 20 --out photos.index/
 
 writes a folder of 20 index files instead. The same command goes on where it was broken off, on any
 number of machines that share the folder. Here the data can also be a list of paths (.txt), tar
-files as photos-{000..099}.tar, array_records, or remote ones of these (s3://, gs://).
+files as photos-{000..099}.tar, array_records, or remote ones of these (s3://, gs://). With
+--coordinator several processes share the images, as in jaxhash train.
 """
 
-import dataclasses
+import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from jaxhash.cli import outputs
+import tyro
+
+from jaxhash.cli import group, outputs
 from jaxhash.cli.command import Command
+from jaxhash.cli.group import Group
 
 if TYPE_CHECKING:
     from jaxhash.data import Dataset
@@ -70,22 +74,30 @@ class Encode:
     that are gone, keep ids. The same command continues an update that was broken off."""
     columns: Path | None = None
     """CSV file with a column path and others, which queries then give back and filter by."""
+    group: Annotated[Group, tyro.conf.arg(name="")] = field(default_factory=Group)
 
 
 def encode(options: Encode) -> None:
     """Encode as the options say."""
+    for name in ("update", "ray"):
+        if options.group.coordinator is not None and getattr(options, name):
+            raise ValueError(
+                f"--{name} is for one process, and --coordinator for several; give one of them"
+            )
+    first = group.join(options.group)
+    from jaxhash import processes
     from jaxhash.cli.shards import encode_shards, is_for_shards
 
-    if is_for_shards(options):
-        encode_shards(options)
+    if processes.of_first(lambda: is_for_shards(options)):
+        encode_shards(options, first)
         return
-    _check(options)
+    processes.first(lambda: _check(options))
     if options.out.suffix == ".npz":
-        _write_features(options)
+        _write_features(options, first)
     elif options.update:
         _update(options)
     else:
-        _encode_all(options)
+        _encode_all(options, first)
 
 
 def _check(options: Encode) -> None:
@@ -115,25 +127,25 @@ def _check(options: Encode) -> None:
         raise FileNotFoundError(f"{options.columns}: no such file of columns")
 
 
-def _write_features(options: Encode) -> None:
+def _write_features(options: Encode, first: bool) -> None:
     """Write the features of all items, as data to train on."""
     from tqdm import tqdm
 
     from jaxhash.feature_files import write_features
-    from jaxhash.training import kept_features
 
     model, dataset = _load(options)
-    passed = dataset.passed
-    kept = kept_features.of_model(options.run, model, dataset)
-    if kept is not None and len(kept.rows) == len(dataset):
-        print("the run has kept features of these images, and they are taken")
-        model = kept_features.head_of(model, kept.features.shape[1])
-        dataset = dataclasses.replace(dataset, kind="features", items=kept.features)
-    with tqdm(total=len(dataset), unit="image", unit_scale=True) as bar:
+    with tqdm(total=len(dataset), unit="image", unit_scale=True, disable=not first) as bar:
         write_features(
-            model, dataset, options.out, batch_size=options.batch_size, on_batch=bar.update
+            model,
+            dataset,
+            options.out,
+            batch_size=options.batch_size,
+            together=True,
+            on_batch=bar.update,
         )
-    _say_passed(passed)
+    if not first:
+        return
+    _say_passed(dataset.passed)
     print(f"{options.out}: features of {len(dataset)} items")
 
 
@@ -170,11 +182,11 @@ def _update(options: Encode) -> None:
     _say_size(options.out, len(index), index.codes.bits)
 
 
-def _encode_all(options: Encode) -> None:
+def _encode_all(options: Encode, first: bool) -> None:
     """Encode everything into a new index."""
     from tqdm import tqdm
 
-    from jaxhash import encoding, image_index, retrieval
+    from jaxhash import encoding, image_index, processes, retrieval
     from jaxhash.data.listing import shown
     from search.files.locking import alone
 
@@ -188,13 +200,23 @@ def _encode_all(options: Encode) -> None:
         rows = dataset.parts[options.part]
     total = len(dataset) if rows is None else len(rows)
     records = retrieval.records(model, dataset, options.data, options.data_dir)
-    if options.columns is not None:
+
+    def take_columns() -> None:
+        if options.columns is None:
+            return
         unknown = image_index.take_columns(records, options.columns)
         for path in unknown[:5]:
             print(f"{options.columns}: there is no image {shown(path)}")
         if len(unknown) > 5:
             print(f"{options.columns}: and none of {len(unknown) - 5} others")
-    with alone(options.out), tqdm(total=total, unit="image", unit_scale=True) as bar:
+
+    processes.first(take_columns)
+    with contextlib.ExitStack() as stack:
+        if first:
+            stack.enter_context(alone(options.out))
+        bar = stack.enter_context(
+            tqdm(total=total, unit="image", unit_scale=True, disable=not first)
+        )
         skipped = encoding.encode_to_index(
             model,
             dataset.items,
@@ -203,8 +225,11 @@ def _encode_all(options: Encode) -> None:
             batch_size=options.batch_size,
             features=_features(options),
             attachments=retrieval.once_encoded(records, dataset),
+            together=True,
             on_batch=bar.update,
         )
+    if not first:
+        return
     for path, reason in dataset.skipped:
         print(f"left out {path}: {reason}")
     for row, reason in skipped:
@@ -214,16 +239,29 @@ def _encode_all(options: Encode) -> None:
 
 
 def _load(options: Encode) -> "tuple[Model, Dataset]":
-    from jaxhash import models, retrieval
+    import jax
 
-    model = models.load(options.run)
-    dataset = retrieval.load_items(
-        options.data,
-        model,
-        data_dir=options.data_dir,
-        max_undecodable=options.max_undecodable,
-        labelled=options.part is not None or options.out.suffix == ".npz",
-    )
+    from jaxhash import models, processes, retrieval
+
+    def load() -> "tuple[Model, Dataset]":
+        model = models.load(options.run)
+        dataset = retrieval.load_items(
+            options.data,
+            model,
+            data_dir=options.data_dir,
+            max_undecodable=options.max_undecodable,
+            labelled=options.part is not None or options.out.suffix == ".npz",
+        )
+        return model, dataset
+
+    model, dataset = processes.every(load)
+    if jax.process_count() > 1:
+        names = None if dataset.paths is None else [Path(one).name for one in dataset.paths]
+        same = {
+            "model": models.fingerprint(model),
+            "number or size of the images": dataset.items.shape,
+        }
+        processes.check_same(same | {"order of the images": names})
     return model, dataset
 
 
@@ -256,5 +294,6 @@ COMMAND = Command(
         "method": ("run",),
         "output and run": ("out", "update", "features", "overwrite", "batch_size"),
         "shards": ("shards", "workers", "ray", "ray_resources"),
+        "several processes": ("coordinator", "processes", "process"),
     },
 )

@@ -7,13 +7,19 @@ precision for codes, features and coarse-to-fine search (0.97 and more on digits
 results.json, precision_recall.png, precision_at_k.png and training.png in the run's folder. All
 figures are tie-aware, and results.json names protocol, bits, cut-offs, queries and seeds. For
 images without labels it prints the share of the features' nearest neighbours that the codes find,
-the balance of the bits and the number of distinct codes.
+the balance of the bits and the number of distinct codes. Several processes share the images with
+--coordinator, as in jaxhash train.
 """
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
+import tyro
+
+from jaxhash.cli import group
 from jaxhash.cli.command import Command
+from jaxhash.cli.group import Group
 
 
 @dataclass(frozen=True)
@@ -36,16 +42,18 @@ class Evaluate:
     """Candidates of the coarse search."""
     batch_size: int | None = None
     """Images per call of the network. Default: what the network is meant for, mostly 256."""
+    group: Annotated[Group, tyro.conf.arg(name="")] = field(default_factory=Group)
 
 
 def evaluate(options: Evaluate) -> None:
     """Evaluate as the options say."""
+    first = group.join(options.group)
     from tqdm import tqdm
 
     from jaxhash.evaluation import measures, order, without_labels
     from jaxhash.evaluation import run as evaluation_run
 
-    with tqdm(unit="image", unit_scale=True, leave=False) as bar:
+    with tqdm(unit="image", unit_scale=True, leave=False, disable=not first) as bar:
         found = evaluation_run.evaluate(
             options.run,
             data_dir=options.data_dir,
@@ -54,9 +62,11 @@ def evaluate(options: Evaluate) -> None:
             top=options.top,
             pool=options.pool,
             batch_size=options.batch_size,
-            say=tqdm.write,
+            say=tqdm.write if first else lambda message: None,
             on_batch=bar.update,
         )
+    if not first:
+        return
     print((measures if found.get("labels", True) else without_labels).report(found))
     if "order" in found:
         print(order.said(found))

@@ -24,11 +24,16 @@ def is_for_shards(options: "Encode") -> bool:
     return False
 
 
-def encode_shards(options: "Encode") -> None:
-    """Encode as the options say into a folder of shards, or go on with it."""
+def encode_shards(options: "Encode", first: bool) -> None:
+    """Encode as the options say into a folder of shards, or go on with it; `first` of all prints.
+
+    Processes of a group begin at different shards. Otherwise they are like any others that encode
+    into one folder: each takes shards that no other one is at.
+    """
+    import jax
     from tqdm import tqdm
 
-    from jaxhash import models
+    from jaxhash import models, processes
     from jaxhash.shards import folder, workers
     from jaxhash.shards.ray_encoding import encode_on_ray
     from search.shards import file_name
@@ -48,22 +53,27 @@ def encode_shards(options: "Encode") -> None:
     share = 0.01 if options.max_undecodable is None else options.max_undecodable
     if not 0 <= share <= 1:
         raise ValueError(f"--max-undecodable is {share}; give a share from 0 to 1")
-    model = models.load(options.run)
-    shards = options.shards or folder.load(options.out).shards
-    manifest = folder.begin(
-        options.out,
-        model,
-        options.data,
-        shards,
-        features=None if options.features == "none" else options.features or "float16",
-        overwrite=options.overwrite,
-        say=print,
-    )
+    model = processes.every(lambda: models.load(options.run))
+    processes.check_shared(options.out)
+
+    def begin() -> folder.Manifest:
+        return folder.begin(
+            options.out,
+            model,
+            options.data,
+            options.shards or folder.load(options.out).shards,
+            features=None if options.features == "none" else options.features or "float16",
+            overwrite=options.overwrite,
+            say=print,
+        )
+
+    processes.first(begin)
+    manifest = processes.every(begin)
     todo = folder.missing(options.out, manifest)
-    if len(todo) < manifest.shards:
+    if first and len(todo) < manifest.shards:
         print(f"{manifest.shards - len(todo)} of {manifest.shards} shards are done")
     total = sum(manifest.size(shard) for shard in todo)
-    with tqdm(total=total, unit="image", unit_scale=True) as bar:
+    with tqdm(total=total, unit="image", unit_scale=True, disable=not first) as bar:
         if options.ray is not None:
             encode_on_ray(
                 model,
@@ -81,11 +91,14 @@ def encode_shards(options: "Encode") -> None:
                 options.run,
                 options.out,
                 workers=options.workers,
+                start=manifest.shards * jax.process_index() // jax.process_count(),
                 batch_size=options.batch_size,
                 max_undecodable=share,
                 on_batch=bar.update,
                 say=bar.write,
             )
+    if not first:
+        return
     from jaxhash.shards.records import Names
 
     names = Names(options.out, manifest)

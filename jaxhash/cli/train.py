@@ -24,8 +24,9 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from jaxhash import runs
-from jaxhash.cli import options
+from jaxhash.cli import group, options
 from jaxhash.cli.command import Command
+from jaxhash.cli.group import Group
 from jaxhash.config import Config
 
 if TYPE_CHECKING:
@@ -53,13 +54,7 @@ class Train:
     devices: int | None = None
     """Number of devices to use, of all processes together. Default: all; or, of one process, as
     many as divide the batch."""
-    coordinator: str | None = None
-    """Several processes train together: host:port of the first one, or auto on a cluster that jax
-    knows (Slurm, TPU pods)."""
-    processes: int | None = None
-    """How many processes train together."""
-    process: int | None = None
-    """The number of this process, from 0."""
+    group: Annotated[Group, tyro.conf.arg(name="")] = field(default_factory=Group)
 
 
 COMMON = (
@@ -104,14 +99,12 @@ def defaults(words: Sequence[str]) -> Train | None:
 
 def train(chosen: Train) -> None:
     """Train as the options say."""
-    import jax
-
     from jaxhash import sharding
-    from jaxhash.training import loop, planning, processes
+    from jaxhash.training import loop, planning
 
     if chosen.resume and chosen.overwrite:
         raise ValueError("--resume goes on with a run and --overwrite replaces it; keep one")
-    processes.join(chosen.coordinator, chosen.processes, chosen.process)
+    first = group.join(chosen.group, notices=True)
     config = chosen.config
     folder = chosen.run
     if folder is None:
@@ -119,7 +112,6 @@ def train(chosen: Train) -> None:
         name = Path(config.data).stem or "data"
         folder = Path("runs") / f"{name}-{config.method}-{config.bits}"
     devices = None if chosen.devices is None else sharding.take(chosen.devices)
-    first = jax.process_index() == 0
     with Bar(disable=not first) as bar:
         loop.train(
             config,

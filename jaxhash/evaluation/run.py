@@ -1,13 +1,15 @@
 """Evaluate a finished run under a protocol, and write results.json and figures."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
-from jaxhash import models, option_checks, plots, runs
+from jaxhash import models, option_checks, plots, processes, runs
 from jaxhash.config import Config
 from jaxhash.data import Dataset, Split
 from jaxhash.encoding import Encoded, encode
@@ -15,6 +17,7 @@ from jaxhash.environment import environment
 from jaxhash.evaluation import measures, order, without_labels
 from jaxhash.evaluation.plots import pr_curve, precision_at_k, training_curves
 from jaxhash.evaluation.stopwatch import Stopwatch
+from jaxhash.models import Model
 from jaxhash.training import kept_features, metrics_log, planning
 from jaxhash.unlabelled import FITS
 
@@ -45,9 +48,13 @@ def evaluate(
     unless others are given. top: cut-off of mAP@top. pool: candidates of the coarse search.
     on_batch: called with the number of images of each batch encoded.
 
+    With several processes (`jax.distributed`) all call this with the same arguments; each encodes
+    its part of the images, the first one ranks, and all return what it found.
+
     Raises:
         FileNotFoundError: the folder holds no finished run.
-        ValueError: a number is below 1, or the protocol does not fit the data.
+        ValueError: a number is below 1, or the protocol does not fit the data; or several
+            processes differ in them.
 
     Example:
         >>> evaluate("runs/demo")["rankings"]["codes"]["mAP"]  # doctest: +SKIP
@@ -56,64 +63,118 @@ def evaluate(
     for name, value in (("top", top), ("pool", pool), ("batch_size", batch_size)):
         if value is not None and value < 1:
             raise ValueError(f"{name} is {value}; give at least 1")
+    load = functools.partial(
+        _load, Path(folder), dataset, data_dir, protocol, protocol_options, say
+    )
+    loaded = processes.every(load)
+    _check_same(loaded, top=top, pool=pool)
+    model, config, dataset, split = loaded
+    watch = Stopwatch(lambda name: say(STAGES[name]))
+    about = {"data": dataset.name, "method": model.spec.method, "network": model.spec.network}
+    watch("encoding")
+    encoded, known = _encoded(Path(folder), loaded, batch_size=batch_size, on_batch=on_batch)
+
+    def measure() -> dict[str, Any]:
+        numbers: dict[str, Any] = {"bits": model.spec.bits, "seed": config.seed, "pool": pool}
+        if split is None:
+            results = without_labels.evaluate(encoded, on_stage=watch, **numbers)
+        else:
+            assert dataset.labels is not None
+            parts = [np.searchsorted(known, rows) for rows in (split.query, split.database)]
+            query, database = (
+                Encoded(*(None if one is None else one[rows] for one in encoded)) for rows in parts
+            )
+            results = measures.evaluate(
+                query, database, dataset.labels, split, top=top, on_stage=watch, **numbers
+            )
+        found = {"order": order.best(results), "seconds": watch.stop()}
+        return about | results | found | {"environment": environment()}
+
+    return processes.of_first(measure)
+
+
+class _Loaded(NamedTuple):
+    """What is to be evaluated. split: None where the images have no labels."""
+
+    model: Model
+    config: Config
+    dataset: Dataset
+    split: Split | None
+
+
+def _load(
+    folder: Path,
+    dataset: Dataset | None,
+    data_dir: str | None,
+    protocol: str | None,
+    protocol_options: dict[str, bool | int | float] | None,
+    say: Callable[[str], None],
+) -> _Loaded:
     model, config = models.load(folder), runs.load_config(folder)
-    on_backbone = model.spec.method in FITS or model.spec.hidden is not None
-    keeps_features = on_backbone and not config.finetune_blocks
     if data_dir is not None:
         option_checks.check_place(config.data, data_dir=data_dir)
         config = dataclasses.replace(config, data_dir=data_dir)
     if dataset is None:
-        side = model.spec.item_shape[0] if on_backbone else None
+        side = model.spec.item_shape[0] if _on_backbone(model) else None
         dataset = planning.load_data(config, side=side)
+    if dataset.labels is None:
+        if protocol is not None or protocol_options:
+            raise ValueError(f"protocol is given, and {dataset.name} has no labels; leave it out")
+        return _Loaded(model, config, dataset, None)
     asked = config
     if protocol is not None:
         asked = dataclasses.replace(config, protocol=protocol, protocol_options={})
     if protocol_options:
         asked = dataclasses.replace(asked, protocol_options=protocol_options)
-    watch = Stopwatch(lambda name: say(STAGES[name]))
-    about = {"data": dataset.name, "method": model.spec.method, "network": model.spec.network}
-    if dataset.labels is None:
-        if protocol is not None or protocol_options:
-            raise ValueError(f"protocol is given, and {dataset.name} has no labels; leave it out")
-        watch("encoding")
-        alone, _ = kept_features.encoded(Path(folder), model, dataset, batch_size=batch_size)
-        results = without_labels.evaluate(
-            alone, bits=model.spec.bits, seed=config.seed, pool=pool, on_stage=watch
-        )
-        return _finished(about | results, watch)
     split = planning.split_data(asked, dataset)
     if asked != config:
         _warn_about_training(config, dataset, split, say)
-    rows, back = np.unique(np.concatenate([split.query, split.database]), return_inverse=True)
-    watch("encoding")
-    if keeps_features:
-        encoded, kept = kept_features.encoded(Path(folder), model, dataset, batch_size=batch_size)
-        rows = np.searchsorted(kept.rows, rows)
-        encoded = Encoded(*(None if one is None else one[rows] for one in encoded))
-    else:
-        encoded = encode(model, dataset.items, rows=rows, batch_size=batch_size, on_batch=on_batch)
+    return _Loaded(model, config, dataset, split)
 
-    def part(places: np.ndarray) -> Encoded:
-        return Encoded(*(None if one is None else one[places] for one in encoded))
 
-    assert dataset.labels is not None
-    results = measures.evaluate(
-        part(back[: len(split.query)]),
-        part(back[len(split.query) :]),
-        dataset.labels,
-        split,
-        bits=model.spec.bits,
-        seed=config.seed,
-        top=top,
-        pool=pool,
-        on_stage=watch,
+def _on_backbone(model: Model) -> bool:
+    return model.spec.method in FITS or model.spec.hidden is not None
+
+
+def _check_same(loaded: _Loaded, **numbers: int) -> None:
+    if jax.process_count() == 1:
+        return
+    split = loaded.split
+    rows = () if split is None else (split.query.tobytes(), split.database.tobytes())
+    processes.check_same(
+        numbers
+        | {
+            "model": models.fingerprint(loaded.model),
+            "number or size of the images": loaded.dataset.items.shape,
+            "queries or database": rows,
+        }
     )
-    return _finished(about | results, watch)
 
 
-def _finished(results: dict[str, Any], watch: Stopwatch) -> dict[str, Any]:
-    found = {"order": order.best(results), "seconds": watch.stop(), "environment": environment()}
-    return results | found
+def _encoded(
+    folder: Path,
+    loaded: _Loaded,
+    *,
+    batch_size: int | None,
+    on_batch: Callable[[int], None] | None,
+) -> tuple[Encoded, np.ndarray]:
+    """Outputs for the images of the split, or for all, and their rows in ascending order."""
+    model, config, dataset, split = loaded
+    if split is None or (_on_backbone(model) and not config.finetune_blocks):
+        encoded, kept = kept_features.encoded(
+            folder, model, dataset, batch_size=batch_size, together=True
+        )
+        return encoded, kept.rows
+    rows = np.unique(np.concatenate([split.query, split.database]))
+    encoded = encode(
+        model,
+        dataset.items,
+        rows=rows,
+        batch_size=batch_size,
+        together=True,
+        on_batch=on_batch,
+    )
+    return encoded, rows
 
 
 def _warn_about_training(

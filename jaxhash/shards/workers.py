@@ -26,6 +26,7 @@ def encode(
     folder: str | os.PathLike[str],
     *,
     workers: int = 1,
+    start: int = 0,
     batch_size: int | None = None,
     max_undecodable: float = 0.01,
     on_batch: OnBatch | None = None,
@@ -40,6 +41,7 @@ def encode(
         run: the folder it was loaded from, for the others to load it too.
         folder: of the shards.
         workers: number of processes.
+        start: the shard that this process looks at first; so that several callers begin apart.
         batch_size: as in `encode_missing`.
         max_undecodable: likewise.
         on_batch: called now and then, from another thread, with the number of images that were
@@ -67,8 +69,8 @@ def encode(
     finished = False
     try:
         for worker in range(1, workers):
-            start = worker * load(folder).shards // workers
-            words = (os.getpid(), str(run), str(folder), start, done, worker, options, cache)
+            begin = start + worker * load(folder).shards // workers
+            words = (os.getpid(), str(run), str(folder), begin, done, worker, options, cache)
             others.append(context.Process(target=_work, args=words, daemon=True))
             others[-1].start()
         watcher.start()
@@ -77,6 +79,7 @@ def encode(
             folder,
             batch_size=batch_size,
             max_undecodable=max_undecodable,
+            start=start,
             on_batch=lambda images: _count(done, 0, images),
         )
         finished = True

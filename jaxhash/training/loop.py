@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxhash import models, nets, runs, sharding
+from jaxhash import models, nets, processes, runs, sharding
 from jaxhash.config import Config
 from jaxhash.data import Dataset, folders, summary
 from jaxhash.encoding import encode
@@ -23,7 +23,6 @@ from jaxhash.training import (
     heads,
     optimiser,
     pretrained,
-    processes,
     transfer,
 )
 from jaxhash.training.batches import batches, compiled, is_resident

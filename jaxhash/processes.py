@@ -1,4 +1,4 @@
-"""Several processes that train together: how they join, agree before they begin, and end.
+"""Several processes that work together: how they join, agree, tell each other, and end.
 
 Each of them runs the same program on the devices of its own machine (`jax.distributed`). An error
 in one of them ends all of them with a message, as the others would wait for it for ever.
@@ -6,6 +6,7 @@ in one of them ends all of them with a message, as the others would wait for it 
 
 import contextlib
 import hashlib
+import json
 import os
 import secrets
 import sys
@@ -18,7 +19,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from jaxhash.training.supervising import LOST, supervise
+from jaxhash.supervising import LOST, supervise
 
 T = TypeVar("T")
 
@@ -29,6 +30,10 @@ LAST_WORDS = 5
 """Seconds that a process which fails waits for the others, which may be about to say the same."""
 
 
+PIECE = 2**16
+"""What is told is filled up to a multiple of so many bytes: each length is compiled for once."""
+
+
 class OthersFailed(ValueError):
     """Other processes of the group failed, and say themselves why."""
 
@@ -36,11 +41,18 @@ class OthersFailed(ValueError):
 # ---------------------------------------------------------------- joining and leaving
 
 
-def join(coordinator: str | None, processes: int | None, process: int | None) -> None:
-    """Find the other processes that train, where there are any; see `supervising.supervise`.
+def join(
+    coordinator: str | None,
+    processes: int | None,
+    process: int | None,
+    *,
+    notices: bool = False,
+) -> None:
+    """Find the other processes of the group, where there is one; see `supervising.supervise`.
 
     coordinator: host:port of the first one, "auto" on a cluster that jax knows, or None for a
-    process on its own. processes, process: their number, and the number of this one.
+    process on its own. processes, process: their number, and the number of this one. notices:
+    whether SIGTERM is left to who asks for it (`stopping.Notice`); it ends the process otherwise.
 
     Raises:
         ValueError: some of them are missing or cannot be; the message says which.
@@ -53,7 +65,7 @@ def join(coordinator: str | None, processes: int | None, process: int | None) ->
             raise ValueError(
                 "the coordinator auto finds processes and process by itself; leave them out"
             )
-        supervise()
+        _begin(notices)
         try:
             jax.distributed.initialize(heartbeat_timeout_seconds=SILENCE)
         except ValueError:
@@ -68,10 +80,16 @@ def join(coordinator: str | None, processes: int | None, process: int | None) ->
             raise ValueError("coordinator needs processes and process too")
         if not 0 <= process < processes:
             raise ValueError(f"process is {process}; give 0 to {processes - 1}")
-        supervise()
+        _begin(notices)
         jax.distributed.initialize(
             coordinator, processes, process, heartbeat_timeout_seconds=SILENCE
         )
+
+
+def _begin(notices: bool) -> None:
+    supervise()
+    if not notices:
+        jax.config.update("jax_enable_preemption_service", False)
 
 
 def leave(code: int) -> NoReturn:
@@ -127,13 +145,48 @@ def every(task: Callable[[], T]) -> T:
     return result  # type: ignore[return-value]
 
 
-def first(task: Callable[[], None]) -> None:
+def first(task: Callable[[], object]) -> None:
     """Do something in the first process alone, and fail in all of them where it fails.
 
     Raises:
         OthersFailed: it failed, in processes other than the first.
     """
     every(task if jax.process_index() == 0 else lambda: None)
+
+
+def of_first(task: Callable[[], T]) -> T:
+    """Do something in the first process alone, for all: the others wait, and get its JSON.
+
+    Raises:
+        OthersFailed: it failed, in processes other than the first.
+
+    Example:
+        >>> of_first(lambda: {"mAP": 0.5})
+        {'mAP': 0.5}
+    """
+    if jax.process_count() == 1:
+        return task()
+    result: list[T] = []
+    first(lambda: result.append(task()))
+    told = gather(json.dumps(result).encode())[0]
+    return result[0] if result else json.loads(told)[0]
+
+
+def gather(own: bytes) -> list[bytes]:
+    """The bytes of every process, in every process; for all of them in the order of their numbers.
+
+    Example:
+        >>> gather(b"here")
+        [b'here']
+    """
+    if jax.process_count() == 1:
+        return [own]
+    lengths = np.asarray(multihost_utils.process_allgather(np.array(len(own), np.int32))).tolist()
+    room = -(-max(lengths) // PIECE) * PIECE
+    padded = np.zeros(room, np.uint8)
+    padded[: len(own)] = np.frombuffer(own, np.uint8)
+    rows = np.asarray(multihost_utils.process_allgather(padded))
+    return [row[:length].tobytes() for row, length in zip(rows, lengths, strict=True)]
 
 
 def as_first(value: bool) -> bool:
@@ -186,8 +239,7 @@ def check_shared(folder: Path) -> None:
         if not any((one / mark).exists() for one in places):
             raise ValueError(
                 f"process {jax.process_index()} does not see the {folder} of process 0; all "
-                f"processes write their checkpoints into one folder, so name one that their "
-                f"machines share"
+                f"processes write into one folder, so name one that their machines share"
             )
 
     try:

@@ -1,4 +1,4 @@
-"""A parent process that reports how its training child ended, where the child cannot.
+"""A parent process that reports how its child, one of a group, ended, where the child cannot.
 
 jax ends a process whose group has broken from within C++, with a stack trace and an abort that
 Python hears nothing of.
@@ -14,7 +14,7 @@ from pathlib import Path
 LOST = 75
 """Exit code where another process was lost: EX_TEMPFAIL of <sysexits.h>, "try again"."""
 
-GONE = "lost another process: see its own message. resuming goes on from the last checkpoint"
+GONE = "lost another process: see its own message; start all again, resuming a training"
 """What a process says that ends with `LOST`."""
 
 BROKEN = re.compile(
