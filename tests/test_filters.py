@@ -107,9 +107,10 @@ def test_ids_are_located_where_they_are_found(seed, ids, wanted, gone):
     ids=st.integers(0, 60),
     wanted=st.integers(0, 60),
     task=st.sampled_from([1, 3, 7, 1000]),
+    ranked=st.sampled_from([0, 4]),
     gone=st.booleans(),
 )
-def test_wanted_ids_are_marked_whatever_part_they_lie_in(seed, ids, wanted, task, gone):
+def test_wanted_ids_are_marked_whatever_part_they_lie_in(seed, ids, wanted, task, ranked, gone):
     rng = np.random.default_rng(seed)
     # A crowd and far away, so that parts of the rows end long before others.
     pool = np.concatenate([np.arange(-20, 90), [-(2**63), 2**40, 2**63 - 1]])
@@ -122,9 +123,14 @@ def test_wanted_ids_are_marked_whatever_part_they_lie_in(seed, ids, wanted, task
     expected[segment.dead] = False
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(segments, "MARKED", task)
+        patch.setattr(segments, "RANKED", ranked)
+        if segment.in_any_order:
+            asked = rng.permutation(np.concatenate([asked, asked[:3]]))
         allowed, found = segment.mark(asked, 2)
+        near = ids > 0 and int(own[-1]) - int(own[0]) < ranked * ids
+        assert (segment.ranks is not None) == near
     np.testing.assert_array_equal(allowed, expected)
-    assert found == expected.sum()
+    assert found == np.isin(asked, own[expected]).sum()
 
 
 @settings(max_examples=60, deadline=None)

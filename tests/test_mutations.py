@@ -2,6 +2,8 @@
 
 import importlib
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -85,25 +87,100 @@ def test_a_mutation_run_counts_and_goes_on(script, tmp_path, monkeypatch, capsys
     asked = []
 
     class Tester:
-        def __init__(self, folder, options):
-            mutate.copy(folder)
-
         def result(self, module, mutant):
             asked.append(mutant.new)
-            return ("survived", "2 tests") if len(asked) == 2 else ("killed", "a test")
+            result = ("killed", "survived", "elsewhere", "killed")[len(asked) - 1]
+            return result, "a test"
 
-    monkeypatch.setattr(mutate, "Tester", Tester)
-    monkeypatch.setattr(mutate, "BEFORE", ())
+    def attempt(options, folder, found, results):
+        results.fill(options.way, found, Tester())
+
+    monkeypatch.setattr(mutate, "attempt", attempt)
     monkeypatch.setattr(mutate, "COPIED", ("search", "pyproject.toml"))
     words = ["--folder", str(tmp_path), "--modules", "filters.py", "--sample", "3"]
-    for times in range(2):
-        monkeypatch.setattr(sys, "argv", ["mutate_search.py", *words])
+    for way, counts in (
+        ("warm", ["all", "1", "0", "1", "0", "1"]),
+        ("warm", ["all", "1", "0", "1", "0", "1"]),
+        ("anew", ["all", "2", "0", "1", "0", "0"]),
+    ):
+        monkeypatch.setattr(sys, "argv", ["mutate_search.py", *words, "--way", way])
         with pytest.raises(SystemExit) as end:
             mutate.main()
         assert end.value.code == 1
         printed = capsys.readouterr().out.splitlines()
-        assert printed[0].endswith(asked[1]), times
-        assert printed[-1].split() == ["all", "2", "1", "0"]
-    assert len(asked) == 3, "what was tried is not tried again"
+        assert printed[0].endswith(asked[1])
+        assert printed[-1].split() == counts
+    assert len(asked) == 4, "what was tried is not tried again"
+    assert asked[3] == asked[2], "but in another way, where the first could not tell"
     rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
-    assert [row["result"] for row in rows] == ["killed", "survived", "killed"]
+    assert [row["result"] for row in rows] == ["killed", "survived", "elsewhere", "killed"]
+
+
+SUBJECT = '''"""What a test runs through."""
+LIMIT = 2
+
+
+def larger(x):
+    """Whether it is above a limit."""
+    def inner(y):
+        return y > LIMIT
+    return inner(x)
+
+
+def counted(x):
+    """Never ends where it starts too high."""
+    while x != 3:
+        x += 1
+    return x
+'''
+TRIED = {
+    "LIMIT = 3": "elsewhere",
+    "return (y >= LIMIT)": "killed",
+    "while False:": "killed",
+    "pass": "hung",
+}
+ITS_TEST = """import search.subject
+
+def test_larger():
+    assert search.subject.larger(3) and not search.subject.larger(2)
+
+def test_counted():
+    assert search.subject.counted(1) == 3
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the platform does not fork")
+def test_faults_are_exchanged_in_a_fork(tmp_path):
+    """In a process of its own, as pytest runs within it."""
+    for name, text in {
+        "search/__init__.py": "",
+        "search/subject.py": SUBJECT,
+        "tests/test_subject.py": ITS_TEST,
+        "pytest.ini": "[pytest]",
+    }.items():
+        (tmp_path / "copy" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "copy" / name).write_text(text)
+    code = f"""
+import sys
+sys.path.insert(0, {str(ROOT / "scripts" / "benchmarks")!r})
+from pathlib import Path
+from mutations import mutants
+import mutant_tests
+mutant_tests.SPARE = 0.2
+
+def tries(runner):
+    for mutant in mutants(Path("search/subject.py").read_text()):
+        if mutant.new in {TRIED!r}:
+            print("\\ncame", mutant.new, *runner.result("subject.py", mutant), sep="|")
+
+place = Path({str(tmp_path / "copy")!r})
+runner = mutant_tests.Runner(place, place.parent / "tests", 5.0, 5.0, tries)
+mutant_tests.tests_in(place, ["-q", "tests/test_subject.py"], runner)
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, text=True, timeout=120
+    )
+    came = [line.split("|")[1:] for line in run.stdout.splitlines() if line.startswith("came|")]
+    assert {new: result for new, result, _ in came} == TRIED
+    assert "test_larger" in {new: by for new, _, by in came}["return (y >= LIMIT)"]
+    assert (tmp_path / "copy" / "search" / "subject.py").read_text() == SUBJECT

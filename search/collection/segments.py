@@ -20,8 +20,10 @@ from search.kernels import merging
 
 # Where more than one id in so many is wanted, walking all ids is quicker than looking each up.
 LOOKED_UP = 16
-# Rows whose ids one task compares with the wanted ones.
+# Rows whose ids one task compares with the wanted ones, or wanted ids that it looks up.
 MARKED = 1 << 18
+# Ids over a range below so many times their number are looked up in a table: a byte an id at most.
+RANKED = 4
 
 
 class Engine:
@@ -219,23 +221,51 @@ class Segment:
     def mark(self, ids: NDArray[np.int64], threads: int | None) -> tuple[NDArray[np.bool_], int]:
         """Which rows (n,) have one of many ids, and how many of the ids are alive here.
 
-        The ids ascend strictly; they need not where `self.ids` is None.
+        The ids ascend strictly; they need not where `in_any_order`, and count again if repeated.
         """
         allowed = np.zeros(len(self.codes), bool)
+        alive = np.empty(0, bool) if self.alive is None else self.alive
         if self.ids is None:
-            alive = np.empty(0, bool) if self.alive is None else self.alive
             rows = ids - self.first if self.first else ids
             return allowed, int(merging.mark_rows(frozen(rows), frozen(alive), allowed))
         self._check("ids")
         own, wanted = frozen(self.ids), frozen(ids)
+        if self.ranks is not None:
+            first, ranks, living = own[0], self.ranks, frozen(alive)
+            found = pool.run(
+                lambda start, stop: merging.mark_ranked(
+                    wanted[start:stop], first, ranks, living, allowed
+                ),
+                _parts(len(wanted)),
+                threads,
+            )
+            return allowed, int(sum(found))
         pool.run(
             lambda start, stop: merging.mark(own, wanted, start, stop, allowed),
-            [(start, min(start + MARKED, len(own))) for start in range(0, len(own), MARKED)],
+            _parts(len(own)),
             threads,
         )
         if self.alive is not None:
             allowed &= self.alive
         return allowed, int(np.count_nonzero(allowed))
+
+    @property
+    def in_any_order(self) -> bool:
+        """Whether `mark` takes ids in any order."""
+        return self.ids is None or self.ranks is not None
+
+    @once
+    def ranks(self) -> NDArray[np.uint64] | None:
+        """The table of `merging.rank`; None where there are no ids, or they lie far apart."""
+        if self.ids is None or not len(self.ids):
+            return None
+        self._check("ids")
+        span = int(self.ids[-1]) - int(self.ids[0]) + 1
+        if span > RANKED * len(self.ids):
+            return None
+        ranks = np.zeros((-(-span // 64), 2), np.uint64)
+        merging.rank(frozen(self.ids), ranks)
+        return frozen(ranks)
 
     def items(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray | None]:
         """Codes and features of rows, ascending."""
@@ -298,6 +328,11 @@ class Segment:
         if flat.size:
             found = np.where(found < 0, -1, flat[found])
         return distances, self.ids_of(found)
+
+
+def _parts(count: int) -> list[tuple[int, int]]:
+    """Where the tasks begin and end that `mark` is cut into."""
+    return [(start, min(start + MARKED, count)) for start in range(0, count, MARKED)]
 
 
 def explicit(ids: NDArray[np.int64]) -> tuple[NDArray[np.int64] | None, int]:

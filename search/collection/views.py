@@ -53,7 +53,7 @@ def views_of(state: State, where: Where | None, threads: int | None) -> list[Vie
         ]
     ids = id_list(where, "where")
     if SPARSE * len(ids) >= len(state):
-        if len(state.segments) > 1 or state.segments[0].ids is not None:
+        if not all(segment.in_any_order for segment in state.segments):
             ids = distinct(ids)
         marked = [segment.mark(ids, threads) for segment in state.segments]
         if sum(found for _, found in marked) == len(ids):

@@ -3,6 +3,7 @@
 import numpy as np
 
 from search.kernels.compiling import compiled
+from search.kernels.shared import count
 
 
 @compiled
@@ -62,6 +63,42 @@ def mark_rows(wanted, alive, allowed):  # type: ignore[no-untyped-def]
         if row >= 0 and row < len(allowed) and (len(alive) == 0 or alive[row]):
             allowed[row] = True
             found += 1
+    return found
+
+
+@compiled
+def rank(ids, ranks):  # type: ignore[no-untyped-def]
+    """Make a table of where each id is, by its distance from the first.
+
+    ids: int64 (n,), ascending strictly; ranks: uint64 (w, 2), zero, where 64 * w is more than the
+    last id's distance. Entry d // 64 has a bit for each of its 64 distances, set where that is an
+    id's, and the number of ids that come before those.
+    """
+    for row in range(len(ids)):
+        distance = np.uint64(ids[row] - ids[0])
+        ranks[distance >> np.uint64(6), 0] |= np.uint64(1) << (distance & np.uint64(63))
+    before = np.uint64(0)
+    for entry in range(len(ranks)):
+        ranks[entry, 1] = before
+        before += np.uint64(count(ranks[entry, 0]))
+
+
+@compiled
+def mark_ranked(wanted, first, ranks, alive, allowed):  # type: ignore[no-untyped-def]
+    """Mark the rows whose ids are wanted, and return how many of those there are.
+
+    wanted: int64, in any order; first: the first id; ranks: of `rank`; alive, allowed: as for
+    `mark_rows`.
+    """
+    found = 0
+    for position in range(len(wanted)):
+        distance = np.uint64(wanted[position] - first)  # of a smaller id a huge one
+        entry, bit = distance >> np.uint64(6), np.uint64(1) << (distance & np.uint64(63))
+        if entry < np.uint64(len(ranks)) and ranks[entry, 0] & bit != 0:
+            row = ranks[entry, 1] + np.uint64(count(ranks[entry, 0] & (bit - np.uint64(1))))
+            if len(alive) == 0 or alive[row]:
+                allowed[row] = True
+                found += 1
     return found
 
 
