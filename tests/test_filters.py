@@ -81,6 +81,14 @@ def test_masks_and_lists_over_segments(seed, parts, mixed, step):
         np.testing.assert_array_equal(distances, np.take_along_axis(near, order, 1))
 
 
+@pytest.mark.parametrize("step", [1, 2, 1000])
+def test_the_first_item_may_be_wanted_and_what_lacks_has_no_id(step):
+    ids = np.arange(40) * step
+    index = HashIndex(np.arange(40, dtype=np.uint8)[:, None], ids=ids)
+    _, found = index.search(np.array([[0]], np.uint8), 30, where=ids[:20])
+    assert sorted(found[0].tolist()) == [-1] * 10 + ids[:20].tolist()
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(-(2**63), 2**63 - 1) | st.integers(0, 5)))
 def test_distinct_is_unique(ids):

@@ -174,3 +174,13 @@ def test_another_process_unpickles(rng, tmp_path):
     )
     command = [sys.executable, "-c", code, str(REPOSITORY), str(tmp_path / "pickled")]
     subprocess.run(command, check=True, timeout=300)
+
+
+class Named(HashIndex):
+    """An index with something of its own."""
+
+
+def test_a_pickle_keeps_what_a_subclass_has():
+    index = Named(np.zeros((1, 1), np.uint8))
+    index.name = "photos"  # type: ignore[attr-defined]
+    assert pickle.loads(pickle.dumps(index)).name == "photos"

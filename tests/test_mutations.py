@@ -174,7 +174,7 @@ def tries(runner):
             print("\\ncame", mutant.new, *runner.result("subject.py", mutant), sep="|")
 
 place = Path({str(tmp_path / "copy")!r})
-runner = mutant_tests.Runner(place, place.parent / "tests", 5.0, 5.0, tries)
+runner = mutant_tests.Runner(place, place.parent / "tests", (), 5.0, 5.0, tries)
 mutant_tests.tests_in(place, ["-q", "tests/test_subject.py"], runner)
 """
     run = subprocess.run(

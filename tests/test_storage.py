@@ -283,6 +283,7 @@ def test_whatever_reads_a_damaged_part_of_a_mapped_file_says_so(damaged, rng, tm
             lambda index: index.search(codes[:1], 1, where=index.ids > 20),
             lambda index: index.search(codes[:1], 1, where=[20_000 // 8 * 2]),
             lambda index: index.within(codes[:1], 1),
+            lambda index: index.search(codes[:1], 1, recall=0.9),
             lambda index: index.prepare(),
             lambda index: index.prepare(tables=True),
             lambda index: index._state.segments[0].asymmetric(
@@ -575,3 +576,23 @@ def test_groups_are_those_of_the_description_at_any_size(dimensions, streamed, r
     ):
         np.testing.assert_array_equal(one, other)
     assert same(HashIndex.open(path, verify=True), HashIndex.open(path, mmap=False))
+
+
+def test_codes_of_one_bit_are_kept(tmp_path):
+    codes = np.array([[0], [0x80], [0x80]], np.uint8)
+    HashIndex(codes, bits=1).save(tmp_path / "one.index")
+    for mmap in (False, True):
+        index = HashIndex.open(tmp_path / "one.index", mmap=mmap)
+        assert index.bits == 1
+        assert index.search(codes[1], 3)[1].tolist() == [1, 2, 0]
+
+
+def test_a_list_of_files_knows_what_ids_were_given(tmp_path):
+    """Also where the items of the largest ids were removed before."""
+    index = HashIndex(np.zeros((10, 1), np.uint8))
+    index.remove([8, 9])
+    index.save(tmp_path / "less.index")
+    HashIndex(np.zeros((3, 1), np.uint8), ids=np.arange(20, 23)).save(tmp_path / "more.index")
+    less, more = tmp_path / "less.index", tmp_path / "more.index"
+    for files, expected in (([less], 10), ([less, more], 23), ([more, less], 23)):
+        assert HashIndex.open(files).add(np.zeros((1, 1), np.uint8)).tolist() == [expected]

@@ -94,6 +94,7 @@ def test_the_writer_refuses_batches_that_do_not_fit(tmp_path):
     with Writer(path, bits=8) as writer:
         writer.append(codes, features, ids)
         for arguments, error, words in [
+            ((codes, features, ids + 5), ValueError, "ids must strictly ascend through all"),
             ((codes, None, ids + 9), ValueError, "features are missing"),
             ((codes, features.astype(np.float32), ids + 9), ValueError, "features of type float32"),
             ((codes, features[:, :2], ids + 9), ValueError, "features of type"),

@@ -45,6 +45,7 @@ class Runner:
     Args:
         place: the copy of the project.
         kept: where the seconds and lines of each test are kept.
+        without: parts of the names of tests that are left out.
         longest: processor seconds; tests that take longer are left out.
         most: seconds of tests that a mutant meets.
         tries: called with the runner once it is ready.
@@ -54,12 +55,13 @@ class Runner:
         self,
         place: Path,
         kept: Path,
+        without: tuple[str, ...],
         longest: float,
         most: float,
         tries: Callable[["Runner"], None],
     ) -> None:
-        self._place, self._kept, self._longest, self._most = place, kept, longest, most
-        self._tries = tries
+        self._place, self._kept, self._without = place, kept, without
+        self._longest, self._most, self._tries = longest, most, tries
         self._search = str(place / "search") + os.sep
         self._items: dict[str, pytest.Item] = {}
         self._seconds: dict[str, float] = {}
@@ -75,13 +77,15 @@ class Runner:
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         """Record the tests, then try mutants."""
         self._items = {item.nodeid: item for item in session.items}
+        for name in [name for name in self._items if any(each in name for each in self._without)]:
+            del self._items[name]
         self._kept.mkdir(parents=True, exist_ok=True)
         files: dict[str, list[str]] = defaultdict(list)
         for name in self._items:
             files[name.partition("::")[0]].append(name)
         for file, names in files.items():
             for name, test in self._recorded(file, names).items():
-                if test is not None:
+                if test is not None and name in self._items:
                     self._take(name, *test)
         self._warm()
         self._look_around()
@@ -217,7 +221,8 @@ class Runner:
             self._exchange(str(path), changed)
             for name, after in zip(chosen, [*chosen[1:], None], strict=True):
                 print("\nbegins", name, flush=True)
-                limited(SPARE + 5 * self._seconds[name])
+                alone = name in self._by_module[""]  # what its processes take was not recorded
+                limited(5 * self._seconds[name] + (10 * SPARE if alone else SPARE))
                 item = self._items[name]
                 following = None if after is None else self._items[after]
                 item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)

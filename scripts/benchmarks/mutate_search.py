@@ -6,7 +6,8 @@
     python scripts/benchmarks/mutate_search.py --folder /tmp/mutants --modules codes.py --all
 
 The folder keeps the copy, the lines that each test runs, and the results: a call goes on where the
-last one ended, with the tests as they are now. A mutant (a copy with one fault, see mutations.py)
+last one ended, with the tests as they are now, and survivors are tried again by one that grants
+their tests more (`--most`). A mutant (a copy with one fault, see mutations.py)
 meets the tests that run its line, the most promising first, until one fails, dies or hangs: the
 mutant is killed. There are three ways:
 
@@ -49,21 +50,13 @@ FIRST = 8  # tests that a mutant meets before all the others, if each takes a pr
 # Tests of other things that import search, or that no fault in a function can fail.
 NOT_ASKED = ("messages", "mutations", "rooms", "startup", "cliffs", "stress", "docstrings", "words")
 # Those that run kernels often enough and on codes so few that they can do without a compiler.
-PLAIN = (
-    "buckets",
-    "cells",
-    "codes",
-    "exhaustive",
-    "filters",
-    "hamming_kernels",
-    "index",
-)
-PLAIN += ("index_items", "interchange", "ranking", "rerank", "scan", "scattered", "vectors")
-LONGEST = {"warm": 20.0, "plain": 3.0}  # processor seconds that a test may take to be asked
+PLAIN = ("hamming_kernels", "scan", "rerank", "exhaustive", "ranking", "buckets", "cells")
+PLAIN += ("filters", "scattered", "index_items")
+LONGEST = {"warm": 20.0, "plain": 1.5}  # processor seconds that a test may take to be asked
 # Imported once, before the mutants: what tests and search/ import themselves.
 BEFORE = ("hypothesis", "jax", "llvmlite.binding", "numba.extending", "numpy.testing")
-# Tests that compile or run every kernel in processes of their own.
-PROCESSES = ("test_kernels_elsewhere", "another_processor")
+# Tests that compile or run every kernel in processes of their own: these meet kernels alone.
+PROCESSES = ("test_kernels_elsewhere", "another_processor", "without half floats", "plain Python")
 
 
 @dataclass(frozen=True)
@@ -317,11 +310,12 @@ class Results:
 
     Args:
         path: of the file.
-        end: when no new mutant is begun, by `time.monotonic`.
+        options: when no new mutant is begun, and how many tests one meets.
     """
 
-    def __init__(self, path: Path, end: float) -> None:
-        self._path, self._end = path, end
+    def __init__(self, path: Path, options: Options) -> None:
+        self._path, self._most = path, options.most
+        self._end = time.monotonic() + 60 * options.minutes
         rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
         self._rows = {(row["module"], row["line"], row["new"], row["way"]): row for row in rows}
 
@@ -335,8 +329,9 @@ class Results:
 
     def wanted(self, way: str, module: str, mutant: Mutant) -> bool:
         """Whether a mutant is still to be tried in this way."""
-        if (module, mutant.line, mutant.new, way) in self._rows:
-            return False
+        row = self._rows.get((module, mutant.line, mutant.new, way))
+        if row is not None:
+            return row["result"] == "survived" and row["most"] < self._most
         if way != "anew":
             return True
         before = self.of(module, mutant)
@@ -352,7 +347,8 @@ class Results:
             start = time.monotonic()
             result, by = tester.result(module, mutant)
             row = {"module": module, "line": mutant.line, "where": mutant.where}
-            row |= {"old": mutant.old, "new": mutant.new, "way": way, "result": result, "by": by}
+            row |= {"old": mutant.old, "new": mutant.new, "way": way, "most": self._most}
+            row |= {"result": result, "by": by}
             with self._path.open("a") as file:
                 print(json.dumps(row | {"seconds": time.monotonic() - start}), file=file)
             self._rows[module, mutant.line, mutant.new, way] = row
@@ -364,7 +360,7 @@ def main() -> None:
     folder = options.folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # with the sources as they were
-    results = Results(folder / "results.jsonl", time.monotonic() + 60 * options.minutes)
+    results = Results(folder / "results.jsonl", options)
     found = drawn(options, copy(folder))
     if any(results.wanted(options.way, *each) for each in found):
         attempt(options, folder, found, results)
@@ -389,6 +385,7 @@ def attempt(
     runner = Runner(
         place,
         folder / f"tests-{way}",
+        PROCESSES,
         LONGEST[way],
         options.most,
         lambda runner: results.fill(way, found, runner),
