@@ -50,8 +50,18 @@ FIRST = 8  # tests that a mutant meets before all the others, if each takes a pr
 # Tests of other things that import search, or that no fault in a function can fail.
 NOT_ASKED = ("messages", "mutations", "rooms", "startup", "cliffs", "stress", "docstrings", "words")
 # Those that run kernels often enough and on codes so few that they can do without a compiler.
-PLAIN = ("hamming_kernels", "scan", "rerank", "exhaustive", "ranking", "buckets", "cells")
-PLAIN += ("filters", "scattered", "index_items")
+PLAIN = (
+    "hamming_kernels",
+    "scan",
+    "rerank",
+    "exhaustive",
+    "ranking",
+    "buckets",
+    "cells",
+    "filters",
+    "scattered",
+    "index_items",
+)
 LONGEST = {"warm": 20.0, "plain": 1.5}  # processor seconds that a test may take to be asked
 # Imported once, before the mutants: what tests and search/ import themselves.
 BEFORE = ("hypothesis", "jax", "llvmlite.binding", "numba.extending", "numpy.testing")
