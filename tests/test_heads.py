@@ -13,7 +13,8 @@ from PIL import Image
 from test_unlabelled import SIDE, backbone, draw, encodings  # noqa: F401
 
 import jaxhash
-from jaxhash import models, nets, retrieval, runs
+from jaxhash import data, models, nets, retrieval, runs
+from jaxhash.cli.encode import Encode, encode
 from jaxhash.config import Config
 from jaxhash.data import photographs
 from jaxhash.evaluation import order
@@ -94,6 +95,30 @@ def test_features_are_computed_once_for_all_methods(pets: Path, tmp_path: Path, 
     jaxhash.train(pets, tmp_path / "head", method="csq", overwrite=True, **EYE)
     jaxhash.evaluate(tmp_path / "head")
     assert encodings == [48]
+
+
+@pytest.mark.parametrize("method", ["itq", "dlbhc"])
+def test_kept_features_are_written_as_data(
+    method: str,
+    pets: Path,
+    tmp_path: Path,
+    encodings,  # noqa: F811
+) -> None:
+    run, out = tmp_path / "run", tmp_path / "features.npz"
+    given = EYE | ({} if method == "dlbhc" else {"epochs": None, "batch_size": None})
+    model = jaxhash.train(pets, run, method=method, **given)
+    write = Encode(run=run, data=str(pets), out=out)
+    encode(write)
+    assert encodings == [48]
+    written = data.load(str(out))
+    wanted = model.encode(files(pets), features="float32").features
+    np.testing.assert_allclose(written.items[np.arange(48)], wanted, atol=1e-5)
+    assert written.labels is not None
+    assert written.labels.tolist() == [0] * 16 + [1] * 16 + [2] * 16
+
+    files(pets)[0].unlink()
+    encode(dataclasses.replace(write, overwrite=True))
+    assert len(data.load(str(out))) == 47
 
 
 def test_a_run_that_was_broken_off_goes_on(

@@ -9,7 +9,7 @@ only what is new or changed since is encoded.
 
     jaxhash encode --run runs/uc_merced --data uc_merced --out features.npz
 
-writes the features instead, as data that jaxhash train takes.
+writes the features instead, as data that jaxhash train takes; at once where the run has kept them.
 
     jaxhash encode --run runs/photos --data photos/ --shards 20 --out photos.index/
 
@@ -20,6 +20,7 @@ files as photos-{000..099}.tar, array_records, or remote ones of these (s3://, g
 """
 
 import contextlib
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -132,8 +133,16 @@ def _write_features(options: Encode, first: bool) -> None:
     from tqdm import tqdm
 
     from jaxhash.feature_files import write_features
+    from jaxhash.training import kept_features
 
     model, dataset = _load(options)
+    passed = dataset.passed
+    kept = kept_features.of_model(options.run, model, dataset)
+    if kept is not None and len(kept.rows) == len(dataset):
+        if first:
+            print("the run has kept features of these images, and they are taken")
+        model = kept_features.head_of(model, kept.features.shape[1])
+        dataset = dataclasses.replace(dataset, kind="features", items=kept.features)
     with tqdm(total=len(dataset), unit="image", unit_scale=True, disable=not first) as bar:
         write_features(
             model,
@@ -145,7 +154,7 @@ def _write_features(options: Encode, first: bool) -> None:
         )
     if not first:
         return
-    _say_passed(dataset.passed)
+    _say_passed(passed)
     print(f"{options.out}: features of {len(dataset)} items")
 
 

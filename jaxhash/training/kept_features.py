@@ -225,6 +225,16 @@ def _digest(dataset: Dataset) -> str:
 # ---------------------------------------------------------------- encoded by a model
 
 
+def of_model(folder: Path, model: Model, dataset: Dataset) -> Kept | None:
+    """The features of these images that the run of a model keeps; None where it keeps none."""
+    kept = None
+    if are_kept(folder):
+        trunk = model.variables["params"].get("trunk", {})
+        kept = find(key(model.spec, trunk, dataset), [folder])
+    processes.check_same({"state of the features in the run's folder": kept is None})
+    return kept
+
+
 def encoded(folder: Path, model: Model, dataset: Dataset, **options: Any) -> tuple[Encoded, Kept]:
     """Encode a run's images with its model, from the features that the run keeps.
 
@@ -234,10 +244,9 @@ def encoded(folder: Path, model: Model, dataset: Dataset, **options: Any) -> tup
         codes, float32 features, latents and logits of the rows that could be decoded, and those
         rows.
     """
-    trunk = model.variables["params"].get("trunk", {})
-    kept = find(key(model.spec, trunk, dataset), [folder])
-    processes.check_same({"state of the features in the run's folder": kept is None})
+    kept = of_model(folder, model, dataset)
     if kept is None:
+        trunk = model.variables["params"].get("trunk", {})
         kept, _ = _encode(model.spec, trunk, dataset, lambda done: None, **options)
     head = head_of(model, kept.features.shape[1])
     return encoding.encode(head, kept.features, features="float32"), kept
