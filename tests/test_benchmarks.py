@@ -257,6 +257,38 @@ def test_few_labels(benchmark: Benchmark, tmp_path: Path, monkeypatch, capsys) -
     assert "| 2 | itq of all, with labels | " in capsys.readouterr().out
 
 
+def test_codes_without_labels(benchmark: Benchmark, tmp_path: Path, monkeypatch, capsys) -> None:
+    unlabelled = benchmark("unlabelled")
+    rng = np.random.default_rng(0)
+    labels = (np.arange(60) % 3).astype(np.int32)
+    items = (rng.normal(size=(60, 12)) + 4 * np.eye(3, 12)[labels]).astype(np.float32)
+    data = unlabelled.Dataset(
+        "b", "features", items, labels, {"all": np.arange(60)}, ("a", "b", "c")
+    )
+    monkeypatch.setattr(unlabelled, "load", lambda folder: data)
+    config = unlabelled.Config(protocol="fraction")
+    monkeypatch.setattr(unlabelled.runs, "load_config", lambda folder: config)
+    words = ["--run", tmp_path, "--methods", "itq", "--lengths", 8, "--seeds", 0, 1, "--pool", 20]
+    call(unlabelled, *words)
+    head, _, itq, exact = capsys.readouterr().out.splitlines()
+    assert head == "| ranked by | P@1 | P@10 | mAP | recall@10 | recall@20 |"
+    assert itq.startswith("| itq, 8 bits | ")
+    assert float(exact.split("|")[4].split()[0]) > 0.6
+
+    paths = [str(tmp_path / f"{at}.png") for at in range(20)]
+    for at, path in enumerate(paths):
+        Image.fromarray(np.full((8, 8, 3), 10 * at, np.uint8)).save(path)
+    data = unlabelled.Dataset("p", "features", items[:20], None, {"all": np.arange(20)}, (), paths)
+    seen = SimpleNamespace(
+        encode=lambda pictures, **options: SimpleNamespace(features=items[: len(pictures)])
+    )
+    monkeypatch.setattr(unlabelled.models, "load", lambda folder: seen)
+    call(unlabelled, *words[:-1], 15)
+    head, _, _, exact = capsys.readouterr().out.splitlines()
+    assert head.startswith("| ranked by | P@1 mirrored | mAP mirrored | P@1 cropped | ")
+    assert exact == "| exact features |" + " 1.000 ± 0.000 |" * 6 + "  |  |"
+
+
 def test_the_service_ends_with_what_it_has(benchmark: Benchmark, tmp_path: Path, capsys) -> None:
     pytest.importorskip("jaxhash.serve.server", reason="needs the extra `serve`")
     serving = benchmark("serving")

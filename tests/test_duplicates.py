@@ -17,7 +17,7 @@ from test_library import NETWORK
 
 import jaxhash
 from jaxhash import cli, nets
-from jaxhash.duplicates import groups, page, pairs
+from jaxhash.duplicates import groups, looks, page, pairs
 from jaxhash.duplicates.groups import Group, Picture
 from jaxhash.duplicates.pairs import Mirrored, Pairs
 from jaxhash.models import Model
@@ -114,6 +114,37 @@ def test_numbers_that_are_refused() -> None:
         pairs.find(bare)
     empty = HashIndex(np.zeros((0, 1), np.uint8), features=np.ones((0, 2), np.float32))
     assert len(pairs.find(empty).first) == 0
+
+
+# ---------------------------------------------------------------- looks
+
+
+def test_pairs_in_doubt_are_looked_at(tmp_path: Path, rng) -> None:
+    picture = Image.fromarray(rng.integers(0, 256, (9, 12, 3), np.uint8)).resize((240, 180))
+    picture.save(tmp_path / "0.png")
+    picture.resize((60, 45)).save(tmp_path / "1.jpg", quality=50)
+    ImageOps.mirror(picture).save(tmp_path / "2.png")
+    (tmp_path / "3.png").write_bytes(b"no picture")
+    Image.new("RGB", (20, 20), "white").save(tmp_path / "4.png")
+    paths: dict[int, str | None] = {int(path.stem): str(path) for path in tmp_path.iterdir()}
+    first, second = np.array([0, 0, 0, 4, 0, 1]), np.array([1, 2, 3, 4, 9, 5])
+    found = looks.correlations(first, second, paths.get)
+    assert found[0] > 0.99
+    assert abs(found[1]) < 0.9
+    np.testing.assert_array_equal(found[2:], 0)  # not to be seen, plain, or without a file
+    small = [
+        np.asarray(Image.open(str(paths[at])).convert("L").resize((24, 24)), float).ravel()
+        for at in (0, 2)
+    ]
+    np.testing.assert_allclose(found[1], np.corrcoef(small)[0, 1], atol=0.01)
+
+    def kept(cosine: float) -> list[int]:
+        maybe = Pairs(first, second, np.full(6, cosine, np.float32))
+        return looks.confirmed(maybe, paths.get, similarity=0.85).second.tolist()
+
+    assert kept(0.69) == []
+    assert kept(0.7001) == kept(0.84) == [1]
+    assert kept(0.85) == second.tolist()
 
 
 # ---------------------------------------------------------------- groups

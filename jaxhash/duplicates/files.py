@@ -60,9 +60,9 @@ def mirrored(paths: Sequence[str | None]) -> list[bool]:
         >>> mirrored([None, None])
         [False, False]
     """
-    if not paths or (first := _pattern(paths[0])) is None:
+    if not paths or (first := pattern(paths[0])) is None:
         return [False] * len(paths)
-    others = [first, *map(_pattern, paths[1:])]
+    others = [first, *map(pattern, paths[1:])]
     flipped = first[:, ::-1]
     return [
         other is not None and bool((other * flipped).sum() > (other * first).sum())
@@ -85,7 +85,7 @@ def exact(paths: Sequence[str | None]) -> list[bool]:
     return found
 
 
-def _pattern(path: str | None) -> NDArray[np.float32] | None:
+def pattern(path: str | None) -> NDArray[np.float32] | None:
     """Light and dark of a picture, float32 (SIDE, SIDE), around 0."""
     picture = small(path, 8 * SIDE)
     if picture is None:

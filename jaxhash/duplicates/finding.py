@@ -1,4 +1,4 @@
-"""The whole search for copies in an index: pairs, mirror images too, joined to groups."""
+"""The whole search for copies in an index: pairs, looks, mirror images too, joined to groups."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jaxhash.duplicates import groups, pairs
+from jaxhash.duplicates import groups, looks, pairs
 from jaxhash.duplicates.groups import Group
 from jaxhash.duplicates.pairs import Mirrored
 from jaxhash.items.records import ItemRecords
@@ -31,7 +31,10 @@ def find(
     Example:
         >>> find(model, index, ItemRecords(index))  # doctest: +SKIP
     """
-    found = pairs.find(codes, similarity=similarity, radius=radius, on_batch=on_batch)
+    pairs.check(similarity)
+    maybe = min(similarity, looks.MAYBE)
+    found = pairs.find(codes, similarity=maybe, radius=radius, on_batch=on_batch)
+    found = looks.confirmed(found, records.path, similarity=similarity)
     if mirrored and can_mirror(model):
         flipped = pairs.find(
             codes,

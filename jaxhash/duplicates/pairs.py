@@ -68,8 +68,7 @@ def find(
         >>> find(HashIndex(np.zeros((2, 1), np.uint8), features=alike)).second
         array([1])
     """
-    if not 0 < similarity <= 1:
-        raise ValueError(f"similarity is {similarity}; give a number above 0 and up to 1")
+    check(similarity)
     if radius is None:
         radius = int(index.bits * RADIUS)
     if radius < 0:
@@ -82,6 +81,19 @@ def find(
         if on_batch is not None:
             on_batch(len(ids))
     return best(found)
+
+
+def check(similarity: float) -> None:
+    """Refuse what is no similarity of two copies.
+
+    Raises:
+        ValueError: it is out of range.
+
+    Example:
+        >>> check(0.9)
+    """
+    if not 0 < similarity <= 1:
+        raise ValueError(f"similarity is {similarity}; give a number above 0 and up to 1")
 
 
 def _items(index: HashIndex) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:

@@ -25,7 +25,7 @@ from PIL import Image, ImageEnhance, ImageOps
 from scipy.sparse import coo_array, csgraph
 
 import jaxhash
-from jaxhash.duplicates import pairs
+from jaxhash.duplicates import looks, pairs
 from jaxhash.duplicates.pairs import Pairs
 from search import HashIndex
 
@@ -82,6 +82,9 @@ def report(config: Config) -> None:
     line("features", names, chosen, reported, found, np.arange(0.5, 1, 0.01))
     for threshold in (pairs.SIMILARITY, 0.9, 0.95):
         line("features", names, chosen, reported, found, [threshold])
+    seen = looked_at(index, found)
+    line("features, then pictures", names, chosen, reported, seen, np.arange(0.9, 1, 0.005))
+    line("the default", names, chosen, reported, seen, [looks.SAME])
     for name, hashes in hashed(config, images).items():
         codes = np.array([list(bytes.fromhex(hashes[one])) for one in names], np.uint8)
         near = within(codes, 24)
@@ -119,6 +122,16 @@ def variants(picture: Image.Image, rng: np.random.Generator) -> Iterator[tuple[I
     yield ImageEnhance.Brightness(picture).enhance(1.3), 90
     yield ImageOps.mirror(picture), 90
     yield picture.crop((left, top, left + wide, top + high)), 90
+
+
+def looked_at(index: jaxhash.ImageIndex, found: Pairs) -> Pairs:
+    """Pairs that are alike by their features, as if equal, and others as alike as they look."""
+    maybe = found.similarity >= looks.MAYBE
+    first, second = found.first[maybe], found.second[maybe]
+    alike = np.ones(len(first), np.float32)
+    doubt = found.similarity[maybe] < pairs.SIMILARITY - 1e-6
+    alike[doubt] = looks.correlations(first[doubt], second[doubt], index.items.path)
+    return Pairs(first, second, alike)
 
 
 def hashed(config: Config, images: Path) -> dict[str, dict[str, str]]:
