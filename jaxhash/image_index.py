@@ -164,7 +164,8 @@ class ImageIndex:
         """Copies of the same picture: exact, resized, recompressed, brightened, mirrored, cropped.
 
         Args:
-            similarity: the cosine of two copies' features, at least; above 0, at most 1.
+            similarity: the cosine of two copies' features, at least; above 0, at most 1. From 0.7
+                on, pairs that are the same as small grey pictures are copies too.
             radius: largest Hamming distance of their codes; a quarter of the bits by default.
             mirrored: encode the mirror images of all pictures too: for networks to which a
                 mirrored copy does not look alike. Those that do are found, and named, without.

@@ -203,6 +203,22 @@ def test_living(benchmark: Benchmark, monkeypatch: pytest.MonkeyPatch, capsys) -
     assert filtered.endswith(".png")
 
 
+def test_intake(benchmark: Benchmark, tmp_path: Path, monkeypatch, capsys) -> None:
+    intake = benchmark("intake")
+    indexed: list[list[Path]] = []
+    monkeypatch.setattr(intake, "SIZE", (40, 30))
+    see = lambda words, **options: indexed.append(sorted(Path(words[7]).iterdir()))  # noqa: E731
+    monkeypatch.setattr(intake, "subprocess", SimpleNamespace(run=see))
+    for at in range(3):
+        Image.new("RGB", (8, 8), (50 * at, 90, 200)).save(tmp_path / f"{at}.jpg")
+    intake.main(tmp_path, tmp_path, files=5, distinct=2)
+    assert [path.name for path in indexed[0]] == [f"{at:05}.jpg" for at in range(5)]
+    first, encoded, decoded = capsys.readouterr().out.splitlines()
+    assert first.startswith("5 files, 2 differ, ")
+    assert encoded.startswith("jaxhash encode: ")
+    assert decoded.startswith("decoding alone: ")
+
+
 def test_shards(benchmark: Benchmark, tmp_path: Path, capsys) -> None:
     shards = benchmark("shards")
     config = shards.Config(codes=1000, shards=3, bits=64, queries=4, runs=1, folder=tmp_path)

@@ -28,7 +28,8 @@ class Duplicates:
     """Print the groups as JSON."""
     similarity: float = 0.85
     """Cosine of the features of two copies, at least: higher for fewer mistakes, lower for copies
-    that were cropped or changed more."""
+    that were cropped or changed more. From 0.7 on, pairs that are the same as small grey pictures
+    are copies too."""
     radius: int | None = None
     """Largest Hamming distance of the codes of two copies. Default: a quarter of the bits."""
     mirrored: bool = False

@@ -108,9 +108,10 @@ def scores(
     return {"P@1": precision["1"], "P@10": precision["10"], "mAP": found["mAP"] or np.nan}
 
 
-def lines(options: Unlabelled, seed: int) -> Iterator[tuple[str, dict[str, float]]]:
+def lines(
+    dataset: Dataset, options: Unlabelled, seed: int
+) -> Iterator[tuple[str, dict[str, float]]]:
     """What is measured with one seed: (method and bits, measures by name)."""
-    dataset = load(options.run)
     config: Config = runs.load_config(options.run)
     if dataset.labels is None:
         dataset, splits = with_views(dataset, options.run, seed)
@@ -145,9 +146,10 @@ def lines(options: Unlabelled, seed: int) -> Iterator[tuple[str, dict[str, float
 
 def compare(options: Unlabelled) -> None:
     """Measure as the options say, and print a table."""
+    dataset = load(options.run)
     cells: dict[str, list[dict[str, float]]] = {}
     for seed in options.seeds:
-        for name, row in lines(options, seed):
+        for name, row in lines(dataset, options, seed):
             cells.setdefault(name, []).append(row)
     columns = list(next(iter(cells.values()))[0])
     print(f"| ranked by | {' | '.join(columns)} |\n| --- |{' --- |' * len(columns)}")
