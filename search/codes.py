@@ -134,7 +134,8 @@ def validate(
         >>> validate(np.zeros((3, 6), np.uint8))[1]
         48
     """
-    refuse_subclass(codes, name)
+    if type(codes) is not np.ndarray:
+        refuse_subclass(codes, name)
     if not isinstance(codes, np.ndarray) or codes.dtype != np.uint8:
         kind = getattr(codes, "dtype", type(codes).__name__)
         raise TypeError(f"{name} must be a NumPy array of uint8, not {kind}; see search.pack")

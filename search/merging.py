@@ -48,6 +48,8 @@ def merge(*results: Result, k: int | None = None) -> Result:
 
 def merge_nearest(results: Sequence[Result], k: int) -> Result:
     """`merge` without checks, for results known to be valid."""
+    if len(results) == 1 and results[0][1].shape[1] == k:
+        return results[0]
     if len(results) == 1 or k == 0 or not len(results[0][1]):
         return results[0][0][:, :k], results[0][1][:, :k]
     distances = np.stack([distances for distances, _ in results])

@@ -5,6 +5,8 @@ import os
 from functools import cache
 from pathlib import Path, PurePosixPath
 
+_ROOT = Path("/")  # one object, which knows its hash: this is looked up at every search
+
 
 def available() -> int:
     """The number of processors this process may use; the default number of threads.
@@ -24,7 +26,7 @@ def available() -> int:
     wanted = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     if wanted.isascii() and wanted.isdigit() and int(wanted) > 0:
         count = min(count, int(wanted))
-    return min(count, quota(Path("/")) or count)
+    return min(count, quota(_ROOT) or count)
 
 
 @cache

@@ -36,6 +36,7 @@ def test_waiting_for_others_ends_and_tells_whether_they_are_done(done, finished)
 def test_blocks_are_done_when_their_results_are_written(monkeypatch):
     """The others go on to read `out` as soon as all blocks are done."""
     queries, k, blocks = 3, 5, 4
+    nothing = np.empty(0, np.uint64)
     out = np.full((queries, k), -1, np.int64)
     progress = np.zeros(hamming.PROGRESS, np.int64)
     done = []
@@ -53,13 +54,14 @@ def test_blocks_are_done_when_their_results_are_written(monkeypatch):
 
     monkeypatch.setattr(hamming, "claim", claim)
     monkeypatch.setattr(hamming, "sweep", lambda *_: None)
+    monkeypatch.setattr(hamming, "query_words", lambda *_: nothing)
     monkeypatch.setattr(hamming, "limit_of", lambda bound, wide: np.uint64(0))
     monkeypatch.setattr(hamming, "order", order)
     in_python = getattr(hamming.nearest, "py_func", hamming.nearest)
-    nothing = np.empty(0, np.uint64)
     in_python(
-        np.empty(0, np.uint8), blocks * 256, 8, 64, blocks, progress, 3, True, nothing, queries,
-        (0,) * 12, nothing, k, nothing, np.empty(0, np.uint8), out,
+        np.empty(0, np.uint8), blocks * 256, 64, blocks, progress, 3, 0,
+        np.zeros((queries, 8), np.uint8), False, (0,) * 12, nothing, k, nothing,
+        np.empty(0, np.uint8), out,
     )  # fmt: skip
     assert done == [blocks]
     assert (out == np.arange(k)).all()

@@ -16,6 +16,7 @@ from search import threads
 from search.hamming import dealing, scan
 from search.hamming.blocks import Blocks, arrange
 from search.hamming.dealing import most_sharing, workers_for_nearest
+from search.kernels import hamming
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -189,6 +190,7 @@ def test_a_helper_of_an_earlier_round_finds_nothing_to_do(rng, monkeypatch):
 
     monkeypatch.setattr(threads, "share", share)
     monkeypatch.setattr(scan, "workers_for_nearest", lambda blocks, queries, k, workers: workers)
+    monkeypatch.setattr(hamming, "SAMPLE", 32 // 2)
     found = scan.knn(blocks, codes[:1], 1000, threads=2)
     assert len(rounds) == 2, "the first guess should have been too low"
     for one, other in zip(found, expected, strict=True):
@@ -199,6 +201,7 @@ def test_searches_in_two_rounds_are_right_whoever_is_switched_when(rng, monkeypa
     """Thousands of helpers that come late: where they spoil a search, in one of a hundred."""
     monkeypatch.setattr(scan, "_CHUNK", 1)
     monkeypatch.setattr(scan, "workers_for_nearest", lambda blocks, queries, k, workers: workers)
+    monkeypatch.setattr(hamming, "SAMPLE", 32 // 8)
     codes = search.pack(rng.integers(0, 2, (64 * 256, 64)))
     codes[:256] = codes[0]
     blocks = arrange(codes)
@@ -226,6 +229,7 @@ def test_few_queries_share_the_database_whoever_takes_what(rng, monkeypatch):
         for k in (1, 20, 512, 600):
             expected = naive.hamming_knn(part, codes, k)
             for count in (2, 7):
+                monkeypatch.setattr(hamming, "SAMPLE", 32 // count)
                 found = scan.knn(blocks, part, k, threads=count)
                 for one, other in zip(found, expected, strict=True):
                     np.testing.assert_array_equal(one, other)

@@ -8,6 +8,7 @@ import pytest
 from search.kernels import vectors
 from search.kernels.registers import Registers, registers
 from search.kernels.shared import BLOCK, PLAIN
+from search.kernels.words import query_words
 
 FORMS = [
     *(Registers(size, 32 if size == 64 else 16, True) for size in vectors.LOOK_UP),
@@ -41,7 +42,7 @@ def test_a_tile_in_every_form(form: Registers, monkeypatch, rng: np.random.Gener
         repeated = 0x0101010101010101 if kind == np.uint8 else 0x0001000100010001
         masks, sums = np.zeros(queries * 4, np.uint64), np.zeros(queries * BLOCK, kind)
         which = tile(
-            codes.T.reshape(-1).copy(), 0, width, vectors.query_words(asked.T[None]), 0,
+            codes.T.reshape(-1).copy(), 0, width, query_words(asked, queries, form.by_table), 0,
             (bounds + 1).astype(np.uint64) * np.uint64(repeated), 0, (0,) * (8 * queries + 4),
             masks, sums,
         )  # fmt: skip
@@ -67,7 +68,24 @@ def test_a_byte_against_every_byte(monkeypatch) -> None:
             if PLAIN
             else numba.njit(lambda *arguments: vectors.byte_distance(*arguments))
         )
-        words = vectors.query_words(asked)
+        words = query_words(asked[:, None], 1, form.by_table)
         for value in (0, 1, 0x0F, 0xF0, 0xA5, 255):
             found = [distance(words, entry, np.uint64(value)) for entry in range(256)]
             np.testing.assert_array_equal(found, np.bitwise_count(asked ^ np.uint8(value)))
+
+
+@pytest.mark.parametrize("abreast", [1, 4])
+@pytest.mark.parametrize("count", [1, 4, 6])
+def test_words_repeat_a_byte_or_hold_the_tables_of_its_halves(count, abreast, rng) -> None:
+    queries = rng.integers(0, 256, (count, 3), np.uint8)
+    queries[0] = 0x0F, 0xF0, 0xA5
+    padded = np.zeros((-(-count // abreast) * abreast, 3), np.uint8)
+    padded[:count] = queries
+    in_order = padded.reshape(-1, abreast, 3).transpose(0, 2, 1).ravel()
+    plain = query_words(queries, abreast, False)
+    assert plain.tolist() == [int(byte) * 0x0101010101010101 for byte in in_order]
+    tables = query_words(queries, abreast, True).view(np.uint8).reshape(-1, 2, 16)
+    held = np.tile(np.arange(len(padded)).reshape(-1, 1, abreast), (1, 3, 1)).ravel() < count
+    halves = np.stack([in_order & 15, in_order >> 4], axis=1)
+    expected = np.bitwise_count(halves[:, :, None] ^ np.arange(16, dtype=np.uint8))
+    np.testing.assert_array_equal(tables[held], expected[held])

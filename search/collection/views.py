@@ -1,6 +1,6 @@
 """What a search looks at: all the codes of each segment, or some of them."""
 
-import dataclasses
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +14,7 @@ from search.hamming.blocks import arrange
 from search.hamming.searchable import Nearest, Scanned, Searchable, Within
 
 
-@dataclasses.dataclass(frozen=True)
-class View:
+class View(NamedTuple):
     """Some codes of a segment: a few that are held apart, or all of them under a mask."""
 
     segment: Segment

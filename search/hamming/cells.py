@@ -23,7 +23,7 @@ from search.hamming.searchable import Nearest
 from search.kernels import buckets as placing
 from search.kernels import cells as kernels
 from search.kernels import hamming
-from search.kernels.vectors import query_words
+from search.kernels.registers import registers
 
 _EACH = 4 * BLOCK  # codes in a cell, on average: many beside what its last block has left empty
 _MOST = 1 << 14  # cells: with more of them, finding those near a code takes what it saves
@@ -99,6 +99,7 @@ class Cells:
             return distances, found
         mask = self.mask(None if allowed is None else as_filter(allowed, self.count))
         planes, bits = self.blocks.planes.reshape(-1), self.blocks.bits
+        by_table = registers().by_table
         probes = min(probes, len(self.centres))
         # As many threads as the share of the codes that is compared is worth.
         workers = workers_for(self.blocks, -(-count * probes // len(self.centres)), workers)
@@ -108,8 +109,8 @@ class Cells:
             shape, masks, sums = scan.scratch(count, width(bits))
             keys = np.empty((stop - start, reach), np.int64)
             kernels.probe(
-                planes, width(bits), bits, self.starts, self.rows, mask,
-                query_words(queries[start:stop]), near[start:stop], shape, reach, masks, sums, keys,
+                planes, bits, self.starts, self.rows, mask, queries[start:stop], by_table,
+                near[start:stop], shape, reach, masks, sums, keys,
             )  # fmt: skip
             keys.sort(axis=1)  # equal distances are in the order of places until here
             hamming.split(keys, distances[start:stop], found[start:stop])

@@ -7,7 +7,9 @@ from search.hamming.blocks import Blocks
 ABREAST = 4  # queries that a pass of the kernel compares with the codes it has loaded
 _STATE_BYTES = 1 << 19  # a tile's results and counts, which shall stay in the second-level cache
 TILE = 64
-_WORK = 1 << 21  # pairs of bytes to compare that make it worth while to wake a thread
+# Pairs of bytes to compare that make it worth while to wake a thread: a tenth of a millisecond or
+# two, of which handing over, waiting and merging take a third.
+_WORK = 1 << 23
 _MERGED = 64  # pairs of bytes that are compared in the time that merging one result takes
 
 
@@ -22,9 +24,14 @@ def tile_size(k: int, bits: int) -> int:
     return max(ABREAST, min(TILE, _STATE_BYTES // state) // ABREAST * ABREAST)
 
 
+def worth(blocks: Blocks, queries: int) -> int:
+    """How many threads the work is worth, however many there are."""
+    return max(1, queries * blocks.planes.size // _WORK)
+
+
 def workers_for(blocks: Blocks, queries: int, workers: int) -> int:
-    """How many threads the work is worth."""
-    return max(1, min(workers, queries * blocks.planes.size // _WORK))
+    """How many of the threads the work is worth."""
+    return min(workers, worth(blocks, queries))
 
 
 def most_sharing(blocks: Blocks, k: int) -> int:

@@ -22,9 +22,10 @@ from search.hamming.dealing import (
     split,
     tile_size,
     workers_for_nearest,
+    worth,
 )
 from search.kernels import hamming
-from search.kernels.vectors import query_words
+from search.kernels.registers import registers
 from search.merging import merge_tables
 
 NO_ROW = -1
@@ -68,7 +69,8 @@ def knn(
     """
     queries = check_queries(blocks, queries)
     k = check_count(k, "k")
-    workers = pool.resolve(threads)
+    # How many processors there are takes longer to find out than a small scan.
+    workers = 1 if threads is None and worth(blocks, len(queries)) == 1 else pool.resolve(threads)
     blocks, rows, mask = _restrict(blocks, allowed)
     count = len(queries)
     distances = np.empty((count, k), np.int32)
@@ -98,20 +100,24 @@ def _nearest_by_query(
     found: NDArray[np.int64],
 ) -> None:
     """Fill `distances` and `found`, the queries divided among the threads."""
-    planes = blocks.planes.reshape(-1)
-    total = len(blocks.planes)
+    planes, total = blocks.planes.reshape(-1), len(blocks.planes)
+    by_table = registers().by_table
 
     def search(start: int, stop: int) -> None:
-        shape, words, masks, sums = _prepare(queries[start:stop])
+        shape, masks, sums = scratch(stop - start, queries.shape[1])
         keys = np.empty((stop - start, k), np.int64)
         progress = np.zeros(hamming.PROGRESS, np.int64)
         hamming.nearest(
-            planes, blocks.count, width(blocks.bits), blocks.bits, total, progress, total, True,
-            words, stop - start, shape, mask, k, masks, sums, keys,
+            planes, blocks.count, blocks.bits, total, progress, total, hamming.SAMPLE,
+            queries[start:stop], by_table, shape, mask, k, masks, sums, keys,
         )  # fmt: skip
         hamming.split(keys, distances[start:stop], found[start:stop])
 
-    pool.run(search, pairwise(query_edges(len(queries), tile, workers)), workers)
+    limits = query_edges(len(queries), tile, workers)
+    if len(limits) == 2:  # a single tile is searched here, without the microseconds of a pool
+        search(*limits)
+    else:
+        pool.run(search, pairwise(limits), workers)
 
 
 def _nearest_shared(
@@ -131,10 +137,9 @@ def _nearest_shared(
     total = len(blocks.planes)
     chunk = min(max(1, _CHUNK // (width(blocks.bits) * BLOCK)), max(1, total - 1))
     spans = list(pairwise(edges(len(queries), tile)))
-    prepared = [_prepare(queries[start:stop]) for start, stop in spans]
 
-    for guess in (True, False):
-        keys, misled = _together(blocks, spans, prepared, mask, k, workers, chunk, guess)
+    for stride in (hamming.SAMPLE * workers, 0):
+        keys, misled = _together(blocks, queries, spans, mask, k, workers, chunk, stride)
         if not misled or (keys[:, -1] != hamming.MISSING).all():
             break
     hamming.split(keys, distances, found)
@@ -142,32 +147,30 @@ def _nearest_shared(
 
 def _together(
     blocks: Blocks,
+    queries: NDArray[np.uint8],
     spans: list[tuple[int, int]],
-    prepared: list[tuple[tuple, NDArray, NDArray, NDArray]],
     mask: NDArray[np.uint64],
     k: int,
     workers: int,
     chunk: int,
-    guess: bool,
+    stride: int,
 ) -> tuple[NDArray[np.int64], bool]:
     """The k least keys of each query, and whether a guess may have left some out.
 
     One call is one round of the search. A thread may still call `search` after the next round has
     begun: it then works on its own round's variables, where there is nothing left to claim.
     """
-    planes = blocks.planes.reshape(-1)
-    total, count = len(blocks.planes), spans[-1][1]
+    planes, by_table = blocks.planes.reshape(-1), registers().by_table
+    total, count = len(blocks.planes), len(queries)
     parts = np.full((workers, count, k), hamming.MISSING, np.int64)
     progress = np.zeros((len(spans), hamming.PROGRESS), np.int64)
 
     def search(out: NDArray[np.int64]) -> None:
-        for (start, stop), own, (shape, words, masks, sums) in zip(
-            spans, progress, prepared, strict=True
-        ):
+        for (start, stop), own in zip(spans, progress, strict=True):
+            shape, masks, sums = scratch(stop - start, queries.shape[1])
             hamming.nearest(
-                planes, blocks.count, width(blocks.bits), blocks.bits, total, own, chunk, guess,
-                words, stop - start, shape, mask, k, np.empty_like(masks), np.empty_like(sums),
-                out[start:stop],
+                planes, blocks.count, blocks.bits, total, own, chunk, stride,
+                queries[start:stop], by_table, shape, mask, k, masks, sums, out[start:stop],
             )  # fmt: skip
 
     def finished() -> bool:
@@ -213,18 +216,18 @@ def radius(
     blocks, rows, mask = _restrict(blocks, allowed)
     count = len(queries)
     tiles, ranges = split(blocks, count, TILE, workers)
-    planes = blocks.planes.reshape(-1)
+    planes, by_table = blocks.planes.reshape(-1), registers().by_table
     stretch = max(BLOCK, hamming.STRETCH // width(blocks.bits))
 
     def search(part: int, start: int, stop: int) -> list[tuple[NDArray, NDArray]]:
-        shape, words, masks, sums = _prepare(queries[start:stop])
+        shape, masks, sums = scratch(stop - start, queries.shape[1])
         room = _FOUND + stretch * (stop - start)  # the kernel stops before a stretch may not fit
         pieces, block = [], ranges[part]
         while block < ranges[part + 1]:
             keys, owners = np.empty(room, np.int64), np.empty(room, np.int32)
             filled, block = hamming.within(
-                planes, blocks.count, width(blocks.bits), block, ranges[part + 1],
-                words, stop - start, radii[start:stop], shape, mask, masks, sums, keys, owners,
+                planes, blocks.count, block, ranges[part + 1], queries[start:stop], by_table,
+                radii[start:stop], shape, mask, masks, sums, keys, owners,
             )  # fmt: skip
             piece = keys[:filled], owners[:filled]
             # Few results shall not keep all the room there was for many.
@@ -270,13 +273,12 @@ def radius(
 
 
 def check_queries(blocks: Blocks, queries: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Queries that fit the blocks, contiguous and with their pad bits zero."""
+    """Queries that fit the blocks: a copy, contiguous and with its pad bits zero."""
     queries, _ = validate(queries, blocks.bits, "queries")
-    mask = pad_mask(blocks.bits)
-    if mask == 0xFF:
-        return np.ascontiguousarray(queries)
+    # One kind of array for the kernels, whatever was given: they are compiled once.
     queries = np.array(queries, order="C")
-    queries[:, -1] &= np.uint8(mask)
+    if blocks.bits % 8:
+        queries[:, -1] &= np.uint8(pad_mask(blocks.bits))
     return queries
 
 
@@ -317,17 +319,6 @@ def _apply(
     packed = np.packbits(allowed, bitorder="little")
     mask[: len(packed)] = packed
     return blocks, None, mask.view("<u8").astype(np.uint64, copy=False)
-
-
-def _prepare(queries: NDArray[np.uint8]) -> tuple[tuple, NDArray, NDArray, NDArray]:
-    """What the kernel needs for a tile of queries: its shape, their words, and scratch space."""
-    count, bytes_each = queries.shape
-    shape, masks, sums = scratch(count, bytes_each)
-    abreast = len(shape) // 8
-    padded = np.zeros((-(-count // abreast) * abreast, bytes_each), np.uint8)
-    padded[:count] = queries
-    words = query_words(padded.reshape(-1, abreast, bytes_each).transpose(0, 2, 1))
-    return shape, words, masks, sums
 
 
 def scratch(count: int, bytes_each: int) -> tuple[tuple, NDArray[np.uint64], NDArray]:

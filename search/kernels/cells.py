@@ -9,11 +9,12 @@ from search.kernels.compiling import compiled
 from search.kernels.hamming import MISSING, limit_of, order, sweep
 from search.kernels.shared import BLOCK, ROW_BITS, ROW_MASK
 from search.kernels.vectors import LANES
+from search.kernels.words import query_words
 
 
 @compiled
 def probe(  # type: ignore[no-untyped-def]
-    planes, width, bits, starts, rows, allowed, words, cells, shape, k, masks, sums, out
+    planes, bits, starts, rows, allowed, asked, by_table, cells, shape, k, masks, sums, out
 ):  # fmt: skip
     """The k nearest codes of each query among those of its cells.
 
@@ -22,14 +23,16 @@ def probe(  # type: ignore[no-untyped-def]
     order, does not depend on the others.
 
     planes: uint8, flat; starts: int64 (cells + 1,), the block that each cell begins at; rows: of
-    the code at each place; allowed: uint64, a bit for every place; words: uint64, `query_words`
-    of the bytes (queries, width); cells: int64 (queries, probes), nearest first; out: int64
+    the code at each place; allowed: uint64, a bit for every place; asked: uint8 (queries,
+    width); by_table: see `query_words`; cells: int64 (queries, probes), nearest first; out: int64
     (queries, k), keys by distance, filled up with MISSING.
     """
     abreast, groups = len(shape) // 8, len(shape) % 8
     wide = sums.itemsize == 2
     per_block = BLOCK // LANES
-    queries, probes = cells.shape
+    queries, width = asked.shape
+    probes = cells.shape[1]
+    words = query_words(asked, 1, by_table)
     length = len(words) // queries  # words of a query,
     each = length // width  # and of a byte of it
     keys = np.empty((queries, 2 * k + 256), np.int64)

@@ -17,9 +17,12 @@ from search.kernels.shared import BLOCK, ROW_BITS, ROW_MASK
 from search.kernels.shared import MISSING as MISSING
 from search.kernels.vectors import LANES as LANES
 from search.kernels.vectors import byte_distance, claim, lowest, mask_of, tile
+from search.kernels.words import query_words
 
 STRETCH = 24576  # bytes of codes that stay in the first-level cache while queries walk them
-SAMPLE = 32  # one vector in so many is looked at to guess how near the k nearest will be
+# One vector in so many is looked at to guess how near the k nearest will be. Each of the threads
+# that share a query looks at its own guess: that many times as few, so that all take as long.
+SAMPLE = 32
 # Codes of up to so many bytes (256 bits) have `distance + 1` summed in one byte. Distances 255 and
 # 256 wrap round and read as -1 and 0; at that width the kernels check such sums again.
 NARROW_BYTES = 32
@@ -141,7 +144,7 @@ def sweep(  # type: ignore[no-untyped-def]
 
 @compiled
 def nearest(  # type: ignore[no-untyped-def]
-    planes, size, width, bits, last, progress, chunk, guess, words, queries, shape, allowed, k,
+    planes, size, bits, last, progress, chunk, stride, asked, by_table, shape, allowed, k,
     masks, sums, out,
 ):  # fmt: skip
     """The k nearest codes, among blocks [0, last), of each of a tile of queries.
@@ -149,17 +152,20 @@ def nearest(  # type: ignore[no-untyped-def]
     Threads may share the blocks: each claims `chunk` of them at a time from `progress`, until
     none are left, and gives the nearest among those it had. Then the k least keys of all threads
     are the results, unless there are fewer than k and progress[GUESSED] tells that codes were
-    left out by a guess that was too low: that asks for another call, without `guess`.
+    left out by a guess that was too low: that asks for another call, with a `stride` of 0.
 
-    planes: uint8, flat; size: codes in it; progress: int64 (PROGRESS,), zeros at first; words:
-    uint64, `query_words` of the bytes (tiles, width, len(shape) // 8); allowed: uint64, a bit for
-    every code, or empty for all; out: int64 (queries, k) keys in ascending order, filled up with
-    MISSING, or left as it is by a thread that came too late to claim anything.
+    planes: uint8, flat; size: codes in it; progress: int64 (PROGRESS,), zeros at first; stride:
+    one vector in so many is looked at for a guess, none if 0; asked: uint8 (queries, width);
+    by_table: see `query_words`; allowed: uint64, a bit for every code, or empty for all; out:
+    int64 (queries, k) keys in ascending order, filled up with MISSING, or left as it is by a
+    thread that came too late to claim anything.
     """
     start = claim(progress, NEXT, chunk)
     if start >= last:
         return
+    queries, width = asked.shape
     abreast, groups = len(shape) // 8, len(shape) % 8
+    words = query_words(asked, abreast, by_table)
     wide = sums.itemsize == 2
     per_block = BLOCK // LANES
     shared = chunk < last
@@ -175,14 +181,16 @@ def nearest(  # type: ignore[no-untyped-def]
         limits[query] = limit_of(bits + 1, wide)
 
     # Without a bound to begin with, k (1 + ln(n / k)) codes would be collected, most of them in
-    # vain. So guess one: the distance that enough of a sample, every 32nd vector, is within.
-    sample = last * per_block // (SAMPLE * groups) * LANES * groups
-    share = k / SAMPLE
-    enough = int(share + 4 * np.sqrt(share) + 4)
-    guessed = guess and k >= 16 and sample >= 8 * enough
+    # vain. So guess one: the distance that enough of a sample is within.
+    guessed, enough = False, 0
+    if stride > 0 and k >= 16:
+        sample = last * per_block // (stride * groups) * LANES * groups
+        share = k / stride
+        enough = int(share + 4 * np.sqrt(share) + 4)
+        guessed = sample >= 8 * enough
     if guessed:
         sweep(
-            planes, size, width, 0, last * per_block, SAMPLE * groups, words, shape, allowed,
+            planes, size, width, 0, last * per_block, stride * groups, words, shape, allowed,
             enough, masks, sums, owners, keys, filled, counts, below, bounds, limits,
         )  # fmt: skip
         for query in range(queries):
@@ -265,15 +273,17 @@ def await_others(progress, blocks):  # type: ignore[no-untyped-def]
 
 @compiled
 def within(  # type: ignore[no-untyped-def]
-    planes, size, width, first, last, words, queries, radii, shape, allowed, masks, sums,
-    found, owners,
+    planes, size, first, last, asked, by_table, radii, shape, allowed, masks, sums, found,
+    owners,
 ):  # fmt: skip
     """The codes of blocks [first, last) within radii[query] of each of a tile of queries.
 
     Appends keys to `found` and query numbers to `owners`, in row order for each query, until
     the next stretch of blocks might not fit. Returns (number found, block to go on from).
     """
+    queries, width = asked.shape
     abreast, groups = len(shape) // 8, len(shape) % 8
+    words = query_words(asked, abreast, by_table)
     wide = sums.itemsize == 2
     tiles = (queries + abreast - 1) // abreast
     limits = np.zeros(tiles * abreast, np.uint64)

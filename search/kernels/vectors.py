@@ -15,7 +15,6 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
-from numpy.typing import NDArray
 
 from search.kernels.registers import registers
 from search.kernels.shared import BLOCK, PLAIN, data_of, prefetch
@@ -29,27 +28,6 @@ LOOK_UP = {
     32: "llvm.x86.avx2.pshuf.b",
     64: "llvm.x86.avx512.pshuf.b.512",
 }
-
-
-def query_words(queries: NDArray[np.uint8]) -> NDArray[np.uint64]:
-    """What `tile` reads of each byte of the queries, in the order of the array.
-
-    Args:
-        queries: uint8, any shape.
-
-    Returns:
-        uint64 (n,): a word for each byte that repeats it, or four that are its two tables.
-
-    Example:
-        >>> len(query_words(np.zeros((1, 8, 4), np.uint8))) in (32, 128)
-        True
-    """
-    if not registers().by_table:
-        return queries.reshape(-1) * np.uint64(0x0101010101010101)
-    halves = np.stack([queries & 15, queries >> 4], axis=-1)
-    return (
-        np.bitwise_count(halves[..., None] ^ np.arange(16, dtype=np.uint8)).view("u8").reshape(-1)
-    )
 
 
 def _call(builder: Any, name: str, kind: Any, *arguments: Any) -> Any:
@@ -385,8 +363,8 @@ def _mask_python(sums: Any, index: int, limit: Any) -> Any:
 
 # tile(planes, offset, width, words, word, limits, limit, shape, masks, sums) -> uint64
 #   compares `len(shape) // 8` queries with `len(shape) % 8` vectors of 64 codes, the first of
-#   them at planes[offset]. Entry word + plane * queries + q of `words`, see `query_words`, is of
-#   byte `plane` of query q; limits[limit + q] repeats its limit, one or two bytes wide as `sums`.
+#   them at planes[offset]. Entry word + plane * queries + q of `words`, see `words.query_words`,
+#   is of byte `plane` of query q; limits[limit + q] repeats its limit, as wide as `sums`.
 #   Bit q * vectors + v of the result says whether any `distance + 1 <= limit` for query q and
 #   vector v; only then are `masks` (a bit for every code within the limit) and `sums` (distance
 #   + 1, which a byte wraps round) written, at that place.
