@@ -100,6 +100,7 @@ class ImageIndex:
         pool: int | None = None,
         radius: int | None = None,
         where: Where | None = None,
+        recall: float | None = None,
     ) -> Any:
         """The `k` nearest images of the index.
 
@@ -114,6 +115,10 @@ class ImageIndex:
             where: the images to search: an expression about their paths and columns, such as
                 "year >= 2020 and folder == 'beach'" (see `jaxhash.items.where`); or bool for each
                 of `codes.ids`; or a list of ids.
+            recall: the share of the nearest codes that has to be found, on the average of queries
+                that are like the index's images: 0.95 for instance. That is quicker among
+                millions, after a first query that takes seconds (see `search.HashIndex.search`).
+                All are found when None. Not with `where`, `radius`.
 
         Returns:
             `Found` for one picture, a list of `Found` for several.
@@ -128,7 +133,9 @@ class ImageIndex:
         codes, items = self._now
         if isinstance(where, str):
             where = items.select(where, codes.ids)
-        found = retrieval.query(self.model, codes, images, k, pool=pool, radius=radius, where=where)
+        found = retrieval.query(
+            self.model, codes, images, k, pool=pool, radius=radius, where=where, recall=recall
+        )
         single = pictures.is_one(images, self.model.spec.item_shape)
         names = _names([images] if single else images, len(found.ids))
         answers = [

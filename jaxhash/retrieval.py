@@ -184,6 +184,7 @@ def query(
     pool: int | None = None,
     radius: int | None = None,
     where: Where | None = None,
+    recall: float | None = None,
 ) -> Neighbours:
     """The k nearest items of an index for each query, from coarse to fine where a pool is given.
 
@@ -197,6 +198,8 @@ def query(
         radius: largest Hamming distance of a result.
         where: the items to search: an expression about their paths and columns (see
             `jaxhash.items.where`), bool for each of the index's ids, or a list of ids.
+        recall: the share of the nearest codes that has to be found, such as 0.95; exact when None.
+            See `search.HashIndex.search`. Not with `where`, `radius`.
 
     Raises:
         ValueError: the index was made by another model, or keeps no features for a pool.
@@ -213,7 +216,9 @@ def query(
         pool = pool_for(k, order_for(model, index), len(index))
     if pool:
         fine = {"query_features": encoded.features, "pool": max(pool, k)}
-    return Neighbours(*index.search(encoded.codes, k, radius=radius, where=where, **fine))
+    return Neighbours(
+        *index.search(encoded.codes, k, radius=radius, where=where, recall=recall, **fine)
+    )
 
 
 def order_for(model: Model, index: HashIndex) -> str:

@@ -134,6 +134,37 @@ def test_device_search(benchmark: Benchmark, tmp_path: Path, capsys) -> None:
 
 
 @swig
+def test_latency(benchmark: Benchmark, tmp_path: Path, capsys) -> None:
+    latency, out = benchmark("latency"), tmp_path / "latency.json"
+    latency.main(latency.Options(counts=(500,), runs=1, threads=1, graph=0, out=out))
+    (row,) = json.loads(out.read_text())["rows"]
+    assert row["search"]["least"] > 0
+    assert row.get("same", True)
+    assert "floor: hand-over" in capsys.readouterr().out
+
+
+@swig
+def test_five_minutes(benchmark: Benchmark, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    five = benchmark("five_minutes")
+    monkeypatch.setattr(five, "comparison_rate", lambda threads: 1e9)
+    monkeypatch.setattr(five, "bandwidth", lambda size, threads: 1e9)
+    monkeypatch.setattr(five, "SIDE", 64)
+    commands: list[list[str]] = []
+    monkeypatch.setattr(
+        five, "subprocess", SimpleNamespace(run=lambda words, check: commands.append(words))
+    )
+    five.main(five.Options(count=500, bits=(16,), runs=1, threads=1))
+    assert [Path(words[1]).stem for words in commands] == ["accelerator", "encoding", "startup"]
+    assert all(Path(words[1]).is_file() for words in commands)
+    printed = capsys.readouterr().out
+    assert "compared in registers" in printed
+    assert "1000 queries" in printed
+    assert "DIFFERENT" not in printed
+    with pytest.raises(SystemExit, match="no part is called 'all'"):
+        five.main(five.Options(parts=("all",)))
+
+
+@swig
 def test_approximate(benchmark: Benchmark, tmp_path: Path, capsys) -> None:
     approximate = benchmark("approximate")
     beside = ("ivf",) if importlib.util.find_spec("faiss") else ()

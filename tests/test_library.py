@@ -97,6 +97,9 @@ def test_the_whole_path(run: Path, photos: Path, tmp_path: Path) -> None:
     several = again.query([photos / "red" / "03.png", photos / "blue" / "00.png"], k=2, pool=20)
     assert [one.paths[0] for one in several] == [one.query for one in several]
     assert again.query(photos / "red" / "03.png", k=5, pool=20) == found
+    assert again.query(photos / "red" / "03.png", k=5, pool=20, recall=0.9) == found, "few: exact"
+    with pytest.raises(ValueError, match="recall does not combine with radius"):
+        again.query(photos / "red" / "03.png", k=5, radius=2, recall=0.9)
 
     with pytest.raises(FileExistsError, match="overwrite"):
         jaxhash.index(model, photos, tmp_path / "photos.index")

@@ -55,6 +55,9 @@ class Query:
     """Largest Hamming distance of a result. Default: any."""
     where: str | None = None
     """Search only images of which this is true, such as "year >= 2020 and folder = 'beach'"."""
+    recall: float | None = None
+    """Find only this share of the nearest codes, such as 0.95: quicker for many queries among
+    millions of codes, which are first dealt out to cells. Default: all of them."""
     root: Path | None = None
     """Folder of the indexed images, where it has moved."""
     json: bool = False
@@ -107,6 +110,7 @@ def query(options: Query) -> None:
             pool=options.pool,
             radius=options.radius,
             where=where,
+            recall=options.recall,
         )
         for picture, distances, ids in zip(good, *answer, strict=True):
             found.append(Found(picture.title, hits(items, distances, ids)))
@@ -137,6 +141,12 @@ def _check(options: Query) -> None:
         )
     if options.radius is not None and options.radius < 0:
         raise ValueError(f"--radius is {options.radius}; give 0 or more")
+    if options.recall is not None:
+        if not 0 < options.recall <= 1:
+            raise ValueError(f"--recall is {options.recall}; give a share above 0, at most 1")
+        for name, value in (("--where", options.where), ("--radius", options.radius)):
+            if value is not None:
+                raise ValueError(f"--recall does not combine with {name}; leave one of them out")
     if options.json and options.csv:
         raise ValueError("--json and --csv are two forms of the same output; give one")
     if options.root is not None and not options.root.is_dir():
@@ -225,7 +235,7 @@ COMMAND = Command(
     positional="images",
     common=("run", "index", "k", "pool", "where", "json", "csv", "gallery"),
     groups={
-        "queries and results": ("k", "pool", "radius", "where", "json", "csv", "gallery"),
+        "queries and results": ("k", "pool", "radius", "where", "recall", "json", "csv", "gallery"),
         "model and index": ("run", "index", "root", "verify"),
     },
 )

