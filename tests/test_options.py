@@ -1,6 +1,7 @@
 """Every option acts, or is refused with the reason: a row for each, of runs and of scripts."""
 
 import builtins
+import contextlib
 import dataclasses
 import importlib
 from pathlib import Path
@@ -499,8 +500,11 @@ def stub_serve(monkeypatch: pytest.MonkeyPatch) -> list:
     run = Recorder()
     monkeypatch.setattr(service, "Service", made)
     monkeypatch.setattr(service, "described", lambda model: "")
+    on_ray = importlib.import_module("jaxhash.serve.on_ray")
+    asked = Recorder(contextlib.nullcontext())
+    monkeypatch.setattr(on_ray, "asking", asked)
     monkeypatch.setattr(server, "run", run)
-    return [made.calls, [options for _, options in run.calls], run.calls]
+    return [made.calls, asked.calls, [options for _, options in run.calls], run.calls]
 
 
 class Opened:
@@ -643,6 +647,10 @@ COMMAND_OPTIONS: dict[str, tuple[list[Any], dict[str, list[Any]]]] = {
             "max_megapixels": ["--max-megapixels", 1],
             "timeout": ["--timeout", 1],
             "waiting": ["--waiting", 1],
+            "ray": ["--ray", "auto"],
+            "parts": ["--ray", "auto", "--parts", 3],
+            "replicas": ["--ray", "auto", "--parts", 3, "--replicas", 4],
+            "threads": ["--ray", "auto", "--parts", 3, "--threads", 2],
         },
     ),
     "duplicates": (
@@ -774,6 +782,11 @@ def test_a_backbone_is_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
         ("serve", ["--port", 0], ValueError, "--port is 0; give 1 to 65535"),
         ("serve", ["--timeout", 0], ValueError, "--timeout is 0.0; give a number above 0"),
         ("serve", ["--images", "none"], FileNotFoundError, "no such folder"),
+        ("serve", ["--parts", 2], ValueError, "--parts is for an index in parts; give --ray too"),
+        ("serve", ["--ray", "auto", "--threads", 2], ValueError, "give --parts too"),
+        ("serve", ["--ray", "auto", "--parts", 0], ValueError, "--parts is 0; give at least 1"),
+        ("serve", ["--ray", "local"], ValueError, "no parts yet; give --parts too"),
+        ("serve", ["--ray", "auto", "--writable"], ValueError, "leave --ray out"),
         ("query", ["--radius", -1], ValueError, "--radius is -1"),
         ("query", ["--recall", 1.5], ValueError, "--recall is 1.5"),
         ("query", ["--recall", 0.9, "--where", "x = 1"], ValueError, "combine with --where"),

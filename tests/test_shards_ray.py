@@ -1,11 +1,13 @@
 """Ray, where it is installed: encoding and search through kills, bit for bit."""
 
+import asyncio
 import os
 import signal
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ import jaxhash
 from jaxhash.cli import main
 from jaxhash.shards import folder as folders
 from jaxhash.shards import ray_search
+from jaxhash.shards.pointer import current, point
 from jaxhash.shards.ray_encoding import encode_on_ray
 from search import HashIndex, Writer
 from search.shards import file_name
@@ -101,7 +104,7 @@ def test_parts_answer_as_one_index_through_kills_and_changes(cluster: None, tmp_
         str(tmp_path / name): write_shards(tmp_path / name, at) for at, name in enumerate("ab")
     }
     pointer = tmp_path / "current"
-    ray_search.point(pointer, tmp_path / "a")
+    point(pointer, tmp_path / "a")
     handle = ray_search.start(pointer, parts=2, cpus=0.5, threads=1, seconds=20)
     rng = np.random.default_rng(9)
     queries, fine = rng.integers(0, 256, (5, 2), np.uint8), rng.random((5, 4), np.float32)
@@ -129,10 +132,63 @@ def test_parts_answer_as_one_index_through_kills_and_changes(cluster: None, tmp_
         one = serve.get_deployment_handle(name, ray_search.APPLICATION)
         os.kill(one.process.remote().result(timeout_s=60), signal.SIGKILL)
         assert check() == str(tmp_path / "a")
-    ray_search.point(pointer, tmp_path / "b")
+    point(pointer, tmp_path / "b")
     assert check() == str(tmp_path / "b")
     with pytest.raises(ValueError, match="pool needs query_features"):
         ray_search.search(handle, queries, 7, pool=5)
     with pytest.raises(FileNotFoundError, match="no shards"):
-        ray_search.point(pointer, tmp_path)
-    assert ray_search.current(pointer) == str(tmp_path / "b")
+        point(pointer, tmp_path)
+    assert current(pointer) == str(tmp_path / "b")
+    serve.delete(ray_search.APPLICATION)
+
+
+def test_the_service_asks_the_parts(cluster: None, photos: Path, encoded: Path) -> None:
+    """Through the loss of replicas of both kinds: every answer is right, or a 503."""
+    small_service = pytest.importorskip("small_service")
+    from jaxhash.serve import on_ray
+    from jaxhash.serve.service import Service
+
+    wanted = [{"ids": [item], "k": 5} for item in range(9)]
+
+    async def answer(client: Any, words: dict[str, Any]) -> Any:
+        reply = await client.post("/search", json=words)
+        assert reply.status_code in (200, 503), reply.text
+        return reply.json()["answers"] if reply.status_code == 200 else None
+
+    async def right(client: Any) -> list[Any]:
+        return [await answer(client, words) for words in wanted]
+
+    async def attacked(client: Any) -> int:
+        there = 0
+        for name in ("part-0", "Router", "part-1"):
+            one = serve.get_deployment_handle(name, ray_search.APPLICATION)
+            os.kill(await one.process.remote(), signal.SIGKILL)
+            answers = await asyncio.gather(*(answer(client, words) for words in wanted))
+            for found, expected in zip(answers, alone, strict=True):
+                assert found in (expected, None)
+                there += found is not None
+        return there
+
+    alone = small_service.asking(Service(photos / "run", encoded), right)
+    with on_ray.asking("auto", encoded, parts=2, replicas=2) as ask:
+        service = Service(photos / "run", encoded, ask=ask)
+        assert small_service.asking(service, right) == alone
+        service = Service(photos / "run", encoded, ask=ask)
+        assert small_service.asking(service, attacked) > 0
+        with (
+            pytest.raises(ValueError, match="run on that cluster already"),
+            on_ray.asking("auto", encoded, parts=2),
+        ):
+            pass
+        with on_ray.asking("auto", encoded, parts=None) as same:
+            codes = np.zeros((1, 2), np.uint8)
+            near = HashIndex.open(encoded).search(codes, 3)
+            for ours, theirs in zip(same(str(encoded), codes, 3), near, strict=True):
+                np.testing.assert_array_equal(ours, theirs)
+    with (
+        pytest.raises(ValueError, match="no parts run on that cluster"),
+        on_ray.asking("auto", encoded, parts=None),
+    ):
+        pass
+    with pytest.raises(ValueError, match="parts is 9, and there are 4 shards"):
+        ray_search.start(encoded, parts=9)

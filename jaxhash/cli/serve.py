@@ -7,6 +7,10 @@ API is described at /openapi.json. A new index file in the place of the old one 
 a restart. With a --host that other machines can reach, a token is asked for: the one in the
 environment variable JAXHASH_TOKEN, or else a new one, which is printed. Needs the extra:
 pip install "jaxhash[serve]".
+
+    jaxhash serve --run R --index photos.index/ --ray auto --parts 4 --replicas 2
+
+has a folder of shards searched in parts on a Ray cluster, each of them in several places.
 """
 
 from dataclasses import dataclass
@@ -22,7 +26,8 @@ class Serve:
     run: Path
     """Folder of the trained run that made the index."""
     index: Path
-    """The index file, from jaxhash encode."""
+    """The index, from jaxhash encode: a file, or a folder of shards. With --ray also a file that
+    names such a folder by its whole path: when it names another one, that is searched."""
     host: str = "127.0.0.1"
     """Name or address to listen on. Other machines reach 0.0.0.0, with a token."""
     port: int = 8000
@@ -39,10 +44,21 @@ class Serve:
     """Seconds that a request may take."""
     waiting: int = 256
     """Queries that may wait for others; further ones are told to come back."""
+    ray: str | None = None
+    """Address of a Ray cluster that searches a folder of shards in parts: auto for the one that
+    runs here, local to start one of this machine alone. Needs the extra ray."""
+    parts: int | None = None
+    """With --ray: into how many parts the shards are divided. Default: ask those that another
+    service has started there."""
+    replicas: int | None = None
+    """With --parts: places that each part is in. Default: 2."""
+    threads: int | None = None
+    """With --parts: threads of a search in each place, and processors kept for it. Default: 1."""
 
 
 def serve(options: Serve) -> None:
     """Serve as the options say."""
+    import contextlib
     import os
     import secrets
 
@@ -52,6 +68,17 @@ def serve(options: Serve) -> None:
         if not getattr(options, name) > 0:
             dashed = name.replace("_", "-")
             raise ValueError(f"--{dashed} is {getattr(options, name)}; give a number above 0")
+    for needed, names in (("ray", ("parts",)), ("parts", ("replicas", "threads"))):
+        for name in names:
+            value = getattr(options, name)
+            if value is not None and getattr(options, needed) is None:
+                raise ValueError(f"--{name} is for an index in parts; give --{needed} too")
+            if value is not None and value < 1:
+                raise ValueError(f"--{name} is {value}; give at least 1")
+    if options.ray is not None and options.writable:
+        raise ValueError("--writable is for one index file; leave --ray out")
+    if options.ray == "local" and options.parts is None:
+        raise ValueError("--ray local starts a cluster that has no parts yet; give --parts too")
     if options.images is not None and not options.images.is_dir():
         raise FileNotFoundError(f"{options.images}: no such folder")
     try:
@@ -66,29 +93,45 @@ def serve(options: Serve) -> None:
     token = os.environ.get("JAXHASH_TOKEN") or None
     if token is None and options.host not in LOOPBACK:
         token = secrets.token_urlsafe(24)
-    service = Service(
-        options.run,
-        options.index,
-        folder=options.images,
-        limits=Limits(
-            upload=int(options.max_upload * (1 << 20)),
-            pixels=int(options.max_megapixels * 1_000_000),
-            seconds=options.timeout,
-            waiting=options.waiting,
-        ),
-        writable=options.writable,
-    )
-    print(f"{options.index}: {len(service.snapshot)} images, {described(service.model)}")
-    service.warm()
-    query = "" if token is None else f"/?token={token}"
-    name = f"[{options.host}]" if ":" in options.host else options.host
-    server.run(
-        service,
-        host=options.host,
-        port=options.port,
-        token=token,
-        on_ready=lambda: print(f"http://{name}:{options.port}{query}", flush=True),
-    )
+    with contextlib.ExitStack() as stack:
+        ask = None
+        if options.ray is not None:
+            from jaxhash.serve import on_ray
+
+            ask = stack.enter_context(
+                on_ray.asking(
+                    options.ray,
+                    options.index,
+                    parts=options.parts,
+                    replicas=options.replicas or 2,
+                    threads=options.threads or 1,
+                    seconds=options.timeout,
+                )
+            )
+        service = Service(
+            options.run,
+            options.index,
+            folder=options.images,
+            limits=Limits(
+                upload=int(options.max_upload * (1 << 20)),
+                pixels=int(options.max_megapixels * 1_000_000),
+                seconds=options.timeout,
+                waiting=options.waiting,
+            ),
+            writable=options.writable,
+            ask=ask,
+        )
+        print(f"{options.index}: {len(service.snapshot)} images, {described(service.model)}")
+        service.warm()
+        query = "" if token is None else f"/?token={token}"
+        name = f"[{options.host}]" if ":" in options.host else options.host
+        server.run(
+            service,
+            host=options.host,
+            port=options.port,
+            token=token,
+            on_ready=lambda: print(f"http://{name}:{options.port}{query}", flush=True),
+        )
 
 
 COMMAND = Command("jaxhash serve", __doc__, Serve, serve)

@@ -115,7 +115,7 @@ def _search(snapshot: Snapshot, requests: list[Wanted]) -> list[Result | Excepti
         if pool is not None:
             features = [one for own, one in vectors if len(own) and one is not None]
             fine = {"query_features": np.concatenate(features), "pool": pool}
-        distances, ids = index.search(codes, k, radius=first.radius, where=where, **fine)
+        distances, ids = snapshot.search(codes, k, radius=first.radius, where=where, **fine)
     except Refused as error:
         return [error] * len(requests)
     except ValueError as error:  # a filter of ids that are not in the index

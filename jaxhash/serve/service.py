@@ -26,7 +26,7 @@ from jaxhash.serve.errors import Refused, busy
 from jaxhash.serve.limits import Limits
 from jaxhash.serve.metrics import Metrics
 from jaxhash.serve.searching import Result, Wanted
-from jaxhash.serve.snapshot import Mark, Snapshot, open_snapshot
+from jaxhash.serve.snapshot import Ask, Mark, Snapshot, open_snapshot
 from search.processors import available
 
 Value = TypeVar("Value")
@@ -44,6 +44,8 @@ class Service:
         folder: pictures are shown from it alone; the folder that was encoded by default.
         limits: of requests.
         writable: whether clients may add and remove items.
+        ask: who searches, where that is not this process, see `on_ray`; the index is then a folder
+            of shards, or a file that names one.
 
     Raises:
         FileNotFoundError: there is no such run or index.
@@ -63,8 +65,10 @@ class Service:
         folder: Path | None = None,
         limits: Limits | None = None,
         writable: bool = False,
+        ask: Ask | None = None,
     ) -> None:
         self.run, self.index, self.folder = Path(run), Path(index), folder
+        self._ask = ask
         self.limits = limits or Limits()
         self.writable = writable
         self.metrics = Metrics()
@@ -82,7 +86,7 @@ class Service:
 
     def _open(self) -> Snapshot:
         """The index as its file is now."""
-        snapshot = open_snapshot(self.index, self.model, self.folder)
+        snapshot = open_snapshot(self.index, self.model, self.folder, self._ask)
         self.metrics.items.set(len(snapshot))
         return snapshot
 

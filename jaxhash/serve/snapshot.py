@@ -1,10 +1,11 @@
 """The index at one moment, with what requests ask of it: names, filters, versions."""
 
 import functools
+import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,6 +15,12 @@ from jaxhash.index_files import open_index
 from jaxhash.models import Model
 from jaxhash.retrieval import pool_for
 from jaxhash.serve.errors import Refused
+from jaxhash.shards.pointer import current
+from search.merging import Result
+
+Ask = Callable[..., Result]
+"""As `HashIndex.search`, with the folder of shards to search before its arguments."""
+log = logging.getLogger("jaxhash.serve")
 
 
 class Mark(NamedTuple):
@@ -55,6 +62,7 @@ class Snapshot:
     Args:
         images: the model and its index; not changed any more.
         version: of the index, for clients.
+        ask: who searches it, where that is not this process: as `HashIndex.search`.
 
     Example:
         >>> snapshot = open_snapshot("photos.index", model)  # doctest: +SKIP
@@ -62,9 +70,10 @@ class Snapshot:
         (['beach/17.jpg'], ['beach'])
     """
 
-    def __init__(self, images: ImageIndex, version: str) -> None:
+    def __init__(self, images: ImageIndex, version: str, ask: Ask | None = None) -> None:
         self.images = images
         self.version = version
+        self._ask = ask
         root = images.items.root
         self._root = None if root is None else os.path.join(root, "")
         self.folder = None if root is None else Path(os.path.realpath(root))
@@ -138,29 +147,50 @@ class Snapshot:
             raise Refused(422, "pool: the index keeps no features; give 0, for codes alone")
         return pool_of(asked, k) or None
 
+    def search(self, queries: np.ndarray, k: int, **options: Any) -> Result:
+        """As `HashIndex.search`, wherever the index is searched.
+
+        Raises:
+            Refused: it is searched elsewhere, and there is no answer, or no such filter.
+        """
+        if self._ask is None:
+            return self.images.codes.search(queries, k, **options)
+        if options.pop("where", None) is not None:
+            raise Refused(422, "where: an index that is searched in parts has no filters")
+        try:
+            return self._ask(queries, k, **options)
+        except Exception as error:  # whatever it is, what was asked for has been checked
+            log.warning("no answer from the parts of the index: %s", error)
+            words = "the parts of the index do not answer; try again in a second"
+            raise Refused(503, words, retry=1) from error
+
     def warm(self) -> None:
         """Compile and read what the first query would have to wait for."""
-        self.images.codes.prepare()
+        search = self._ask
+        if search is None:
+            self.images.codes.prepare()
+            search = self.images.codes.search
         if not len(self):
             return
         few = self.images.codes.ids[:8]
         codes, features = self.images.codes.get(few)
         for queries in (1, len(few)):
-            self.images.codes.search(codes[:queries], 10)
+            search(codes[:queries], 10)
             if features is not None:
                 fine = features[:queries].astype(np.float32)
-                self.images.codes.search(
-                    codes[:queries], 10, query_features=fine, pool=pool_for(10)
-                )
+                search(codes[:queries], 10, query_features=fine, pool=pool_for(10))
 
 
-def open_snapshot(path: Path, model: Model, folder: Path | None = None) -> Snapshot:
+def open_snapshot(
+    path: Path, model: Model, folder: Path | None = None, ask: Ask | None = None
+) -> Snapshot:
     """Open an index file, ready for queries.
 
     Args:
-        path: of the file.
+        path: of the file; with `ask` of a pointer to a folder of shards, or that folder.
         model: that made it.
         folder: of the images, where it is not the one that was encoded.
+        ask: who searches a folder of shards.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -171,6 +201,11 @@ def open_snapshot(path: Path, model: Model, folder: Path | None = None) -> Snaps
         >>> open_snapshot(Path("photos.index"), model).version  # doctest: +SKIP
     """
     mark = Mark.of(path)  # before it is opened: a file that is replaced meanwhile is opened again
-    snapshot = Snapshot(open_index(path, model, root=folder), str(mark))
+    if ask is None:
+        snapshot = Snapshot(open_index(path, model, root=folder), str(mark))
+    else:
+        shards = current(path)
+        images = open_index(shards, model, root=folder)
+        snapshot = Snapshot(images, str(mark), functools.partial(ask, shards))
     snapshot.warm()
     return snapshot

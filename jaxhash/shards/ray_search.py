@@ -9,14 +9,14 @@ an answer is wholly of the old folder or wholly of the new one.
 import asyncio
 import functools
 import os
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxhash.shards.packing import Ids, Packed, between, ends, pack, pack_ids, unpack, unpack_ids
+from jaxhash.shards.pointer import current
 from search import HashIndex
-from search.files.atomic import replacing
 from search.merging import Result
 from search.scattered import search_shards
 from search.shards import files
@@ -34,29 +34,6 @@ class Answer(NamedTuple):
     distances: np.ndarray
     ids: np.ndarray
     folder: str
-
-
-def point(pointer: str | os.PathLike[str], folder: str | os.PathLike[str]) -> None:
-    """Make a pointer name a folder of shards; searches that begin from now on see that one.
-
-    Args:
-        pointer: a file, which appears or changes whole.
-        folder: of shards that are all there.
-
-    Raises:
-        FileNotFoundError: shards are missing.
-
-    Example:
-        >>> point("current", "photos-2.index/")  # doctest: +SKIP
-    """
-    files(folder)
-    with replacing(pointer) as file:
-        file.write(os.fsencode(os.path.abspath(folder)))
-
-
-def current(pointer: str | os.PathLike[str]) -> str:
-    """The folder that a pointer names."""
-    return os.fsdecode(Path(pointer).read_bytes())
 
 
 class Part:
@@ -83,71 +60,84 @@ class Part:
             raise ValueError(f"parts is {self.parts}, and {folder} has {len(paths)} shards")
         return HashIndex.open(paths[start:stop])
 
-    def search(self, folder: str, queries: np.ndarray, k: int, options: dict[str, Any]) -> Result:
+    def search(self, folder: str, queries: np.ndarray, k: int, options: dict[str, Any]) -> Packed:
         """As `HashIndex.search`."""
-        return self.index(folder).search(queries, k, threads=self.threads, **options)
+        return pack(self.index(folder).search(queries, k, threads=self.threads, **options))
 
     def rerank(
         self,
         folder: str,
         query_features: np.ndarray | None,
-        ids: np.ndarray,
+        ids: Ids,
         k: int,
         options: dict[str, Any],
-    ) -> Result:
+    ) -> Packed:
         """As `HashIndex.rerank`."""
-        index = self.index(folder)
-        return index.rerank(query_features, ids, k, threads=self.threads, **options)
+        index, near = self.index(folder), unpack_ids(ids)
+        return pack(index.rerank(query_features, near, k, threads=self.threads, **options))
 
 
-class Pending:
-    """A call that is under way, and is made again where its replica is lost or does not answer."""
+def answered(error: Exception, left: int, tries: int) -> None:
+    """Give on what a replica said is wrong, or that no one answers; else it may be asked again.
 
-    def __init__(self, call: Callable[[], Any], seconds: float, tries: int) -> None:
-        self.call, self.seconds, self.tries = call, seconds, tries
-        self.response = call()
+    Args:
+        error: that a call raised.
+        left: tries that are left.
+        tries: of all.
 
-    def result(self) -> Any:
-        """Wait for it.
+    Raises:
+        ValueError, TypeError, OSError: of the replica.
+        TimeoutError: no try is left.
+    """
+    import ray
 
-        Raises:
-            ValueError, OSError: of the replica.
-            TimeoutError: no replica answered, at the last try.
-        """
-        import ray
-
-        for left in reversed(range(self.tries)):
-            try:
-                return self.response.result(timeout_s=self.seconds)
-            except ray.exceptions.RayTaskError as error:
-                raise (error.cause if isinstance(error.cause, KNOWN) else error) from error
-            except (ray.exceptions.RayError, TimeoutError) as error:
-                if not left:
-                    raise TimeoutError(f"no replica answered in {self.tries} tries") from error
-                self.response = self.call()
-        raise AssertionError("tries is at least 1")
+    if isinstance(error, ray.exceptions.RayTaskError):
+        raise (error.cause if isinstance(error.cause, KNOWN) else error) from error
+    if not isinstance(error, ray.exceptions.RayError | TimeoutError):
+        raise error
+    if not left:
+        raise TimeoutError(f"no replica answered in {tries} tries") from error
 
 
 class Remote:
-    """A `search.scattered.Shard` whose calls are pending."""
+    """A part, asked through its replicas: each is asked again elsewhere if it does not answer.
+
+    Args:
+        handle: of the part.
+        folder: that is searched.
+        seconds: that a replica may take.
+        tries: calls, until the part is given up.
+    """
 
     def __init__(self, handle: Any, folder: str, seconds: float, tries: int) -> None:
-        self.handle, self.folder = handle, folder
-        self.pending = functools.partial(Pending, seconds=seconds, tries=tries)
+        self.handle, self.folder, self.seconds, self.tries = handle, folder, seconds, tries
+        self.ends: tuple[int, int] | None = None
 
-    def search(self, queries: np.ndarray, k: int, **options: Any) -> Any:
-        """Ask for the nearest."""
-        return self.pending(lambda: self.handle.search.remote(self.folder, queries, k, options))
+    async def _ask(self, call: Callable[[], Any]) -> Result:
+        for left in reversed(range(self.tries)):
+            try:
+                return unpack(await asyncio.wait_for(call(), self.seconds))
+            except Exception as error:
+                answered(error, left, self.tries)
+        raise AssertionError("tries is at least 1")
 
-    def rerank(self, query_features: Any, ids: np.ndarray, k: int, **options: Any) -> Any:
-        """Ask for the best of candidates."""
-        words = (self.folder, query_features, ids, k, options)
-        return self.pending(lambda: self.handle.rerank.remote(*words))
+    async def search(self, queries: np.ndarray, k: int, **options: Any) -> Result:
+        """The nearest of the part."""
+        words = (self.folder, queries, k, options)
+        found = await self._ask(lambda: self.handle.search.remote(*words))
+        there = found[1] != -1
+        self.ends = (0, -1)
+        if there.any():
+            first, last = ends(found[1], there)
+            self.ends = int(first), int(last)
+        return found
 
-
-def at_once(ask: Callable[[Any], Any], shards: Sequence[Any]) -> list[Result]:
-    """Ask all shards, then wait for all."""
-    return [pending.result() for pending in [ask(shard) for shard in shards]]
+    async def rerank(self, query_features: Any, ids: np.ndarray, k: int, **options: Any) -> Result:
+        """The best of candidates; those that cannot be of this part stay here."""
+        if self.ends is not None:
+            ids = between(ids, *self.ends)
+        words = (self.folder, query_features, pack_ids(ids), k, options)
+        return await self._ask(lambda: self.handle.rerank.remote(*words))
 
 
 class Router:
@@ -167,12 +157,26 @@ class Router:
         """As `Part.process`."""
         return os.getpid()
 
-    async def search(self, queries: np.ndarray, k: int, options: dict[str, Any]) -> Answer:
-        """As `search.scattered.search_shards`."""
-        folder = current(self.pointer)
-        shards = [Remote(each, folder, self.seconds, self.tries) for each in self.handles]
+    async def search(
+        self, queries: np.ndarray, k: int, folder: str | None, options: dict[str, Any]
+    ) -> Answer:
+        """As `search.scattered.search_shards`, in a folder: the current one by default."""
+        folder = folder or current(self.pointer)
+        shards: list[Any] = [
+            Remote(each, folder, self.seconds, self.tries) for each in self.handles
+        ]
+        loop = asyncio.get_running_loop()
+
+        def at_once(ask: Callable[[Any], Any], shards: Sequence[Any]) -> list[Result]:
+            """Ask all parts from this loop, and wait in the thread that merges."""
+            return asyncio.run_coroutine_threadsafe(_all(map(ask, shards)), loop).result()
+
         asked = functools.partial(search_shards, shards, queries, k, each=at_once, **options)
         return Answer(*await asyncio.to_thread(asked), folder)
+
+
+async def _all(calls: Iterable[Coroutine[Any, Any, Result]]) -> list[Result]:
+    return await asyncio.gather(*calls)
 
 
 def start(
@@ -205,6 +209,7 @@ def start(
 
     Raises:
         FileNotFoundError: shards are missing.
+        ValueError: there are fewer of them than parts.
         ModuleNotFoundError: Ray is not installed.
 
     Example:
@@ -213,7 +218,16 @@ def start(
     """
     from ray import serve
 
-    files(current(pointer))
+    shards = files(current(pointer))
+    for name, value, most in (
+        ("parts", parts, len(shards)),
+        ("replicas", replicas, None),
+        ("routers", routers, None),
+    ):
+        if value < 1:
+            raise ValueError(f"{name} is {value}; give at least 1")
+        if most is not None and value > most:
+            raise ValueError(f"{name} is {value}, and there are {most} shards; give at most {most}")
     serve.start(proxy_location="Disabled")
     apart = {"max_replicas_per_node": 1} if spread else {}
     beside: dict[str, Any] = {
@@ -236,6 +250,7 @@ def search(
     queries: np.ndarray,
     k: int,
     *,
+    folder: str | None = None,
     seconds: float = 60,
     tries: int = 4,
     **options: Any,
@@ -246,6 +261,7 @@ def search(
         handle: from `start`.
         queries: uint8 (q, ceil(bits / 8)).
         k: results for each query.
+        folder: of shards, where it is not to be the one that the pointer names by then.
         seconds: that a router may take, before another one is asked.
         tries: calls of a router.
         options: `query_features`, `query_latents`, `threshold`, `pool` and `radius`, as in
@@ -261,5 +277,9 @@ def search(
     Example:
         >>> search(handle, codes, 10, query_features=features, pool=200).ids  # doctest: +SKIP
     """
-    call = functools.partial(handle.search.remote, queries, k, options)
-    return Pending(call, seconds, tries).result()
+    for left in reversed(range(tries)):
+        try:
+            return handle.search.remote(queries, k, folder, options).result(timeout_s=seconds)
+        except Exception as error:
+            answered(error, left, tries)
+    raise AssertionError("tries is at least 1")

@@ -16,6 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ import numpy as np
 import tyro
 
 from jaxhash.shards import ray_search
+from jaxhash.shards.pointer import point
 from search import HashIndex, Writer
 from search.shards import file_name
 
@@ -46,6 +48,8 @@ class Config:
     """Candidates of a query."""
     threads: int = 2
     """Threads that ask."""
+    batches: int = 10
+    """Batches of 1,000 queries whose time is taken."""
     queries: int = 10
     """Queries in each request."""
     seconds: float = 60
@@ -63,7 +67,7 @@ def main(config: Config) -> dict[str, Any]:
         pointer = Path(folder) / "current"
         indexes = {str(Path(folder) / name): write(Path(folder) / name, config) for name in "ab"}
         old, new = indexes
-        ray_search.point(pointer, old)
+        point(pointer, old)
         # An address of its own, so that no cluster that runs here already is joined.
         ray.init(address="local", num_cpus=16, include_dashboard=False, log_to_driver=False)
         try:
@@ -79,7 +83,7 @@ def main(config: Config) -> dict[str, Any]:
             changes: list[Callable[[], None]] = [
                 *(lambda part=part: kill(f"part-{part}") for part in range(min(3, config.parts))),
                 lambda: kill("Router"),
-                lambda: ray_search.point(pointer, new),
+                lambda: point(pointer, new),
             ]
             report |= under_load(config, handle, indexes, changes)
         finally:
@@ -111,20 +115,31 @@ def asked(config: Config, rng: np.random.Generator, count: int) -> tuple[np.ndar
 
 
 def latencies(config: Config, handle: Any, index: HashIndex) -> dict[str, float]:
-    """Median milliseconds of a query and of batches, on the cluster and in this process."""
+    """Median milliseconds of a query and of batches, on the cluster and in this process, in turn.
+
+    A batch may be several requests at a time, as clients have them: then of each of those.
+    """
     rng, report = np.random.default_rng(1), {}
-    for count, runs in ((1, 20), (100, 5), (1000, 3)):
+    ways: dict[str, Callable[..., Any]] = {
+        "here": lambda q, o: index.search(q, 10, threads=1, **o),
+        "here, 2 threads": lambda q, o: index.search(q, 10, threads=2, **o),
+        "on Ray": lambda q, o: ray_search.search(handle, q, 10, **o),
+    }
+    for count, runs in ((1, 40), (100, 20), (1000, config.batches)):
         queries, options = asked(config, rng, count)
-        for name, search in (
-            ("here", lambda q, o: index.search(q, 10, threads=1, **o)),
-            ("on Ray", lambda q, o: ray_search.search(handle, q, 10, **o)),
-        ):
-            spent = []
+        spent: dict[str, list[float]] = {name: [] for name in (*ways, "on Ray, 2 at a time")}
+        with ThreadPoolExecutor(2) as both:
             for _ in range(runs + 1):
+                for name, search in ways.items():
+                    begun = time.perf_counter()
+                    search(queries, options)
+                    spent[name].append(time.perf_counter() - begun)
                 begun = time.perf_counter()
-                search(queries, options)
-                spent.append(time.perf_counter() - begun)
-            report[f"ms, {count} queries, {name}"] = 1e3 * float(np.median(spent[1:]))
+                list(both.map(ways["on Ray"], [queries] * 2, [options] * 2))
+                spent["on Ray, 2 at a time"].append((time.perf_counter() - begun) / 2)
+        for name, seconds in spent.items():
+            report[f"ms, {count} queries, {name}, median"] = 1e3 * float(np.median(seconds[1:]))
+            report[f"ms, {count} queries, {name}, least"] = 1e3 * min(seconds[1:])
     return report
 
 
