@@ -38,7 +38,7 @@ def test_no_more_threads_than_asked_for_and_one_at_least(blocks, queries, k, mos
 
 @pytest.mark.parametrize(
     ("blocks", "queries", "most", "expected"),
-    [(1, 1, 8, 1), (100_000, 1, 8, 8), (100_000, 0, 8, 1), (2048, 1, 8, 2), (2047, 1, 8, 1)],
+    [(1, 1, 8, 1), (100_000, 1, 8, 8), (100_000, 0, 8, 1), (8192, 1, 8, 2), (8191, 1, 8, 1)],
 )
 def test_threads_are_woken_for_work_alone(blocks, queries, most, expected):
     assert dealing.workers_for(blocks_of(blocks), queries, most) == expected
