@@ -190,5 +190,5 @@ def test_the_service_asks_the_parts(cluster: None, photos: Path, encoded: Path) 
         on_ray.asking("auto", encoded, parts=None),
     ):
         pass
-    with pytest.raises(ValueError, match="parts is 9, and there are 4 shards"):
+    with pytest.raises(ValueError, match="parts is 9, and there are 4 shards; give 1 to 4"):
         ray_search.start(encoded, parts=9)

@@ -60,9 +60,14 @@ def asking(
     local = address == "local"
     if local and parts is None:
         raise ValueError('a cluster that is "local" has no parts yet; give their number')
+    if parts is not None:
+        ray_search.check(index, parts)
     ours = not ray.is_initialized()
     if ours:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
+        except Exception as error:  # of no kind of its own where a start takes too long
+            raise ConnectionError(f"{address}: no Ray cluster; {error}") from error
     try:
         runs = ray_search.APPLICATION in serve.status().applications
         if parts is None:

@@ -179,6 +179,18 @@ async def _all(calls: Iterable[Coroutine[Any, Any, Result]]) -> list[Result]:
     return await asyncio.gather(*calls)
 
 
+def check(pointer: str | os.PathLike[str], parts: int) -> None:
+    """Refuse a folder of shards that is not whole, or more parts than it has shards.
+
+    Raises:
+        FileNotFoundError: shards are missing.
+        ValueError: there are fewer of them than parts.
+    """
+    shards = len(files(current(pointer)))
+    if not 1 <= parts <= shards:
+        raise ValueError(f"parts is {parts}, and there are {shards} shards; give 1 to {shards}")
+
+
 def start(
     pointer: str | os.PathLike[str],
     *,
@@ -218,16 +230,10 @@ def start(
     """
     from ray import serve
 
-    shards = files(current(pointer))
-    for name, value, most in (
-        ("parts", parts, len(shards)),
-        ("replicas", replicas, None),
-        ("routers", routers, None),
-    ):
+    check(pointer, parts)
+    for name, value in (("replicas", replicas), ("routers", routers)):
         if value < 1:
             raise ValueError(f"{name} is {value}; give at least 1")
-        if most is not None and value > most:
-            raise ValueError(f"{name} is {value}, and there are {most} shards; give at most {most}")
     serve.start(proxy_location="Disabled")
     apart = {"max_replicas_per_node": 1} if spread else {}
     beside: dict[str, Any] = {
