@@ -134,8 +134,7 @@ def validate(
         >>> validate(np.zeros((3, 6), np.uint8))[1]
         48
     """
-    if type(codes) is not np.ndarray:
-        refuse_subclass(codes, name)
+    refuse_subclass(codes, name)
     if not isinstance(codes, np.ndarray) or codes.dtype != np.uint8:
         kind = getattr(codes, "dtype", type(codes).__name__)
         raise TypeError(f"{name} must be a NumPy array of uint8, not {kind}; see search.pack")
@@ -176,6 +175,8 @@ def refuse_subclass(array: object, name: str) -> None:
     Raises:
         TypeError: `array` is a `numpy.matrix` or a masked array; `name` is the argument.
     """
+    if type(array) is np.ndarray:  # as nearly always, and told at once
+        return
     if isinstance(array, np.ma.MaskedArray):
         raise TypeError(
             f"{name} must be a plain NumPy array, not a masked one; its mask would be ignored; "
