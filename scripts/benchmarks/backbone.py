@@ -9,7 +9,6 @@ would count too. Memory is kept between calls, as the command `jaxhash` does. A 
 
 import argparse
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -19,6 +18,7 @@ import jax
 import numpy as np
 import onnx
 import onnxruntime
+from limits import processor
 from onnx import TensorProto, helper, numpy_helper
 
 from jaxhash.nets import efficientnet_lite
@@ -77,13 +77,25 @@ def measured(call: Callable[[], Any], images: int) -> tuple[float, float]:
     """Milliseconds an image of a call, of CPU and on the clock."""
     cpu, clock = time.process_time(), time.perf_counter()
     call()
-    return tuple(
-        1e3 * (now - before) / images
-        for now, before in (  # type: ignore[return-value]
-            (time.process_time(), cpu),
-            (time.perf_counter(), clock),
+    spent = time.process_time() - cpu, time.perf_counter() - clock
+    return 1e3 * spent[0] / images, 1e3 * spent[1] / images
+
+
+def compare(tasks: dict[str, Callable[[], Any]], batch: int, rounds: int) -> None:
+    """Time tasks that give the features of one batch, in turn, and print a line for each."""
+    one, other = (task() for task in tasks.values())
+    apart = np.abs(one - other).max()
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in tasks}
+    for _ in range(rounds):
+        for name, task in tasks.items():
+            times[name].append(measured(task, batch))
+    print(f"batches of {batch}; features differ by at most {apart:.1e}; load {os.getloadavg()}")
+    for name, taken in times.items():
+        cpu, clock = zip(*taken, strict=True)
+        print(
+            f"  {name:12} CPU ms an image: least {min(cpu):5.1f}, median "
+            f"{statistics.median(cpu):5.1f}; on the clock: least {min(clock):5.1f}"
         )
-    )
 
 
 def main() -> None:
@@ -102,30 +114,20 @@ def main() -> None:
     trunk = efficientnet_lite.lite0()
     pooled = jax.jit(lambda params, images: trunk.apply(params, images, method="pooled"))
     weights = {"params": jax.device_put(params)}
+
+    def tasks(images: np.ndarray) -> dict[str, Callable[[], Any]]:
+        on_device = jax.device_put(images)
+        turned = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+        return {
+            "jax": lambda: jax.block_until_ready(pooled(weights, on_device)),
+            "onnxruntime": lambda: session.run(None, {"images": turned})[0],
+        }
+
     versions = ", ".join(f"{one.__name__} {one.__version__}" for one in (jax, onnxruntime, onnx))
-    print(f"{platform.processor()}, {os.cpu_count()} processors; {versions}")
+    print(f"{processor()}, {os.cpu_count()} processors; {versions}")
     for batch in options.batches:
         images = np.random.default_rng(0).normal(size=(batch, SIDE, SIDE, 3)).astype(np.float32)
-        on_device, turned = (
-            jax.device_put(images),
-            np.ascontiguousarray(images.transpose(0, 3, 1, 2)),
-        )
-        tasks: dict[str, Callable[[], Any]] = {
-            "jax": lambda: jax.block_until_ready(pooled(weights, on_device)),  # noqa: B023
-            "onnxruntime": lambda: session.run(None, {"images": turned})[0],  # noqa: B023
-        }
-        apart = np.abs(tasks["jax"]() - tasks["onnxruntime"]()).max()
-        times: dict[str, list[tuple[float, float]]] = {name: [] for name in tasks}
-        for _ in range(options.rounds):
-            for name, task in tasks.items():
-                times[name].append(measured(task, batch))
-        print(f"batches of {batch}; features differ by at most {apart:.1e}; load {os.getloadavg()}")
-        for name, taken in times.items():
-            cpu, clock = zip(*taken, strict=True)
-            print(
-                f"  {name:12} CPU ms an image: least {min(cpu):5.1f}, median "
-                f"{statistics.median(cpu):5.1f}; on the clock: least {min(clock):5.1f}"
-            )
+        compare(tasks(images), batch, options.rounds)
 
 
 if __name__ == "__main__":

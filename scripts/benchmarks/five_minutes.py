@@ -24,7 +24,7 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 from latency import with_faiss
-from limits import Codes, bandwidth, comparison_rate, floors, interleave, uniform
+from limits import Codes, bandwidth, comparison_rate, equal, floors, interleave, processor, uniform
 
 import search
 from search.hamming.blocks import arrange
@@ -62,18 +62,6 @@ class Limits:
 
     compared: float
     read: dict[str, float]
-
-
-def processor() -> str:
-    """The name of the processor as Linux has it, or whatever is known of it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    known = dict(line.split("\t: ", 1) for line in lines if "\t: " in line)
-    known |= {name.strip(): value for name, value in known.items()}
-    name = known.get("model name", platform.machine())
-    return f"{name}, family {known.get('cpu family', '?')} model {known.get('model', '?')}"
 
 
 def introduce(options: Options) -> None:
@@ -135,10 +123,7 @@ def measure_search(options: Options, limits: Limits | None) -> None:
                 text += f"  {100 * share:3.0f} % of comparisons"
                 text += f", {codes.nbytes / median / 1e9:6.1f} GB/s if read once"
             if "faiss" in sides:
-                same = all(
-                    np.array_equal(one, other)
-                    for one, other in zip(sides["search"](some), sides["faiss"](some), strict=True)
-                )
+                same = equal(sides["search"](some), sides["faiss"](some))
                 text += f"  faiss {1e3 * found['faiss']['median']:9.3f} ms"
                 text += f"  {found['faiss']['median'] / median:5.1f}x"
                 text += "" if same else "  DIFFERENT"

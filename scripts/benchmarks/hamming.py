@@ -31,13 +31,14 @@ from limits import (
     around,
     bandwidth,
     comparison_rate,
+    equal,
     floors,
     interleave,
     learned,
+    processor,
     timed,
     uniform,
 )
-from numpy.typing import NDArray
 
 from search.files import reading
 from search.hamming import buckets, scan, tables
@@ -167,11 +168,6 @@ def compare(
         rows.append(row | judge(seconds, blocks, 100, 0, limits, size))
         show(rows[-1])
     return rows
-
-
-def equal(one: tuple[NDArray, NDArray], other: tuple[NDArray, NDArray]) -> bool:
-    """Whether two searches gave the same distances and ids."""
-    return bool(np.array_equal(one[0], other[0]) and np.array_equal(one[1], other[1]))
 
 
 def judge(
@@ -388,7 +384,7 @@ def main() -> None:
     options = tyro.extras.subcommand_cli_from_dict({"faiss": Faiss, "scale": Scale})
     report = {
         "command": " ".join(sys.argv),
-        "machine": {"processor": platform.processor() or platform.machine()}
+        "machine": {"processor": processor()}
         | {"cores": os.cpu_count(), "python": platform.python_version()}
         | {"numba": numba.__version__, "numpy": np.__version__},
     }

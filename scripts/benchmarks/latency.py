@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import tyro
-from limits import Codes, floors, interleave, timed, uniform
+from limits import Codes, equal, floors, interleave, timed, uniform
 
 import search
 from search.hamming import scan
@@ -93,8 +93,7 @@ def measure(count: int, options: Options) -> dict[str, Any]:
     distances, ids = every["search"](asked)
     row: dict[str, Any] = {"count": count, "bits": options.bits, "k": options.k}
     if "faiss" in every:
-        theirs = every["faiss"](asked)
-        row["same"] = bool((theirs[0] == distances).all() and (theirs[1] == ids).all())
+        row["same"] = equal(every["faiss"](asked), (distances, ids))
     for name in ("usearch", "usearch, graph"):
         if name in every:
             near = every[name](asked).distances

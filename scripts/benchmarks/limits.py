@@ -1,8 +1,10 @@
-"""Tools to measure the search: clocks, random codes, and the limits of the machine."""
+"""Tools to measure the search: clocks, random codes, and the machine with its limits."""
 
+import platform
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numba
@@ -21,6 +23,7 @@ from search.kernels.vectors import look_up
 Codes = NDArray[np.uint8]
 PAUSE = 0.02  # seconds before a timed call
 SHORT = 0.1  # seconds that a call takes below which the caches matter
+NUMBERS = {"cpu family": "family", "model": "model"}  # of a processor, as Linux calls them
 CHAINS = 12  # independent chains of operations, at most: enough to keep every unit of a core busy
 
 
@@ -121,6 +124,20 @@ def floors(blocks: Blocks, threads: int, runs: int) -> dict[str, dict[str, float
     )
 
 
+def processor() -> str:
+    """The processor's name, family and model, where the system tells them."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    known = {
+        key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)
+    }
+    name = known.get("model name") or platform.processor() or platform.machine()
+    numbers = [f"{part} {known[key]}" for key, part in NUMBERS.items() if key in known]
+    return ", ".join([name, *([" ".join(numbers)] if numbers else [])])
+
+
 def in_turn(tasks: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
     """Seconds of every task in every round, after one round that is not counted."""
     times: dict[str, list[float]] = {name: [] for name in tasks}
@@ -157,6 +174,11 @@ def interleave(calls: dict[str, Callable[[], Any]], runs: int) -> dict[str, dict
         name: {"median": float(np.median(values)), "least": min(values)}
         for name, values in seconds.items()
     }
+
+
+def equal(one: tuple[NDArray, NDArray], other: tuple[NDArray, NDArray]) -> bool:
+    """Whether two searches gave the same distances and ids."""
+    return bool(np.array_equal(one[0], other[0]) and np.array_equal(one[1], other[1]))
 
 
 def uniform(rng: np.random.Generator, count: int, bits: int) -> Codes:

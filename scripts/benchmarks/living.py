@@ -11,7 +11,6 @@ where one file in a hundred was touched; a query with a filter.
 import argparse
 import io
 import os
-import platform
 import resource
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from limits import processor
 from PIL import Image
 
 from jaxhash import models, nets
@@ -85,7 +85,7 @@ def main() -> None:
         (root / "run").mkdir()
         models.save(models.Model(spec, variables), root / "run")
         fill(photos, range(options.files), rng)
-        print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} processors")
+        print(f"{processor()}, {os.cpu_count()} processors")
         update = ("encode", "--run", root / "run", "--data", photos, "--out", index, "--update")
         timed(f"{options.files:,} files, all new", *update)
         for _ in range(3):

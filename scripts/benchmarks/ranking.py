@@ -14,7 +14,6 @@ Takes about ten seconds. Expected: both targets met with room, about 0.1 s each 
 """
 
 import os
-import platform
 import statistics
 import time
 import zipfile
@@ -25,6 +24,7 @@ from typing import Any
 import numba
 import numpy as np
 import tyro
+from limits import processor
 from numpy.typing import NDArray
 
 import search
@@ -55,7 +55,7 @@ def main(config: Config) -> None:
     real = None if config.labels is None else nus_wide(config.labels, rng)
     threads = resolve(config.threads)
     print(
-        f"{platform.processor() or platform.machine()}, {os.cpu_count()} processors, "
+        f"{processor()}, {os.cpu_count()} processors, "
         f"{threads} threads, NumPy {np.__version__}, numba {numba.__version__}, "
         f"{config.bits} bits, seed {config.seed}"
     )

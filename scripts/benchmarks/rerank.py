@@ -37,6 +37,7 @@ from typing import Any
 
 import numpy as np
 import tyro
+from limits import processor
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -131,16 +132,6 @@ def main(config: Config) -> None:
             "exhaustive over codes": ratios,
         }
         config.out.write_text(json.dumps(report, indent=2) + "\n")
-
-
-def processor() -> str:
-    """The processor's name, where the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def write_data(path: Path, config: Config) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:

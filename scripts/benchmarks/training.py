@@ -16,7 +16,6 @@ Needs the `bench` extra (PyTorch). About four minutes at the defaults on two cor
 import dataclasses
 import json
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -32,7 +31,7 @@ import numpy as np
 import optax
 import torch
 import tyro
-from limits import in_turn
+from limits import in_turn, processor
 from torch import nn
 from torch.nn import functional
 
@@ -118,7 +117,7 @@ def main(config: Config) -> None:
         report = {
             "config": dataclasses.asdict(config) | {"out": str(config.out)},
             "versions": {"jax": jax.__version__, "torch": torch.__version__},
-            "machine": {"processor": platform.processor(), "threads": config.threads},
+            "machine": {"processor": processor(), "threads": config.threads},
             "memory_kept": kept,
             "differences": difference,
             "first_seconds": first,
