@@ -67,7 +67,7 @@ def encode_shards(options: "Encode", first: bool) -> None:
             say=print,
         )
 
-    processes.first(begin)
+    processes.first(begin)  # lists the images once, also where the file system has no locks
     manifest = processes.every(begin)
     todo = folder.missing(options.out, manifest)
     if first and len(todo) < manifest.shards:

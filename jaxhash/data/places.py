@@ -132,11 +132,8 @@ def _record(path: str, record: int) -> bytes:
     source, image_of = _records(path)
     try:
         return image_of(source[record])
-    except (
-        RuntimeError,
-        IndexError,
-        ValueError,
-    ) as error:  # the last: of a record that is not there
+    # ValueError: of a record that is not there.
+    except (RuntimeError, IndexError, ValueError) as error:
         raise Undecodable(f"the array_record file is damaged ({error})") from error
 
 

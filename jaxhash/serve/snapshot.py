@@ -45,7 +45,7 @@ class Mark(NamedTuple):
 
 
 def pool_of(asked: int | None, k: int) -> int:
-    """How many candidates k results are chosen from, at least k, unless codes alone are best.
+    """How many candidates k results are chosen from, at least k; 0 for codes alone.
 
     Example:
         >>> pool_of(None, 10), pool_of(5, 10), pool_of(0, 10)

@@ -39,13 +39,10 @@ def pack_ids(ids: NDArray[np.int64]) -> Ids:
         >>> pack_ids(np.array([[700, 705, -1]])).values.tolist()
         [[0, 5, 4294967295]]
     """
-    there = ids != -1
-    if not there.any():
-        return Ids(0, np.full(ids.shape, NO_OFFSET, np.uint32))
-    first, last = (int(end) for end in ends(ids, there))
+    first, last = ends(ids)
     if last - first >= NO_OFFSET:
         return Ids(None, ids)
-    return Ids(first, np.where(there, ids - first, NO_OFFSET).astype(np.uint32))
+    return Ids(first, np.where(ids != -1, ids - first, NO_OFFSET).astype(np.uint32))
 
 
 def unpack_ids(packed: Ids) -> NDArray[np.int64]:
@@ -85,9 +82,15 @@ def unpack(packed: Packed) -> Result:
     return distances, unpack_ids(packed.ids)
 
 
-def ends(ids: NDArray[np.int64], there: NDArray[np.bool_]) -> tuple[np.int64, np.int64]:
-    """The least and the largest of the ids that are there, of which there is one at least."""
-    return ids[there].min(), ids[there].max()
+def ends(ids: NDArray[np.int64]) -> tuple[int, int]:
+    """The least and the largest of ids without the -1 of what is missing; (0, -1) if all are.
+
+    Example:
+        >>> ends(np.array([[7, 3, -1]]))
+        (3, 7)
+    """
+    there = ids[ids != -1]
+    return (int(there.min()), int(there.max())) if there.size else (0, -1)
 
 
 def between(ids: NDArray[np.int64], first: int, last: int) -> NDArray[np.int64]:

@@ -125,11 +125,7 @@ class Remote:
         """The nearest of the part."""
         words = (self.folder, queries, k, options)
         found = await self._ask(lambda: self.handle.search.remote(*words))
-        there = found[1] != -1
-        self.ends = (0, -1)
-        if there.any():
-            first, last = ends(found[1], there)
-            self.ends = int(first), int(last)
+        self.ends = ends(found[1])
         return found
 
     async def rerank(self, query_features: Any, ids: np.ndarray, k: int, **options: Any) -> Result:

@@ -340,11 +340,9 @@ def settle(config: Config, dataset: Dataset | None = None, *, resumed: bool = Fa
     spec = _spec(config, method, network, dataset, split, source, tuned)
     if head:
         hidden = HIDDEN if config.hidden is None else config.hidden
-        spec = dataclasses.replace(spec, hidden=hidden, mirror=False, shift=False)
-    if tuned is not None:
-        shape = (tuned.side, tuned.side, len(tuned.mean))
-        mirror, shift = config.mirror, config.shift
-        spec = dataclasses.replace(spec, item_shape=shape, mirror=mirror, shift=shift)
+        spec = dataclasses.replace(spec, hidden=hidden)
+    if head and tuned is None:  # it reads features, of which there are no views
+        spec = dataclasses.replace(spec, mirror=False, shift=False)
     key = jax.random.key(0)
     shapes = jax.eval_shape(lambda: nets.init(spec.build(), key, (1, *spec.item_shape)))
     _check(config, recipe, spec, source, shapes)
@@ -474,8 +472,10 @@ def _spec(
 ) -> ModelSpec:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    shape = tuple(dataset.items.shape[1:])
     if tuned is not None:
         mean, std = tuned.mean, tuned.std
+        shape = (tuned.side, tuned.side, len(mean))
     elif source is not None:
         mean, std = source.spec.mean, source.spec.std
     elif dataset.kind == "images" and config.weights is not None:
@@ -489,7 +489,7 @@ def _spec(
         method=method.name,
         bits=config.bits,
         classes=dataset.classes,
-        item_shape=tuple(dataset.items.shape[1:]),
+        item_shape=shape,
         mean=mean,
         std=std,
         activation=method.activation,
