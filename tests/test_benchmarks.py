@@ -238,7 +238,10 @@ def test_intake(benchmark: Benchmark, tmp_path: Path, monkeypatch, capsys) -> No
     intake = benchmark("intake")
     indexed: list[list[Path]] = []
     monkeypatch.setattr(intake, "SIZE", (40, 30))
-    see = lambda words, **options: indexed.append(sorted(Path(words[7]).iterdir()))  # noqa: E731
+
+    def see(words: list[str], **options: object) -> None:
+        indexed.append(sorted(Path(words[7]).iterdir()))
+
     monkeypatch.setattr(intake, "subprocess", SimpleNamespace(run=see))
     for at in range(3):
         Image.new("RGB", (8, 8), (50 * at, 90, 200)).save(tmp_path / f"{at}.jpg")

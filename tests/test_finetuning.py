@@ -1,7 +1,6 @@
 """The last blocks of a backbone learn with the head; those before them stay as they were."""
 
 import dataclasses
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import safetensors.numpy
+import small_backbone
 from test_unlabelled import draw
 
 import jaxhash
@@ -19,8 +18,8 @@ from jaxhash import models, nets, runs
 from jaxhash.config import Config
 from jaxhash.data import photographs
 from jaxhash.recipes import Recipe
-from jaxhash.training import backbones, finetuning, loop, optimiser, planning
-from jaxhash.training.backbones import BACKBONES, Backbone
+from jaxhash.training import finetuning, loop, optimiser, planning
+from jaxhash.training.backbones import Backbone
 from jaxhash.trees import flatten
 
 SIDE = 8
@@ -49,31 +48,14 @@ class Blocks(nn.Module):
 @pytest.fixture(autouse=True)
 def backbone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Backbone:
     """A backbone of two blocks, whose package is a file made here."""
-    package = tmp_path / "packages" / "block_weights"
-    package.mkdir(parents=True)
-    (package / "__init__.py").write_text("")
     rng = np.random.default_rng(5)
     weights = {}
     for name, shape in LAYERS.items():
         weights[f"{name}/kernel"] = rng.normal(size=shape).astype(np.float32)
         weights[f"{name}/bias"] = rng.normal(size=shape[1]).astype(np.float32)
-    safetensors.numpy.save_file(weights, package / "w.safetensors")
-    monkeypatch.syspath_prepend(package.parent)
-    row = Backbone(
-        network="blocks",
-        package="block-weights",
-        file="w.safetensors",
-        sha256=hashlib.sha256((package / "w.safetensors").read_bytes()).hexdigest(),
-        convert=dict,
-        side=SIDE,
-        mean=(0.5,) * 3,
-        std=(0.25,) * 3,
+    return small_backbone.known(
+        "blocks", Blocks, weights, tmp_path, monkeypatch, package="block-weights", side=SIDE
     )
-    monkeypatch.setitem(BACKBONES, "blocks", row)
-    monkeypatch.setattr(backbones, "DEFAULT", "blocks")
-    network = nets.Network("blocks", Blocks, image_size=SIDE, batch=8)
-    monkeypatch.setitem(nets.NETWORKS, "blocks", network)
-    return row
 
 
 @pytest.fixture

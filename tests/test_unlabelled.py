@@ -1,6 +1,5 @@
 """Codes without labels: the fits against slow twins, and the way from a folder to an answer."""
 
-import hashlib
 import os
 from pathlib import Path
 from typing import Any
@@ -11,16 +10,16 @@ import jax.numpy as jnp
 import naive
 import numpy as np
 import pytest
-import safetensors.numpy
+import small_backbone
 from PIL import Image
 
 import jaxhash
-from jaxhash import nets, runs
+from jaxhash import runs
 from jaxhash.config import Config
 from jaxhash.encoding import Encoded
 from jaxhash.evaluation import without_labels
-from jaxhash.training import backbones, kept_features, planning
-from jaxhash.training.backbones import BACKBONES, Backbone
+from jaxhash.training import kept_features, planning
+from jaxhash.training.backbones import Backbone
 from jaxhash.unlabelled import FITS
 from jaxhash.unlabelled.bihalf import PULL, halves
 from jaxhash.unlabelled.itq import itq
@@ -178,27 +177,17 @@ class Averages(nn.Module):
 @pytest.fixture(autouse=True)
 def backbone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Backbone:
     """A backbone whose package is a file made here, in place of the real ones."""
-    package = tmp_path / "packages" / "tiny_weights"
-    package.mkdir(parents=True)
-    (package / "__init__.py").write_text("")
     kernel = np.random.default_rng(5).normal(size=(48, 30)).astype(np.float32)
-    safetensors.numpy.save_file({"kernel": kernel}, package / "w.safetensors")
-    monkeypatch.syspath_prepend(package.parent)
-    row = Backbone(
-        network="tiny-eye",
+    return small_backbone.known(
+        "tiny-eye",
+        Averages,
+        {"kernel": kernel},
+        tmp_path,
+        monkeypatch,
         package="tiny-weights",
-        file="w.safetensors",
-        sha256=hashlib.sha256((package / "w.safetensors").read_bytes()).hexdigest(),
-        convert=lambda weights: {"layer/kernel": weights["kernel"]},
         side=SIDE,
-        mean=(0.5,) * 3,
-        std=(0.25,) * 3,
+        convert=lambda weights: {"layer/kernel": weights["kernel"]},
     )
-    monkeypatch.setitem(BACKBONES, "tiny-eye", row)
-    monkeypatch.setattr(backbones, "DEFAULT", "tiny-eye")
-    network = nets.Network("tiny-eye", Averages, image_size=SIDE, batch=8)
-    monkeypatch.setitem(nets.NETWORKS, "tiny-eye", network)
-    return row
 
 
 def draw(folder: Path, count: int, seed: int = 0) -> Path:
