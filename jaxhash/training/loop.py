@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxhash import models, nets, processes, runs, sharding
+from jaxhash import models, processes, runs, sharding
 from jaxhash.config import Config
 from jaxhash.data import Dataset, folders, summary
 from jaxhash.encoding import encode
@@ -29,7 +29,14 @@ from jaxhash.training.batches import batches, compiled, is_resident
 from jaxhash.training.checkpoints import SCORE
 from jaxhash.training.metrics_log import MetricsLog
 from jaxhash.training.planning import Plan, check_resumed, settle, with_defaults
-from jaxhash.training.steps import Metrics, TrainState, initial_state, make_train_step, variables_of
+from jaxhash.training.steps import (
+    Metrics,
+    TrainState,
+    initial_state,
+    initial_variables,
+    make_train_step,
+    variables_of,
+)
 from jaxhash.training.stopping import Notice, Stopped
 from jaxhash.unlabelled import FITS
 from search.measures import ranking
@@ -164,11 +171,7 @@ def train(
     # ------------------------------------------------------------ the network
     start_key, step_key = jax.random.split(jax.random.key(config.seed))
     module = plan.spec.build(start=plan.recipe.start)
-    # It runs once, and LLVM's first level, which gives the same values, compiles it in a third of
-    # the time.
-    quick = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
-    begin = functools.partial(nets.init, module, items_shape=(1, *plan.spec.item_shape))
-    variables = jax.jit(begin, compiler_options=quick)(start_key)
+    variables = initial_variables(module, start_key, plan.spec.item_shape)
     if plan.source is not None:
         variables = transfer.with_trunk(plan.source, variables)
         say(f"{config.weights}: its trunk is taken, under a new latent layer")

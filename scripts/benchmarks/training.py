@@ -41,7 +41,7 @@ from jaxhash.nets import resnet
 from jaxhash.nets.cpu import convolution
 from jaxhash.training.allocator import keep_memory
 from jaxhash.training.feeding import Batch
-from jaxhash.training.steps import initial_state, make_train_step
+from jaxhash.training.steps import initial_state, initial_variables, make_train_step
 
 CLASSES = 10
 MOMENTUM = 0.9
@@ -187,8 +187,8 @@ def our_module(config: Config, dtype: str) -> nets.HashNetwork:
 @cache
 def our_variables(config: Config) -> dict[str, Any]:
     """The same start for all."""
-    shape = (1, config.size, config.size, 3)
-    return nets.init(our_module(config, "float32"), jax.random.key(0), shape)
+    shape = config.size, config.size, 3
+    return initial_variables(our_module(config, "float32"), jax.random.key(0), shape)
 
 
 def our_step(config: Config, dtype: str, images: np.ndarray, labels: np.ndarray) -> Step:
