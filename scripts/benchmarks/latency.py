@@ -3,9 +3,10 @@
     python scripts/benchmarks/latency.py [--counts 10000 100000] [--quick] [--out FILE.json]
 
 All in one process, taken in turn after pauses, over uniform codes: `HashIndex.search` and the scan
-below it, FAISS's `IndexBinaryFlat`, and usearch's exact and approximate search, as far as these are
-installed. Beside them what bounds a query from below: reading the codes' bytes once, on one thread
-and on all, and handing work to another thread. Every figure is a median, and the least, of runs.
+below it; FAISS's `IndexBinaryFlat`, alone and with the codes divided among the threads by
+`IndexBinaryShards`; and usearch's exact and approximate search, as far as these are installed.
+Beside them what bounds a query from below: reading the codes' bytes once, on one thread and on all,
+and handing work to another thread. Every figure is a median, and the least, of runs.
 """
 
 import importlib.util
@@ -46,14 +47,22 @@ class Options:
     seed: int = 0
 
 
-def with_faiss(codes: Codes, k: int, threads: int) -> Callable[[Codes], Any]:
-    """FAISS's exact search, as a function of the queries."""
+def with_faiss(codes: Codes, k: int, threads: int) -> dict[str, Callable[[Codes], Any]]:
+    """FAISS's exact search: one index, and one whose codes are divided among the threads."""
     import faiss
 
     faiss.omp_set_num_threads(threads)
     flat = faiss.IndexBinaryFlat(8 * codes.shape[1])
     flat.add(codes)
-    return lambda asked: flat.search(asked, k)
+    divided = faiss.IndexBinaryShards(8 * codes.shape[1], True, True)  # threaded, successive ids
+    divided.parts = [faiss.IndexBinaryFlat(8 * codes.shape[1]) for _ in range(threads)]  # kept
+    for part, some in zip(divided.parts, np.array_split(codes, threads), strict=True):
+        part.add(some)
+        divided.add_shard(part)
+    return {
+        "faiss": lambda asked: flat.search(asked, k),
+        "faiss, divided": lambda asked: divided.search(asked, k),
+    }
 
 
 def with_usearch(codes: Codes, options: Options) -> dict[str, Callable[[Codes], Any]]:
@@ -87,13 +96,15 @@ def measure(count: int, options: Options) -> dict[str, Any]:
         "scan": lambda some: scan.knn(blocks, some, options.k, threads=options.threads),
     }
     if importlib.util.find_spec("faiss"):
-        every["faiss"] = with_faiss(codes, options.k, options.threads)
+        every |= with_faiss(codes, options.k, options.threads)
     if importlib.util.find_spec("usearch"):
         every |= with_usearch(codes, options)
     distances, ids = every["search"](asked)
     row: dict[str, Any] = {"count": count, "bits": options.bits, "k": options.k}
     if "faiss" in every:
         row["same"] = equal(every["faiss"](asked), (distances, ids))
+        near, _ = every["faiss, divided"](asked)  # which of equally near codes: another order
+        row["same"] &= bool((near == distances).all())
     for name in ("usearch", "usearch, graph"):
         if name in every:
             near = every[name](asked).distances
