@@ -272,6 +272,23 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     return f" (did you mean {close[0]}?)" if close else ""
 
 
+def row_of(table: Mapping[str, Any], kind: str, name: str) -> Any:
+    """What a table has under a name that a user gave; kind: of thing, for the message.
+
+    Raises:
+        ValueError: it has no such row; the message says which there are.
+
+    Example:
+        >>> row_of({"dsh": 1}, "method", "dsh")
+        1
+    """
+    if name not in table:
+        raise ValueError(
+            f"{kind} is {name!r}{suggestion(name, table)}; choose one of {', '.join(table)}"
+        )
+    return table[name]
+
+
 def _fits(value: Any, hint: Any) -> bool:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:

@@ -11,7 +11,7 @@ import jaxhash
 from jaxhash import runs
 from jaxhash.config import Config
 from jaxhash.data import folders, photographs
-from jaxhash.training import kept_features, planning
+from jaxhash.training import defaults, kept_features, run_data
 from jaxhash.unlabelled.itq import itq, within_classes
 
 
@@ -41,14 +41,14 @@ def test_itq_learns_from_both(pets: Path, tmp_path: Path, encodings) -> None:  #
     model = jaxhash.train(pets, run, method="itq", say=said.append, **options)
     assert "6 images with labels and 20 without" in said[0]
     config = runs.load_config(run)
-    dataset = planning.load_data(config, side=SIDE)
-    rows = planning.split_data(config, dataset).train
+    dataset = run_data.load_data(config, side=SIDE)
+    rows = run_data.split_data(config, dataset).train
     trunk = model.variables["params"]["trunk"]
     kept, more = (
         kept_features.find(kept_features.key(model.spec, trunk, part), [run], name)
         for name, part in (
             (runs.FEATURES, dataset),
-            (runs.UNLABELLED, planning.load_unlabelled(config, SIDE)),
+            (runs.UNLABELLED, run_data.load_unlabelled(config, SIDE)),
         )
     )
     features = np.concatenate([kept.features[rows], more.features])
@@ -72,11 +72,11 @@ def test_a_head_leaves_them_out_and_says_so(pets: Path) -> None:
 
 def test_of_few_labels_those_without_teach_more(pets: Path, monkeypatch) -> None:
     monkeypatch.setattr(photographs, "SMALL", 20)
-    chosen = planning.with_defaults(Config(data=str(pets)))
-    assert (chosen.network, chosen.method) == ("tiny-eye", planning.METHOD_ON_BACKBONE)
+    chosen = defaults.with_defaults(Config(data=str(pets)))
+    assert (chosen.network, chosen.method) == ("tiny-eye", defaults.METHOD_ON_BACKBONE)
     for path in sorted(pets.glob("[cd]*/*.png"))[::2]:
         path.unlink()
-    assert planning.with_defaults(Config(data=str(pets))).method == "itq"
+    assert defaults.with_defaults(Config(data=str(pets))).method == "itq"
 
 
 def test_within_classes_all_directions_count_alike(rng, monkeypatch) -> None:

@@ -18,7 +18,7 @@ from jaxhash import models, nets, runs
 from jaxhash.config import Config
 from jaxhash.data import photographs
 from jaxhash.recipes import Recipe
-from jaxhash.training import finetuning, loop, optimiser, planning
+from jaxhash.training import defaults, finetuning, loop, optimiser, planning
 from jaxhash.training.backbones import Backbone
 from jaxhash.trees import flatten
 
@@ -194,8 +194,8 @@ def test_fine_tuning_chooses_a_backbone_and_varies_images(
     pets: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(photographs, "are_photographs", lambda data: False)
-    config = planning.with_defaults(Config(data=str(pets), finetune_blocks=2, augment="flip"))
-    assert (config.network, config.method) == ("blocks", planning.METHOD_ON_BACKBONE)
+    config = defaults.with_defaults(Config(data=str(pets), finetune_blocks=2, augment="flip"))
+    assert (config.network, config.method) == ("blocks", defaults.METHOD_ON_BACKBONE)
     plan = planning.settle(config)
     assert plan.recipe.augment == "flip"
     assert planning.settle(dataclasses.replace(config, augment=None)).recipe.augment == "crop-flip"

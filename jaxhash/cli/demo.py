@@ -43,7 +43,7 @@ def demo(options: Demo) -> None:
     from jaxhash.evaluation import measures
     from jaxhash.evaluation import run as evaluation_run
     from jaxhash.training import loop
-    from jaxhash.training.planning import load_data, split_data
+    from jaxhash.training.run_data import load_data, split_data
     from search import HashIndex
 
     start = time.perf_counter()

@@ -100,7 +100,7 @@ def defaults(words: Sequence[str]) -> Train | None:
 def train(chosen: Train) -> None:
     """Train as the options say."""
     from jaxhash import sharding
-    from jaxhash.training import loop, planning
+    from jaxhash.training import defaults, loop
 
     if chosen.resume and chosen.overwrite:
         raise ValueError("--resume goes on with a run and --overwrite replaces it; keep one")
@@ -108,7 +108,7 @@ def train(chosen: Train) -> None:
     config = chosen.config
     folder = chosen.run
     if folder is None:
-        config = planning.with_defaults(config)
+        config = defaults.with_defaults(config)
         name = Path(config.data).stem or "data"
         folder = Path("runs") / f"{name}-{config.method}-{config.bits}"
     devices = None if chosen.devices is None else sharding.take(chosen.devices)

@@ -27,7 +27,7 @@ from jaxhash.evaluation import measures
 from jaxhash.evaluation.stopwatch import Stopwatch
 from jaxhash.method import METHODS
 from jaxhash.models import Model
-from jaxhash.training import loop, planning
+from jaxhash.training import loop, run_data
 
 BASELINE_ITEMS = 10_000
 """Training images, evenly spaced among all, that LSH and ITQ learn from."""
@@ -101,7 +101,7 @@ def tasks(
         groups: list[dict[str, Split]] = []
         for protocol in protocols:
             config = dataclasses.replace(base, protocol=protocol, seed=seed, validation=0.0)
-            split = planning.split_data(config, dataset)
+            split = run_data.split_data(config, dataset)
             for group in groups:
                 if np.array_equal(next(iter(group.values())).train, split.train):
                     group[protocol] = split

@@ -18,7 +18,7 @@ from jaxhash.evaluation import measures, order, without_labels
 from jaxhash.evaluation.plots import pr_curve, precision_at_k, training_curves
 from jaxhash.evaluation.stopwatch import Stopwatch
 from jaxhash.models import Model
-from jaxhash.training import kept_features, metrics_log, planning
+from jaxhash.training import kept_features, metrics_log, run_data
 from jaxhash.unlabelled import FITS
 
 STAGES = {"encoding": "encoding images"} | {
@@ -116,7 +116,7 @@ def _load(
         config = dataclasses.replace(config, data_dir=data_dir)
     if dataset is None:
         side = model.spec.item_shape[0] if _on_backbone(model) else None
-        dataset = planning.load_data(config, side=side)
+        dataset = run_data.load_data(config, side=side)
     if dataset.labels is None:
         if protocol is not None or protocol_options:
             raise ValueError(f"protocol is given, and {dataset.name} has no labels; leave it out")
@@ -126,7 +126,7 @@ def _load(
         asked = dataclasses.replace(config, protocol=protocol, protocol_options={})
     if protocol_options:
         asked = dataclasses.replace(asked, protocol_options=protocol_options)
-    split = planning.split_data(asked, dataset)
+    split = run_data.split_data(asked, dataset)
     if asked != config:
         _warn_about_training(config, dataset, split, say)
     return _Loaded(model, config, dataset, split)
@@ -180,7 +180,7 @@ def _encoded(
 def _warn_about_training(
     config: Config, dataset: Dataset, split: Split, say: Callable[[str], None]
 ) -> None:
-    trained = planning.split_data(config, dataset).train
+    trained = run_data.split_data(config, dataset).train
     seen = int(np.isin(split.query, trained).sum())
     if seen:
         say(f"careful: the run was trained on {seen} of these {len(split.query)} queries")

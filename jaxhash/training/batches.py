@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from jaxhash import sharding
 from jaxhash.training import feeding
 from jaxhash.training.feeding import Batch
-from jaxhash.training.planning import Plan
+from jaxhash.training.plan import Plan
 from jaxhash.training.steps import Metrics, TrainState, TrainStep
 
 

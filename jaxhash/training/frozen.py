@@ -14,7 +14,7 @@ from jaxhash.config import Config
 from jaxhash.data import Dataset, summary
 from jaxhash.models import Model
 from jaxhash.spec import ModelSpec
-from jaxhash.training import backbones, kept_features, planning
+from jaxhash.training import backbones, kept_features, run_data
 from jaxhash.training.backbones import Backbone
 from jaxhash.training.onnx_backbone import OnnxBackbone
 from jaxhash.unlabelled import FITS, Fit, Layer
@@ -75,7 +75,7 @@ def settle(config: Config, dataset: Dataset | None = None, *, resumed: bool = Fa
     backbone = backbones.choose(config)
     given = dataset is not None
     if dataset is None:
-        dataset = planning.load_data(config, side=backbone.side)
+        dataset = run_data.load_data(config, side=backbone.side)
     if dataset.kind != "images":
         raise ValueError(
             f"{dataset.name} holds features, and method {fit.name!r} learns from images; give "
@@ -85,8 +85,8 @@ def settle(config: Config, dataset: Dataset | None = None, *, resumed: bool = Fa
         _check_idle(config, fit, labelled=dataset.labels is not None)
     rows = np.arange(len(dataset))
     if dataset.labels is not None:
-        rows = planning.split_data(config, dataset).train
-    unlabelled = None if given else planning.load_unlabelled(config, backbone.side)
+        rows = run_data.split_data(config, dataset).train
+    unlabelled = None if given else run_data.load_unlabelled(config, backbone.side)
     fit.check(len(rows) + (0 if unlabelled is None else len(unlabelled)), config.bits)
     spec = backbone.spec(
         method=fit.name,

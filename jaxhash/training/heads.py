@@ -14,7 +14,7 @@ from jaxhash.models import Model
 from jaxhash.spec import ModelSpec
 from jaxhash.training import kept_features
 from jaxhash.training.kept_features import Kept
-from jaxhash.training.planning import Plan
+from jaxhash.training.plan import Plan
 
 
 def find(plan: Plan, trunk: Mapping[str, Any], folder: Path | None) -> Kept | None:

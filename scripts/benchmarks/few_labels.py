@@ -18,7 +18,7 @@ from jaxhash import encoding, runs
 from jaxhash.cli.command import Command, run
 from jaxhash.config import Config
 from jaxhash.data import Dataset
-from jaxhash.training import backbones, kept_features, loop, planning
+from jaxhash.training import backbones, defaults, kept_features, loop, run_data
 from jaxhash.unlabelled.itq import itq
 
 
@@ -34,7 +34,7 @@ class FewLabels:
     """Length of the codes."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Of what is drawn, and of the methods."""
-    method: str = planning.METHOD_ON_BACKBONE
+    method: str = defaults.METHOD_ON_BACKBONE
     """How the head is trained."""
 
 
@@ -42,7 +42,7 @@ def load(folder: Path) -> Dataset:
     """The features that a run has kept, as a dataset."""
     config = runs.load_config(folder)
     backbone = backbones.choose(config)
-    images = planning.load_data(config, side=backbone.side)
+    images = run_data.load_data(config, side=backbone.side)
     spec = kept_features.spec_of(
         backbone, precision=config.precision, mirror=config.mirror, shift=config.shift
     )
@@ -94,7 +94,7 @@ def compare(dataset: Dataset, options: FewLabels, count: int, seed: int) -> dict
     config = Config(
         method=options.method,
         network="features",
-        hidden=planning.HIDDEN,
+        hidden=defaults.HIDDEN,
         bits=bits,
         seed=seed,
         protocol="parts",

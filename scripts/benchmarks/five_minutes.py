@@ -108,7 +108,7 @@ def measure_search(options: Options, limits: Limits | None) -> None:
             "search": partial(index.search, k=options.k, threads=options.threads)
         }
         if importlib.util.find_spec("faiss"):
-            sides["faiss"] = with_faiss(codes, options.k, options.threads)
+            sides["faiss"] = with_faiss(codes, options.k, options.threads)["faiss"]
         for count in (1, 100, 1000):
             some = asked[:count]
             found = interleave(

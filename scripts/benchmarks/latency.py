@@ -54,9 +54,10 @@ def with_faiss(codes: Codes, k: int, threads: int) -> dict[str, Callable[[Codes]
     faiss.omp_set_num_threads(threads)
     flat = faiss.IndexBinaryFlat(8 * codes.shape[1])
     flat.add(codes)
-    divided = faiss.IndexBinaryShards(8 * codes.shape[1], True, True)  # threaded, successive ids
-    divided.parts = [faiss.IndexBinaryFlat(8 * codes.shape[1]) for _ in range(threads)]  # kept
-    for part, some in zip(divided.parts, np.array_split(codes, threads), strict=True):
+    shards: Any = faiss.IndexBinaryShards  # its stub knows one argument alone
+    divided = shards(8 * codes.shape[1], True, True)  # threaded, with successive ids
+    for some in np.array_split(codes, threads):
+        part = faiss.IndexBinaryFlat(8 * codes.shape[1])
         part.add(some)
         divided.add_shard(part)
     return {

@@ -30,7 +30,7 @@ from jaxhash.config import Config
 from jaxhash.data import Dataset, Split
 from jaxhash.encoding import Encoded
 from jaxhash.evaluation import measures, without_labels
-from jaxhash.training import planning
+from jaxhash.training import run_data
 from jaxhash.unlabelled import FITS
 
 VIEWS = ("mirrored", "cropped", "hard")
@@ -117,7 +117,7 @@ def lines(
         dataset, splits = with_views(dataset, options.run, seed)
     else:
         one = dataclasses.replace(config, seed=seed, validation=0.0)
-        splits = {"": planning.split_data(one, dataset)}
+        splits = {"": run_data.split_data(one, dataset)}
     assert dataset.labels is not None
     x, labels = np.asarray(dataset.items), dataset.labels
     learned, database = (getattr(next(iter(splits.values())), one) for one in ("train", "database"))
