@@ -252,6 +252,21 @@ def test_a_disk_that_fails_leaves_the_shard_undone(
     assert content(folder) == content(encoded)
 
 
+def test_data_that_is_not_there_is_no_gap(photos: Path, encoded: Path) -> None:
+    """As on a machine that does not see the disk: a shard is not done without all of its images."""
+    model, folder = jaxhash.load(photos / "run"), photos / "unseen"
+    manifest = folders.begin(folder, model, str(photos / "photos"), SHARDS)
+    (photos / "photos" / "b").rename(photos / "elsewhere")  # all of the last shard, and more
+    try:
+        with pytest.raises(FileNotFoundError, match=r"png: not there, nor any .*00003-of-00004"):
+            encode_missing(model, folder, max_undecodable=1, batch_size=8, start=3)
+        assert folders.missing(folder, manifest) == [0, 1, 2, 3]
+    finally:
+        (photos / "elsewhere").rename(photos / "photos" / "b")
+    encode_missing(model, folder, max_undecodable=0.1, batch_size=8)
+    assert content(folder) == content(encoded)
+
+
 def test_a_shard_that_does_not_belong_is_named(photos: Path, encoded: Path) -> None:
     model = tiny_model(seed=1)
     folder, other = photos / "foreign", photos / "other"

@@ -1,11 +1,16 @@
 """Ray, where it is installed: encoding and search through kills, bit for bit."""
 
 import asyncio
+import contextlib
 import os
+import platform
+import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +23,7 @@ from jaxhash.cli import main
 from jaxhash.shards import folder as folders
 from jaxhash.shards import ray_search
 from jaxhash.shards.pointer import current, point
-from jaxhash.shards.ray_encoding import encode_on_ray
+from jaxhash.shards.ray_encoding import ERROR, OF_SYSTEM, SHARD, EncodeShards, encode_on_ray
 from search import HashIndex, Writer
 from search.shards import file_name
 
@@ -26,65 +31,162 @@ __all__ = ["encoded", "photos"]  # fixtures
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'jaxhash[ray]'")
 serve = pytest.importorskip("ray.serve")
 pytestmark = pytest.mark.filterwarnings("default")  # of Ray's own
+OPTIONS: dict[str, Any] = {"max_undecodable": 0.1, "batch_size": 8}
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
     """A cluster of this machine, which joins no other one and ends with the tests."""
-    # Eight devices as here: a batch that is split otherwise is rounded otherwise.
-    here = {"PYTHONPATH": str(Path(jaxhash.__file__).parent.parent), "JAX_NUM_CPU_DEVICES": "8"}
-    ray.init(
-        address="local",
-        num_cpus=8,
-        include_dashboard=False,
-        log_to_driver=False,
-        runtime_env={"env_vars": here},
-    )
-    yield
-    ray.shutdown()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(jaxhash.__file__).parent.parent))
+        # Eight devices as here: a batch that is split otherwise is rounded otherwise.
+        patch.setenv("JAX_NUM_CPU_DEVICES", "8")
+        here = ray.init(
+            address="local", num_cpus=8, include_dashboard=False, log_to_driver=False
+        ).address_info["address"]
+        patch.setenv("RAY_ADDRESS", here)  # what `--ray auto` joins
+        yield
+        ray.shutdown()
+
+
+def until(look: Callable[[], Any]) -> Any:
+    """What a look gives, once it is something."""
+    end = time.monotonic() + 120
+    while not (found := look()):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    return found
+
+
+def inside(folder: Path, shard: int) -> int:
+    """The process that is inside a shard; 0 for none."""
+    lock = folders.lock_of(folder, shard)
+    return int(lock.read_text() or 0) if lock.exists() else 0
+
+
+def at_shard_0(folder: Path, act: Callable[[int], object]) -> threading.Thread:
+    """A thread that does something once to the process that comes to be inside shard 0."""
+    thread = threading.Thread(target=lambda: act(until(lambda: inside(folder, 0))))
+    thread.start()
+    return thread
+
+
+def begun(photos: Path, name: str) -> tuple[jaxhash.Model, Path]:
+    """The model, and a folder in which shards were begun."""
+    model, folder = jaxhash.load(photos / "run"), photos / name
+    folders.begin(folder, model, str(photos / "photos"), SHARDS)
+    return model, folder
+
+
+def words_for(photos: Path, folder: Path) -> list[str]:
+    """The command that encodes there."""
+    words = ["encode", "--run", str(photos / "run"), "--data", str(photos / "photos")]
+    return [*words, "--out", str(folder), "--max-undecodable", "0.1", "--batch-size", "8"]
+
+
+def driver(photos: Path, folder: Path) -> subprocess.Popen:
+    """A process of its own that runs the command on the cluster, with one worker there."""
+    command = [sys.executable, "-m", "jaxhash", *words_for(photos, folder), "--ray", "auto"]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def test_a_cluster_encodes_as_one_process_does(cluster: None, photos: Path, encoded: Path) -> None:
-    """The first worker is killed inside a shard; another one begins it again."""
-    model, folder = jaxhash.load(photos / "run"), photos / "ray"
-    folders.begin(folder, model, str(photos / "photos"), SHARDS)
-    killed: list[int] = []
+    """The first worker is killed inside a shard; another one begins it again.
 
-    def kill() -> None:
-        end = time.monotonic() + 120
-        while not killed and time.monotonic() < end:
-            for lock in folder.glob(".0*.lock"):
-                pid = lock.read_text()
-                if pid:
-                    os.kill(int(pid), signal.SIGKILL)
-                    killed.append(int(pid))
-                    return
-            time.sleep(0.01)
-
-    killer = threading.Thread(target=kill)
-    killer.start()
+    The model comes with the call: its files are gone before the workers start.
+    """
+    shutil.copytree(photos / "run", photos / "gone")
+    model = jaxhash.load(photos / "gone")
+    shutil.rmtree(photos / "gone")
+    _, folder = begun(photos, "ray")
+    killer = at_shard_0(folder, lambda process: os.kill(process, signal.SIGKILL))
     done: list[int] = []
-    options = {"max_undecodable": 0.1, "batch_size": 8}
-    encode_on_ray(model, folder, workers=2, on_shard=done.append, **options)
+    encode_on_ray(model, folder, workers=2, on_shard=done.append, **OPTIONS)
     killer.join()
-    assert killed
     assert sorted(done) == list(range(SHARDS))
     assert content(folder) == content(encoded)
     (folder / file_name(2, SHARDS)).unlink()
-    words = ["encode", "--run", str(photos / "run"), "--data", str(photos / "photos")]
-    words += ["--out", str(folder), "--max-undecodable", "0.1", "--batch-size", "8"]
-    main([*words, "--ray", "local"])
+    main([*words_for(photos, folder), "--ray", "local"])
     assert content(folder) == content(encoded)
     with pytest.raises(ValueError, match="cannot be decoded"):
         encode_on_ray(model, folder, max_undecodable=0.0)
 
 
 def test_a_worker_says_what_is_wrong(cluster: None, photos: Path) -> None:
-    model, folder = jaxhash.load(photos / "run"), photos / "wrong"
-    folders.begin(folder, model, str(photos / "photos"), SHARDS)
+    model, folder = begun(photos, "wrong")
     (folder / file_name(1, SHARDS, "lines")).unlink()
     with pytest.raises(ValueError, match=r"00001-of-00004\.lines: not there"):
-        encode_on_ray(model, folder, max_undecodable=0.1)
+        encode_on_ray(model, folder, **OPTIONS)
+    # As on a machine that does not share it: which one says the error.
+    rows = {SHARD: np.array([0])}
+    (error,) = EncodeShards(ray.put(model), str(photos / "nowhere"))(rows)[ERROR]
+    assert error.startswith(f"{OF_SYSTEM}{platform.node()}: not all machines see the same files; ")
+    assert "nowhere: no folder of shards" in error
+
+
+def test_a_killed_driver_costs_nothing_that_is_done(
+    cluster: None, photos: Path, encoded: Path
+) -> None:
+    model, folder = begun(photos, "driver")
+    manifest = folders.load(folder)
+    with folders.held(folders.lock_of(folder, 2)):  # where its worker then has to wait
+        command = driver(photos, folder)
+        try:
+            worker = until(lambda: inside(folder, 0))
+            until(lambda: folders.missing(folder, manifest) == [2, 3] or command.poll())
+        finally:
+            command.kill()
+            command.wait()
+        assert command.returncode == -signal.SIGKILL
+        with contextlib.suppress(ProcessLookupError):  # Ray has ended it, or would soon
+            os.kill(worker, signal.SIGKILL)
+        until(lambda: not Path(f"/proc/{worker}").exists())
+    before = {each.name: each.stat().st_mtime_ns for each in folder.glob("*.index")}
+    assert sorted(before) == [file_name(shard, SHARDS) for shard in (0, 1)]
+    done: list[int] = []
+    encode_on_ray(model, folder, on_shard=done.append, **OPTIONS)
+    assert sorted(done) == [2, 3]
+    assert content(folder) == content(encoded)
+    assert before.items() <= {e.name: e.stat().st_mtime_ns for e in folder.iterdir()}.items()
+
+
+def test_two_drivers_at_once_share_the_work(cluster: None, photos: Path, encoded: Path) -> None:
+    model, folder = begun(photos, "both")
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(folders.held(folders.lock_of(folder, 1)))
+        command = driver(photos, folder)
+        try:
+            until((folder / file_name(0, SHARDS)).exists)  # now its worker waits at shard 1
+            threading.Timer(1, stack.close).start()  # when that of this process does so too
+            encode_on_ray(model, folder, **OPTIONS)
+            assert command.wait(timeout=120) == 0
+        finally:
+            command.kill()
+            command.wait()
+    assert content(folder) == content(encoded)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits another process, as Linux can")
+def test_a_full_disk_is_named_and_leaves_nothing(
+    cluster: None, photos: Path, encoded: Path
+) -> None:
+    """Its place takes the limit of a file's size, which fails with the same kind of error."""
+    import resource
+
+    def limit(process: int) -> None:
+        hard = resource.prlimit(process, resource.RLIMIT_FSIZE)[1]
+        resource.prlimit(process, resource.RLIMIT_FSIZE, (100, hard))
+
+    model, folder = begun(photos, "full")
+    limited = at_shard_0(folder, limit)
+    with pytest.raises(
+        OSError, match=f"{platform.node()}, {file_name(0, SHARDS)}: .*File too large"
+    ):
+        encode_on_ray(model, folder, **OPTIONS)
+    limited.join()
+    assert not list(folder.glob("*.index"))
+    encode_on_ray(model, folder, **OPTIONS)
+    assert content(folder) == content(encoded)
 
 
 def write_shards(folder: Path, seed: int) -> HashIndex:

@@ -14,6 +14,9 @@ from typing import Any, NamedTuple, cast
 
 from jaxhash.data.decoding import Undecodable
 
+GONE = "no such file"
+"""Why an image that is not there cannot be decoded."""
+
 
 class Place(NamedTuple):
     """A whole file; or a member of a tar file, with its first byte and length; or a record."""
@@ -103,7 +106,7 @@ def read(place: Place) -> bytes:
             return _record(place.path, place.record)
         content = _remote_bytes(place) if is_remote(place.path) else _local_bytes(place)
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise Undecodable("no such file") from error
+        raise Undecodable(GONE) from error
     except IsADirectoryError as error:
         raise Undecodable("not a regular file") from error
     if place.member is not None and len(content) < place.size:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxhash import encoding, models, retrieval
+from jaxhash.data.places import GONE
 from jaxhash.data.stored import StoredImages
 from jaxhash.models import Model
 from jaxhash.shards import folder as folders
@@ -41,7 +42,8 @@ def encode_shard(
         (id, reason) of the images that could not be decoded and are left out.
 
     Raises:
-        OSError: an image cannot be read now, or the disk is full; the shard stays undone.
+        OSError: an image cannot be read now, none is there, or the disk is full; the shard stays
+            undone.
         ValueError: the model is another one, or the list of images is not whole.
 
     Example:
@@ -67,6 +69,11 @@ def encode_shard(
             writer.append(part.codes, part.features, first + rows)
             if on_batch is not None:
                 on_batch(len(rows))
+        if all(reason == GONE for _, reason in left_out) and len(left_out) == len(places):
+            raise FileNotFoundError(
+                f"{places[0].name}: not there, nor any other image of {path.name}; let this "
+                "machine see the data, or list it anew (overwrite=True)"
+            )
         writer.attach(retrieval.CARD, manifest.card())
         writer.attach(LEFT_OUT, json.dumps(left_out).encode())
     return left_out

@@ -15,6 +15,7 @@ from jaxhash.models import Model
 from jaxhash.shards import folder as folders
 from jaxhash.shards.encoding import check_model, check_share, encode_shard
 from jaxhash.shards.folder import Manifest
+from search.shards import file_name
 
 SHARD, ERROR = "shard", "error"
 """Columns: what to encode, and what is wrong with it; "" for nothing."""
@@ -43,21 +44,21 @@ class EncodeShards:
         return rows | {ERROR: np.array(errors)}
 
     def _encode(self, shard: int) -> str:
+        where = platform.node()
         try:
             manifest = folders.load(self.folder)
+            where += f", {file_name(shard, manifest.shards)}"
             with folders.held(folders.lock_of(self.folder, shard)):
                 if not folders.is_done(self.folder, manifest, shard):
                     encode_shard(
                         self.model, self.folder, manifest, shard, batch_size=self.batch_size
                     )
         except FileNotFoundError as error:
-            return (
-                f"{OF_SYSTEM}{platform.node()} does not share the folder with all others; {error}"
-            )
+            return f"{OF_SYSTEM}{where}: not all machines see the same files; {error}"
         except ValueError as error:
             return str(error)
         except OSError as error:
-            return f"{OF_SYSTEM}{platform.node()}: {error}"
+            return f"{OF_SYSTEM}{where}: {error}"
         return ""
 
 
