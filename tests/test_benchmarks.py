@@ -245,12 +245,34 @@ def test_intake(benchmark: Benchmark, tmp_path: Path, monkeypatch, capsys) -> No
     monkeypatch.setattr(intake, "subprocess", SimpleNamespace(run=see))
     for at in range(3):
         Image.new("RGB", (8, 8), (50 * at, 90, 200)).save(tmp_path / f"{at}.jpg")
-    intake.main(tmp_path, tmp_path, files=5, distinct=2)
+    large = tmp_path / "large"
+    intake.main(tmp_path, tmp_path, files=5, folder=large)
     assert [path.name for path in indexed[0]] == [f"{at:05}.jpg" for at in range(5)]
+    assert len({path.read_bytes() for path in large.iterdir()}) == 5
     first, encoded, decoded = capsys.readouterr().out.splitlines()
-    assert first.startswith("5 files, 2 differ, ")
+    assert first.startswith("5 files, ")
     assert encoded.startswith("jaxhash encode: ")
     assert decoded.startswith("decoding alone: ")
+
+
+def test_enlarging(benchmark: Benchmark, monkeypatch, capsys) -> None:
+    enlarging = benchmark("enlarging")
+    monkeypatch.setattr(enlarging, "keep_memory", lambda: None)
+    spec = SimpleNamespace(side=24, params=dict)
+    monkeypatch.setattr(enlarging.backbones, "choose", lambda config: spec)
+    monkeypatch.setattr(enlarging.kept_features, "spec_of", lambda eye: eye)
+    read: list[np.ndarray] = []
+
+    def encode(model: object, items: np.ndarray, *, rows: np.ndarray, **options: object) -> None:
+        read.append(items[rows])
+
+    monkeypatch.setattr(enlarging.encoding, "encode", encode)
+    enlarging.main("digits", encoded=4)
+    assert read[0].shape == (4, 24, 24, 1)
+    start, loaded, features = capsys.readouterr().out.splitlines()
+    assert start.startswith("start: ")
+    assert loaded.startswith("loaded, (1797, 24, 24, 1): ")
+    assert features.startswith("features of 4 images: ")
 
 
 def test_shards(benchmark: Benchmark, tmp_path: Path, capsys) -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxhash.data import load
+from jaxhash.data import enlarged, load
 from jaxhash.data.joined import Joined
 
 
@@ -53,6 +53,16 @@ def test_resampling_stays_within_the_memory_limit(saved):
     with pytest.raises(ValueError, match=r"5 images of 2x2 pixels.*memory_limit"):
         load(path, image_size=2, memory_limit=5 * 12 - 1)
     assert isinstance(load(path, image_size=4, memory_limit=1).items, Joined)
+
+
+@pytest.mark.parametrize("form", ["folder", "npz"])
+def test_large_ones_are_enlarged_on_demand(saved, form, monkeypatch):
+    path = saved(form, train_images=pixels(3, 4, 5, 3), test_images=pixels(2, 4, 5, 3) + 9)
+    whole = load(path, image_size=9).items
+    monkeypatch.setattr(enlarged, "MOST", 1000)
+    lazy = load(path, image_size=9, memory_limit=1).items
+    assert isinstance(lazy, enlarged.Enlarged)
+    np.testing.assert_array_equal(lazy[np.arange(5)], whole)
 
 
 def test_one_part_stays_a_memory_map(saved):

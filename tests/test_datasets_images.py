@@ -6,8 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from jaxhash.data import enlarged
 from jaxhash.data.dataset import as_rows
-from jaxhash.data.decoding import Undecodable
+from jaxhash.data.decoding import Undecodable, resize
+from jaxhash.data.enlarged import Enlarged
 from jaxhash.data.images import Images
 from jaxhash.data.joined import Joined
 
@@ -58,6 +60,34 @@ def test_joined_refuses_what_does_not_fit():
         Joined([])
     with pytest.raises(ValueError, match="different shapes"):
         Joined([np.zeros((2, 3)), np.zeros((2, 4))])
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    sides=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    channels=st.sampled_from([1, 3]),
+    size=st.integers(1, 30),
+    data=st.data(),
+)
+def test_images_are_enlarged_as_all_at_once(sides, channels, size, data):
+    pixels = np.random.default_rng(0).integers(0, 256, (5, *sides, channels), np.uint8)
+    whole, lazy = resize(pixels, size), Enlarged(pixels, size)
+    assert (lazy.shape, lazy.dtype, len(lazy)) == (whole.shape, whole.dtype, len(whole))
+    rows = np.array(data.draw(st.lists(st.integers(-5, 4), max_size=9)), np.int64)
+    np.testing.assert_array_equal(lazy[rows], whole[rows])
+    np.testing.assert_array_equal(lazy[1:3], whole[1:3])
+    np.testing.assert_array_equal(lazy[4], whole[4])
+
+
+def test_only_what_becomes_large_is_enlarged_on_demand(monkeypatch):
+    monkeypatch.setattr(enlarged, "MOST", 3 * 8 * 8)
+    pixels = np.zeros((4, 4, 8, 1), np.uint8)
+    assert isinstance(enlarged.resized(pixels, 8), Enlarged)
+    assert isinstance(enlarged.resized(pixels[:3], 8), np.ndarray)
+    assert isinstance(enlarged.resized(np.zeros((9, 8, 9, 1), np.uint8), 8), np.ndarray)
+    assert enlarged.resized(pixels, None) is pixels
+    with pytest.raises(ValueError, match="image_size"):
+        enlarged.resized(pixels, 5000)
 
 
 def test_as_rows_counts_from_the_end():

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from jaxhash.data import load, prepared
+from jaxhash.data import enlarged, load, prepared
+from jaxhash.data.decoding import resize
 from jaxhash.data.tfrecord import masked_crc32c, read_records
 
 FEATURES = tfds.features
@@ -166,6 +167,33 @@ def test_several_classes_an_image(tmp_path):
     data = load(put(tmp_path / "1.0.0", features, {"train": records}))
     assert data.labels.astype(int).tolist() == [[1, 0, 1], [0, 0, 0], [0, 1, 0]]
     assert data.multi_label
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_large_ones_are_enlarged_batch_by_batch(tmp_path, rng, channels, monkeypatch):
+    pixels = rng.integers(0, 256, (7, 5, 6, channels), np.uint8)
+    records = [example(image=png(image), label=1) for image in pixels]
+    splits = {"test": records[:2], "train": records[2:]}
+    folder = put(tmp_path / "1.0.0", classification((5, 6, channels)), splits)
+    whole = load(folder, image_size=16).items
+    assert isinstance(whole, np.ndarray)
+
+    most = 0
+
+    def counted(images, *given, **options):
+        nonlocal most
+        most = max(most, len(images))
+        return resize(images, *given, **options)
+
+    monkeypatch.setattr(enlarged, "MOST", 7 * 16 * 16 * channels - 1)
+    monkeypatch.setattr(enlarged, "resize", counted)
+    data = load(folder, image_size=16, memory_limit=pixels.size)
+    assert most == 0
+    for start in range(0, 7, 3):
+        np.testing.assert_array_equal(data.items[start : start + 3], whole[start : start + 3])
+    assert most == 3
+    with pytest.raises(ValueError, match="memory_limit"):
+        load(folder, image_size=16, memory_limit=pixels.size - 1)
 
 
 def test_images_of_different_sizes(tmp_path):

@@ -68,7 +68,8 @@ def load(
         channels: For folders of images: 3 or 1; see `folders.load`.
         max_undecodable: For folders of images: largest share of files that may fail, 0..1.
         memory_limit: Bytes that decoded images may take; half of the free memory by default.
-            Folders of images that need more are decoded on demand; anything else is refused.
+            Folders of images that need more are decoded on demand; anything else is refused,
+            but for small images that are kept as they are and enlarged on demand (`enlarged`).
         threads: Number of decoding threads; all cores by default.
         verify: For folders too large for memory; see `folders.load`.
         on_progress: Called now and then with the number of images done and the number of images.

@@ -18,7 +18,8 @@ import numpy as np
 from jaxhash import pickles
 from jaxhash.data import matlab
 from jaxhash.data.dataset import Dataset, consecutive_parts
-from jaxhash.data.decoding import Undecodable, check_size, decode, read_header, resize
+from jaxhash.data.decoding import Undecodable, check_size, decode, read_header
+from jaxhash.data.enlarged import resized
 
 _DIGITS = tuple("0123456789")
 _FASHION = (
@@ -126,7 +127,7 @@ def load(
     return Dataset(
         name=name,
         kind="images",
-        items=resize(images, image_size, memory_limit=memory_limit),
+        items=resized(images, image_size, memory_limit),
         labels=np.concatenate(list(contents.labels.values())).astype(np.int32),
         parts=consecutive_parts({part: len(rows) for part, rows in contents.labels.items()}),
         classes=contents.classes,

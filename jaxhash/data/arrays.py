@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxhash.data.dataset import PARTS, Dataset, Items, check_labels, consecutive_parts
 from jaxhash.data.decoding import check_memory, check_size, resize
+from jaxhash.data.enlarged import Enlarged, is_large
 from jaxhash.data.joined import Joined
 
 _KINDS = ("images", "features")
@@ -37,7 +38,8 @@ def load(
 
     Args:
         path: The file or folder.
-        image_size: Side of the squares images are resampled to, in memory; None keeps them.
+        image_size: Side of the squares images are resampled to: in memory, or, where that would
+            take more than `enlarged.MOST` bytes, when they are read. None keeps them.
         memory_limit: Bytes the resampled images may take; half of the free memory by default.
 
     Raises:
@@ -77,10 +79,12 @@ def load(
                 columns.append(_check_column(f"{path}: {name}", read(name), sizes[part]))
             labels, classes = _number(path, columns, classes)
             check_labels(str(path), labels, sum(sizes.values()), len(classes))
+    images = kind == "images"
+    items = _resized(arrays, image_size, memory_limit) if images else _join(arrays, np.float32)
     return Dataset(
         name=path.stem,
-        kind="images" if kind == "images" else "features",
-        items=_join(arrays, kind, image_size, memory_limit),
+        kind="images" if images else "features",
+        items=items,
         labels=labels,
         parts=consecutive_parts(sizes),
         classes=classes or (),
@@ -284,16 +288,20 @@ def _number(
     return numbers.reshape(-1).astype(np.int32), tuple(str(label) for label in found)
 
 
-def _join(
-    arrays: list[np.ndarray], kind: str, image_size: int | None, memory_limit: int | None
-) -> Items:
-    """One sequence over all parts, copied only where images are resampled or already in memory."""
-    if kind == "images" and image_size is not None:
-        if any(array.shape[1:3] != (image_size, image_size) for array in arrays):
-            total = sum(map(len, arrays))
-            check_memory((total, image_size, image_size, arrays[0].shape[3]), memory_limit)
-        arrays = [resize(array, image_size, memory_limit=memory_limit) for array in arrays]
-    dtype = np.uint8 if kind == "images" else np.float32
+def _resized(arrays: list[np.ndarray], image_size: int | None, memory_limit: int | None) -> Items:
+    """The images of all parts as squares of a size, copied only where they are not."""
+    shape = (sum(map(len, arrays)), *arrays[0].shape[1:])
+    if image_size is None or shape[1:3] == (image_size, image_size):
+        return _join(arrays, np.uint8)
+    if is_large(shape, image_size):
+        return Enlarged(_join(arrays, np.uint8), image_size)
+    check_memory((shape[0], image_size, image_size, shape[3]), memory_limit)
+    own = [resize(array, image_size, memory_limit=memory_limit) for array in arrays]
+    return _join(own, np.uint8)
+
+
+def _join(arrays: list[np.ndarray], dtype: type) -> Items:
+    """One sequence over all parts, copied only where they are in memory already."""
     if len(arrays) == 1 and arrays[0].dtype == dtype:
         return arrays[0]
     if any(_mapped(array) for array in arrays):

@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxhash.data.dataset import Dataset, consecutive_parts
 from jaxhash.data.decoding import Undecodable, check_memory, check_size, decode, decode_all
+from jaxhash.data.enlarged import Enlarged, is_large
 from jaxhash.data.tfrecord import read_records
 
 _NAME = re.compile(r"(?P<name>[a-z][a-z0-9_]*)(/(?P<config>[^/:]+))?(:(?P<version>\d+\.\d+\.\d+))?")
@@ -76,7 +77,8 @@ def load(
     The splits train, validation and test become parts of the same name; where there is no test
     split, validation is the test part; a single split becomes the part `all`. Further splits
     are left out. Classes come from a ClassLabel feature, or a Sequence of ClassLabel for several
-    classes an image.
+    classes an image. Images of one size that would take more than `enlarged.MOST` bytes as larger
+    squares stay as they are, and are enlarged when they are read.
 
     Args:
         folder: A folder with `dataset_info.json`, in array_record or tfrecord format.
@@ -120,7 +122,10 @@ def load(
     label = label.feature if several else label
     names = tuple(label.names or map(str, range(label.num_classes)))
     labels = np.zeros((total, len(names)) if several else total, bool if several else np.int32)
-    channels = 1 if features[picture_key].shape[-1] == 1 else 3
+    declared = features[picture_key].shape
+    channels = 1 if declared[-1] == 1 else 3
+    enlarged = None not in declared[:2] and is_large((total, *declared[:2], channels), image_size)
+    size = None if enlarged else image_size
     items: np.ndarray | None = None
     done = 0
     with ThreadPoolExecutor(os.cpu_count()) as threads:
@@ -143,12 +148,10 @@ def load(
                     ) from error
                 files = [example[picture_key] for example in examples]
                 if items is None:
-                    items = _allocate(
-                        info["name"], files[0], total, image_size, channels, memory_limit
-                    )
+                    items = _allocate(info["name"], files[0], total, size, channels, memory_limit)
                 out = items[done : done + len(chunk)]
                 small = out.shape[1] * out.shape[2] <= _SMALL
-                failed = decode_all(files, out, size=image_size, pool=None if small else threads)
+                failed = decode_all(files, out, size=size, pool=None if small else threads)
                 if failed:
                     row, reason = failed[0]
                     hint = "" if image_size else "; where images differ in size, give image_size"
@@ -174,7 +177,7 @@ def load(
     return Dataset(
         name=info["name"] + (f"/{info['configName']}" if info.get("configName") else ""),
         kind="images",
-        items=items,
+        items=items if image_size is None or size else Enlarged(items, image_size),
         labels=labels,
         parts=consecutive_parts(sizes),
         classes=names,

@@ -21,6 +21,7 @@ import safetensors.numpy
 from jaxhash import encoding, processes, runs
 from jaxhash.config import Config
 from jaxhash.data import Dataset
+from jaxhash.data.enlarged import Enlarged
 from jaxhash.data.folders import shown
 from jaxhash.encoding import Encoded
 from jaxhash.models import Model
@@ -216,9 +217,11 @@ def _digest(dataset: Dataset) -> str:
             digest.update(os.fsencode(os.path.relpath(path, root)))
             digest.update(f"\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
         return digest.hexdigest()
-    for start in range(0, len(dataset), CHUNK):
-        rows = np.arange(start, min(start + CHUNK, len(dataset)))
-        digest.update(np.ascontiguousarray(dataset.items[rows]).tobytes())
+    # What is enlarged follows from the small image, which is hashed far sooner.
+    items = dataset.items.images if isinstance(dataset.items, Enlarged) else dataset.items
+    for start in range(0, len(items), CHUNK):
+        rows = np.arange(start, min(start + CHUNK, len(items)))
+        digest.update(np.ascontiguousarray(items[rows]).tobytes())
     return digest.hexdigest()
 
 

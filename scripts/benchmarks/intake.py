@@ -1,10 +1,12 @@
-"""Seconds to index photographs of 12 megapixels, and the share of decoding.
+"""Seconds to index photographs of 12 megapixels, their share of decoding, and the memory.
 
     python scripts/benchmarks/intake.py --run runs/photos --photos photos/ --files 1000
 
 Makes JPEG files of 4000 x 3000 pixels, quality 92, from photographs: enlarged, with noise as of a
-camera, so that they have its size. `--distinct` of them, under `--files` names (hard links). Then
-times `jaxhash encode` on all of them, and the decoding of as many alone, with as many threads.
+camera, so that they have its size. No two are alike: where there are fewer photographs than files,
+one is taken again with other noise. They are made in a folder that goes again, or in `--folder`,
+which stays, and in which those that are there are taken. Then times `jaxhash encode` on all of
+them, and the decoding alone of a thousand, evenly among them, with as many threads.
 """
 
 import os
@@ -17,60 +19,84 @@ from pathlib import Path
 
 import numpy as np
 import tyro
-from PIL import Image
+from PIL import Image, ImageChops
 
 from jaxhash.data import folders
 
 SIZE = (4000, 3000)
 NOISE = 5.0  # standard deviation, of 255
+DECODED = 1000  # files that are decoded alone
+MARGIN = 512  # pixels by which the noise is larger than a photograph, which gets a part of it
 
 
-def make(files: list[Path], folder: Path, count: int) -> None:
-    """One large JPEG of each photograph, under names up to a count."""
-    rng = np.random.default_rng(0)
-    noise = rng.normal(0, NOISE, (*SIZE[::-1], 1)).astype(np.float32)
-    for at, path in enumerate(files):
+def make(photos: list[Path], folder: Path, files: int) -> None:
+    """So many large JPEGs, under their numbers."""
+    sides = tuple(side + MARGIN for side in reversed(SIZE))
+    noise = np.random.default_rng(0).normal(128, NOISE, sides).round().clip(0, 255)
+    grain = Image.fromarray(noise.astype(np.uint8)).convert("RGB")
+    for at, path in enumerate(photos):
+        numbers = range(at, files, len(photos))
+        wanted = [one for one in numbers if not (folder / f"{one:05}.jpg").exists()]
+        if not wanted:
+            continue
         with Image.open(path) as file:
             large = file.convert("RGB").resize(SIZE, Image.Resampling.BICUBIC)
-        pixels = np.asarray(large, np.float32) + np.roll(noise, at * 997)
-        noisy = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
-        noisy.save(folder / f"{at:05}.jpg", quality=92)
-    for at in range(len(files), count):
-        os.link(folder / f"{at % len(files):05}.jpg", folder / f"{at:05}.jpg")
+        for number in wanted:
+            x, y = np.random.default_rng(number).integers(0, MARGIN, 2).tolist()
+            part = grain.crop((x, y, x + SIZE[0], y + SIZE[1]))
+            made = folder / f"{number:05}.part"
+            ImageChops.add(large, part, 1, -128).save(made, "JPEG", quality=92)
+            made.rename(made.with_suffix(".jpg"))
 
 
-def main(run: Path, photos: Path, files: int = 1000, distinct: int = 100) -> None:
+def measure(run: Path, folder: Path, out: Path) -> None:
+    """Index a folder's files, then decode some of them alone, and print both."""
+    paths = sorted(folder.glob("*.jpg"))
+    size = np.mean([path.stat().st_size for path in paths]) / 1e6
+    print(f"{len(paths):,} files, {size:.1f} MB on average; load {os.getloadavg()}", flush=True)
+    words = ("encode", "--run", run, "--data", folder, "--out", out)
+    begun = time.perf_counter()
+    subprocess.run(
+        [sys.executable, "-m", "jaxhash", *map(str, words)], check=True, capture_output=True
+    )
+    whole, used = time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_CHILDREN)
+    each = (used.ru_utime + used.ru_stime) / len(paths)
+    print(
+        f"jaxhash encode: {whole:.1f} s, {1e3 * each:.1f} ms of CPU a file, at most "
+        f"{used.ru_maxrss / 2**20:.2f} GiB of memory; load {os.getloadavg()}",
+        flush=True,
+    )
+    items = folders.load_images(folder, image_size=224).items
+    rows = np.linspace(0, len(paths) - 1, min(DECODED, len(paths))).astype(int)
+    begun, before = time.perf_counter(), time.process_time()
+    for start in range(0, len(rows), 64):
+        items[rows[start : start + 64]]
+    alone = (time.perf_counter() - begun) / len(rows)
+    own = (time.process_time() - before) / len(rows)
+    print(
+        f"decoding alone: {1e3 * alone:.1f} ms a file, {1e3 * own:.1f} ms of CPU, "
+        f"{own / max(each, 1e-9):.2f} of that"
+    )
+
+
+def main(run: Path, photos: Path, files: int = 1000, folder: Path | None = None) -> None:
     """Time it.
 
     Args:
         run: folder of the run that encodes.
         photos: folder of photographs to make large ones of.
         files: how many to index.
-        distinct: how many of them differ.
+        folder: where to make them, and let them be; without it they are gone at the end.
     """
     found = sorted(photos.rglob("*.jp*g")) + sorted(photos.rglob("*.JP*G"))
-    chosen = np.linspace(0, len(found) - 1, min(distinct, files)).astype(int)
+    # Evenly over all of them, as files are sorted by class.
+    count = min(files, len(found))
+    chosen = [found[at * len(found) // count] for at in range(count)]
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary) / "large"
-        folder.mkdir()
-        make([found[at] for at in chosen], folder, files)
-        size = np.mean([path.stat().st_size for path in folder.iterdir()]) / 1e6
-        print(f"{files:,} files, {len(chosen)} differ, {size:.1f} MB on average", flush=True)
-        words = ("encode", "--run", run, "--data", folder, "--out", Path(temporary) / "large.index")
-        begun = time.perf_counter()
-        subprocess.run(
-            [sys.executable, "-m", "jaxhash", *map(str, words)], check=True, capture_output=True
-        )
-        whole, used = time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_CHILDREN)
-        worked = used.ru_utime + used.ru_stime
-        print(f"jaxhash encode: {whole:.1f} s, {worked:.1f} s of CPU", flush=True)
-        items = folders.load_images(folder, image_size=224).items
-        begun, before = time.perf_counter(), time.process_time()
-        for start in range(0, files, 64):
-            items[np.arange(start, min(start + 64, files))]
-        alone, own = time.perf_counter() - begun, time.process_time() - before
-        share = own / max(worked, 1e-9)
-        print(f"decoding alone: {alone:.1f} s, {own:.1f} s of CPU, {share:.2f} of that")
+        folder = Path(temporary) / "large" if folder is None else folder
+        folder.mkdir(exist_ok=True)
+        make(chosen, folder, files)
+        measure(run, folder, Path(temporary) / "large.index")
 
 
 if __name__ == "__main__":
