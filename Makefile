@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo demo-photos test browser-test lint format docs lock clean gpu-results
+.PHONY: demo demo-photos test browser-test benchmark lint format docs lock clean gpu-results
 
 demo: .venv/ready
 	$(BIN)/jaxhash demo --overwrite
@@ -22,6 +22,11 @@ browser-test: .venv/ready
 		{ echo "no chromium on PATH; install it, or name a Chromium by JAXHASH_CHROMIUM"; exit 1; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check playwright
 	$(BIN)/python -m pytest -n 0 tests/test_serve_page.py
+
+# Search, training, encoding and start-up on this machine, beside its limits: five minutes. faiss-cpu
+# in .venv is measured too.
+benchmark: .venv/ready
+	$(BIN)/python scripts/benchmarks/five_minutes.py
 
 lint: .venv/ready
 	$(BIN)/ruff check .

@@ -20,7 +20,9 @@ from jaxhash.serve.app import ROUTES
 from jaxhash.serve.batching import Batcher
 from jaxhash.serve.errors import Refused
 from jaxhash.serve.limits import Limits
+from jaxhash.serve.searching import Wanted
 from jaxhash.serve.service import Service
+from search import HashIndex
 from search.files.locking import alone
 
 
@@ -158,6 +160,51 @@ def test_filters_and_radius(place: Place) -> None:
             assert (await search(client, **words)).status_code == 422
 
     asking(place.service(), scenario)
+
+
+def test_a_recall_is_that_of_the_search(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = []
+    search = HashIndex.search
+
+    def told(index: HashIndex, queries: Any, k: int, **options: Any) -> Any:
+        asked.append({"k": k} | options)
+        return search(index, queries, k, **options)
+
+    async def scenario(client: Any) -> None:
+        monkeypatch.setattr(HashIndex, "search", told)
+        for words in ({"pool": 0}, {"pool": 9}):
+            words = {"ids": [7, 2], "k": 4} | words
+            exact = (await client.post("/search", json=words)).json()["answers"]
+            assert [one.get("recall") for one in asked] == [None]
+            asked.clear()
+            found = await client.post("/search", json=words | {"recall": 0.95})
+            assert found.json()["answers"] == exact, "few: exact"
+            # First what takes long, apart from the other requests, for as many as are looked for.
+            assert [one["recall"] for one in asked] == [0.95, 0.95]
+            assert asked[0]["k"] == (words["pool"] or words["k"])
+            asked.clear()
+        for words, said in (
+            ({"recall": 0}, "greater than 0"),
+            ({"recall": 1.5}, "less than or equal to 1"),
+            ({"recall": 0.955}, "multiple of 0.01"),
+            ({"recall": 0.9, "radius": 2}, "recall does not combine with radius; leave one"),
+            ({"recall": 0.9, "where": "label == 'red'"}, "recall does not combine with where;"),
+            ({"recall": 0.9, "where_ids": [1]}, "recall does not combine with where_ids;"),
+        ):
+            reply = await client.post("/search", json={"ids": [7]} | words)
+            assert (reply.status_code, said in reply.text) == (422, True), reply.text
+        assert not asked
+
+    asking(place.service(), scenario)
+
+
+def test_requests_with_a_recall_are_joined_where_they_look_for_as_many() -> None:
+    one = Wanted(k=3, pool=0, recall=0.9)
+    assert one.group() == Wanted(k=3, pool=0, recall=0.9, ids=[1]).group()
+    for other in (
+        Wanted(k=4, pool=0, recall=0.9), Wanted(k=3, pool=0, recall=0.95), Wanted(k=3, pool=0),
+    ):  # fmt: skip
+        assert one.group() != other.group()
 
 
 def test_encode_gives_the_codes_of_the_model(place: Place) -> None:

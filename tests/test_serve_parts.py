@@ -139,6 +139,8 @@ def test_parts_that_do_not_answer_are_a_503(root: Path) -> None:
         assert told(await client.post("/search", **upload("green", k=4))) == right
         reply = await client.post("/search", json={"ids": [3], "k": 2, "where_ids": [1, 2]})
         assert (reply.status_code, "has no filters" in reply.text) == (422, True)
+        reply = await client.post("/search", json={"ids": [3], "k": 2, "recall": 0.9})
+        assert (reply.status_code, "is searched exactly" in reply.text) == (422, True)
         reply = await client.post("/search", json={"ids": [99], "k": 2})
         assert reply.status_code == 404
 

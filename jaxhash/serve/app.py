@@ -75,6 +75,11 @@ async def search(service: Service, request: Request) -> Response:
     form, files = await reading.read(request, forms.Search)
     if sum((bool(files), form.ids is not None, form.paths is not None)) != 1:
         raise Refused(422, "give the queries as images, as ids or as paths; one of these")
+    narrowed = [
+        name for name in ("where", "where_ids", "radius") if getattr(form, name) is not None
+    ]
+    if form.recall is not None and narrowed:
+        raise Refused(422, f"recall does not combine with {narrowed[0]}; leave one of them out")
     count = len(files or form.ids or form.paths or ())
     if count * form.k > limits.RESULTS:
         raise Refused(
@@ -92,6 +97,7 @@ async def search(service: Service, request: Request) -> Response:
         k=form.k,
         pool=form.pool,
         radius=form.radius,
+        recall=form.recall,
         where=form.where,
         where_ids=None if form.where_ids is None else tuple(form.where_ids),
         names=form.names,
@@ -100,8 +106,10 @@ async def search(service: Service, request: Request) -> Response:
         paths=form.paths,
         **vectors,
     )
+    # What takes long holds up this request alone; the search then finds it made.
+    if form.recall is not None:
+        await service.in_thread(service.snapshot.approximate, pool or form.k, form.recall)
     if form.where is not None:
-        # What takes long holds up this request alone; the search then finds it made.
         await service.in_thread(service.snapshot.where, wanted.where, wanted.where_ids)
     result = await service.search(wanted)
     answers: list[dict[str, Any]] = [

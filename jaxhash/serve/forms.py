@@ -36,6 +36,15 @@ class Search(Form):
     radius: int | None = Field(
         None, ge=0, le=4096, description="Largest Hamming distance of a result."
     )
+    recall: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        multiple_of=0.01,
+        description="Share of the k nearest codes, or of the pool, that has to be found on the "
+        "average of queries; quicker among millions, after a first time of seconds. All of them "
+        "by default. Not with where, where_ids, radius.",
+    )
     where: Annotated[str, Field(min_length=1, max_length=10_000)] | None = Field(
         None,
         description="Only items of which this is true: an expression about path, folder, label "

@@ -20,6 +20,7 @@ class Wanted:
     Args:
         k: results for each query.
         pool, radius: as in `HashIndex.search`; `pool` as clients give it, see `Snapshot.pool`.
+        recall: share of the nearest codes, or of the pool, that has to be found; all by default.
         where, where_ids: which items may be results, see `Snapshot.where`; all by default.
         ids, paths: of indexed items.
         codes: uint8 (q, ceil(bits / 8)).
@@ -30,6 +31,7 @@ class Wanted:
     k: int
     pool: int | None = None
     radius: int | None = None
+    recall: float | None = None
     where: str | None = None
     where_ids: tuple[int, ...] | None = None
     ids: Sequence[int] | None = None
@@ -43,7 +45,9 @@ class Wanted:
     def group(self) -> Hashable:
         """Requests of one group can be one search; the results of a smaller k begin those of k."""
         pool = pool_of(self.pool, self.k)
-        return pool, self.pool is None, self.radius, self.where, self.where_ids
+        kind = pool, self.pool is None, self.radius, self.where, self.where_ids
+        # How many cells a recall takes depends on k, and answers on no other client's.
+        return kind if self.recall is None else (*kind, self.recall, self.k)
 
 
 class Result(NamedTuple):
@@ -91,7 +95,7 @@ def answer(snapshot: Snapshot, requests: Sequence[Wanted]) -> list[Result | Exce
 
 
 def _search(snapshot: Snapshot, requests: list[Wanted]) -> list[Result | Exception]:
-    """One group: the same pool, radius and filter."""
+    """One group: the same pool, radius, recall and filter."""
     begun = time.perf_counter()
     index, first = snapshot.images.codes, requests[0]
     done: list[Result | Exception] = []
@@ -115,7 +119,8 @@ def _search(snapshot: Snapshot, requests: list[Wanted]) -> list[Result | Excepti
         if pool is not None:
             features = [one for own, one in vectors if len(own) and one is not None]
             fine = {"query_features": np.concatenate(features), "pool": pool}
-        distances, ids = snapshot.search(codes, k, radius=first.radius, where=where, **fine)
+        narrowed = {"radius": first.radius, "recall": first.recall, "where": where}
+        distances, ids = snapshot.search(codes, k, **narrowed, **fine)
     except Refused as error:
         return [error] * len(requests)
     except ValueError as error:  # a filter of ids that are not in the index

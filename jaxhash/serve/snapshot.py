@@ -155,6 +155,8 @@ class Snapshot:
         """
         if self._ask is None:
             return self.images.codes.search(queries, k, **options)
+        if options.pop("recall", None) is not None:
+            raise Refused(422, "recall: an index that is searched in parts is searched exactly")
         if options.pop("where", None) is not None:
             raise Refused(422, "where: an index that is searched in parts has no filters")
         try:
@@ -163,6 +165,14 @@ class Snapshot:
             log.warning("no answer from the parts of the index: %s", error)
             words = "the parts of the index do not answer; try again in a second"
             raise Refused(503, words, retry=1) from error
+
+    def approximate(self, k: int, recall: float) -> None:
+        """Deal codes out and measure what the first search for this recall would have to wait for.
+
+        Raises:
+            Refused: the index is searched elsewhere.
+        """
+        self.search(self.images.codes.get(self.images.codes.ids[:1])[0], k, recall=recall)
 
     def warm(self) -> None:
         """Compile and read what the first query would have to wait for."""

@@ -148,6 +148,7 @@ def build(blocks: Blocks, *, cells: int | None = None, threads: int | None = Non
     drawn = take(blocks, rng.integers(0, max(count, 1), _DRAWN * cells * bool(count)))
     centres = arrange(rng.permutation(np.unique(drawn, axis=0))[:cells], blocks.bits)
     own = np.empty(count, np.uint16)
+    source = blocks.planes.reshape(-1)
 
     def assign(start: int) -> None:
         part = restore(blocks, start, start + _STEP)
@@ -173,10 +174,8 @@ def build(blocks: Blocks, *, cells: int | None = None, threads: int | None = Non
         cell = cell_of[first:last]
         left = sizes[cell] - (np.arange(first, last) - starts[cell]) * BLOCK
         holds = np.arange(BLOCK) < left[:, None]
-        codes = take(blocks, rows[first * BLOCK : last * BLOCK].astype(np.int64))
-        codes = codes.reshape(last - first, BLOCK, bytes_each)
-        codes = np.where(holds[:, :, None], codes, farthest[cell][:, None])
-        planes[first:last] = codes.transpose(0, 2, 1)
+        own_rows = rows[first * BLOCK : last * BLOCK]
+        kernels.gather(source, own_rows, left, farthest[cell], planes[first:last])
         filled[first * BLOCK // 64 : last * BLOCK // 64] = _as_bits(holds)
 
     pool.run(fill, [(first,) for first in range(0, total, _STEP // BLOCK)], threads)

@@ -13,6 +13,26 @@ from search.kernels.words import query_words
 
 
 @compiled
+def gather(planes, rows, left, farthest, out):  # type: ignore[no-untyped-def]
+    """Fill blocks with the codes of some rows, and what is left of a block with its farthest code.
+
+    planes: uint8, flat, of all codes; rows: of the code at each place of the blocks; left: int64
+    (blocks,), codes that each block and those after it in its cell have; farthest: uint8 (blocks,
+    width); out: uint8 (blocks, width, BLOCK).
+    """
+    count, width, _ = out.shape
+    for block in range(count):
+        held = min(left[block], BLOCK)
+        for lane in range(held):
+            row = np.int64(rows[block * BLOCK + lane])
+            at = row // BLOCK * width * BLOCK + row % BLOCK
+            for plane in range(width):
+                out[block, plane, lane] = planes[at + plane * BLOCK]
+        for plane in range(width):
+            out[block, plane, held:] = farthest[block, plane]
+
+
+@compiled
 def probe(  # type: ignore[no-untyped-def]
     planes, bits, starts, rows, allowed, asked, by_table, cells, shape, k, masks, sums, out
 ):  # fmt: skip
