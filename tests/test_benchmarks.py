@@ -141,6 +141,9 @@ def test_latency(benchmark: Benchmark, tmp_path: Path, capsys) -> None:
     assert row["search"]["least"] > 0
     assert row.get("same", True)
     assert "floor: hand-over" in capsys.readouterr().out
+    latency.main(latency.Options(counts=(500,), runs=1, threads=1, pauses=True, out=out))
+    (row,) = json.loads(out.read_text())["rows"]
+    assert row["20 ms spinning, 1 threads"]["least"] > 0
 
 
 @swig

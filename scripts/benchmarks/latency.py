@@ -1,16 +1,20 @@
 """Milliseconds of one query, against the number of codes, beside FAISS and usearch.
 
     python scripts/benchmarks/latency.py [--counts 10000 100000] [--quick] [--out FILE.json]
+    python scripts/benchmarks/latency.py --counts 1000000 --pauses
 
 All in one process, taken in turn after pauses, over uniform codes: `HashIndex.search` and the scan
 below it; FAISS's `IndexBinaryFlat`, alone and with the codes divided among the threads by
 `IndexBinaryShards`; and usearch's exact and approximate search, as far as these are installed.
 Beside them what bounds a query from below: reading the codes' bytes once, on one thread and on all,
-and handing work to another thread. Every figure is a median, and the least, of runs.
+and handing work to another thread. Every figure is a median, and the least, of runs. With
+`--pauses` only ours is measured, and what a pause before a query changes: asleep, spinning, or
+both, which tells the clock's frequency and sleeping threads from caches that others have filled.
 """
 
 import importlib.util
 import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -26,6 +30,7 @@ from search.hamming import scan
 from search.hamming.blocks import arrange
 
 ASKED = 100  # queries that usearch's recall is measured with
+WARMING = 10  # queries before those that count
 
 
 @dataclass
@@ -41,6 +46,9 @@ class Options:
     threads: Annotated[int, tyro.conf.arg(help="threads of each side")] = 2
     graph: Annotated[int, tyro.conf.arg(help="codes that usearch's graph is built of, at most")] = (
         1_000_000
+    )
+    pauses: Annotated[bool, tyro.conf.arg(help="what a pause before a query changes, alone")] = (
+        False
     )
     quick: Annotated[bool, tyro.conf.arg(help="a small run that only shows it works")] = False
     out: Annotated[Path | None, tyro.conf.arg(help="where the figures go, as JSON")] = None
@@ -125,13 +133,55 @@ def measure(count: int, options: Options) -> dict[str, Any]:
     return row
 
 
+def spin(seconds: float) -> None:
+    """Keep the processor busy, without memory."""
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        pass
+
+
+def asleep_and_spinning(seconds: float, spun: float) -> None:
+    """A pause of both kinds."""
+    time.sleep(seconds)
+    spin(spun)
+
+
+def after_pauses(count: int, options: Options) -> dict[str, Any]:
+    """How long one query takes after each kind of pause, printed too."""
+    rng = np.random.default_rng(options.seed)
+    index, asked = (
+        search.HashIndex(uniform(rng, count, options.bits)),
+        uniform(rng, 1, options.bits),
+    )
+    others = np.ones(64 << 17)  # 64 MB
+    pauses: dict[str, Callable[[], Any]] = {
+        "none": lambda: None,
+        "20 ms asleep": partial(time.sleep, 0.02),
+        "20 ms spinning": partial(spin, 0.02),
+        "20 ms asleep, 2 spinning": partial(asleep_and_spinning, 0.02, 0.002),
+        "other 64 MB read": others.sum,
+    }
+    row: dict[str, Any] = {"count": count, "bits": options.bits, "k": options.k}
+    print(f"{count:,} codes of {options.bits} bits, one query, k = {options.k}, after a pause of")
+    for threads in sorted({1, options.threads}):
+        for name, pause in pauses.items():
+            seconds = []
+            for _ in range(WARMING + options.runs):
+                pause()
+                seconds.append(timed(partial(index.search, asked, options.k, threads=threads)))
+            median, least = float(np.median(seconds[WARMING:])), min(seconds[WARMING:])
+            row[f"{name}, {threads} threads"] = {"median": median, "least": least}
+            print(f"  {name:25} {threads} threads {1e3 * median:9.4f} ms ({1e3 * least:.4f})")
+    return row
+
+
 def main(options: Options) -> None:
     """Measure every size, and write the figures as soon as one is complete."""
     if options.quick:
         options.counts, options.runs = (10_000, 100_000), 3
     rows: list[dict[str, Any]] = []
     for count in options.counts:
-        rows.append(measure(count, options))
+        rows.append((after_pauses if options.pauses else measure)(count, options))
         if options.out is not None:
             options.out.write_text(json.dumps({"rows": rows}, indent=1))
 
