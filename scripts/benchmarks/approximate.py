@@ -124,7 +124,7 @@ def theirs(case: Case, kind: str, options: Options) -> None:
             index.train(case.database)
             index.add(case.database)
 
-    built = build(fill, options.count)
+    built: dict[str, Any] = build(fill, options.count)
 
     def call(setting: int) -> Any:
         if kind == "ivf":
@@ -141,8 +141,8 @@ def hastened(index: Any, database: Codes, threads: int) -> None:
     import faiss
 
     index.train(database[: FEW * index.nlist])
-    stored = faiss.downcast_IndexBinary(index.quantizer).xb
-    centres = faiss.vector_to_array(stored).reshape(index.nlist, -1)
+    stored: Any = faiss.downcast_IndexBinary(index.quantizer)
+    centres = faiss.vector_to_array(stored.xb).reshape(index.nlist, -1)
     blocks = arrange(centres)
     for start in range(0, len(database), PART):
         part = database[start : start + PART]
