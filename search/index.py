@@ -221,6 +221,27 @@ class HashIndex:
         """The ids of all items, ascending; read-only."""
         return self._state.ids
 
+    def ids_at(self, positions: NDArray[np.integer] | Sequence[int]) -> NDArray[np.int64]:
+        """Some of `ids`, which are not all listed for it where they follow each other.
+
+        Args:
+            positions: integers (m,), from 0 to the number of items less 1.
+
+        Returns:
+            `ids[positions]`, int64 (m,).
+
+        Raises:
+            TypeError, ValueError: naming the argument.
+
+        Example:
+            >>> HashIndex(np.zeros((3, 1), np.uint8), ids=[10, 11, 12]).ids_at([2, 0])
+            array([12, 10])
+        """
+        wanted, state = id_list(positions, "positions"), self._state
+        if len(wanted) and not 0 <= wanted.min() <= wanted.max() < len(state):
+            raise ValueError(f"positions must be from 0 to {len(state) - 1}, one less than items")
+        return state.ids_at(wanted)
+
     @property
     def attachments(self) -> dict[str, bytes]:
         """The bytes that are stored with the index, by name; a copy."""

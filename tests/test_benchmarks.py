@@ -400,3 +400,7 @@ def test_shards_on_ray(benchmark: Benchmark, tmp_path: Path, capsys) -> None:
     report = shards.main(shards.Config(folder=tmp_path, **options))
     assert report["answers right"] > 0
     assert (report["answers wrong"], report["folders seen"]) == (0, 2)
+    options = {"codes": 1000, "shards": 2, "queries": 4, "runs": 1, "replicas": 1, "seconds": 4}
+    report = benchmark("shards").main(benchmark("shards").Config(folder=tmp_path, **options))
+    assert report["answers on Ray, right"] > 0
+    assert report["answers on Ray, wrong"] == report["answers on Ray, errors"] == 0

@@ -34,6 +34,8 @@ def agree(index, items, rng):
     latents = rng.integers(0, 9, (2, bits)) / 8
     chosen = rng.random(len(items)) < rng.choice([0.05, 0.5, 1.0])
     wanted = index.ids[chosen]
+    shuffled = rng.permutation(np.flatnonzero(chosen))
+    equal([index.ids_at(shuffled)], [index.ids[shuffled]])
     radius = int(rng.integers(0, bits + 1))
     for k in (1, 3, len(items) + 2):
         equal(index.search(queries, k), items.search(asked, k))

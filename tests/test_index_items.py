@@ -106,6 +106,10 @@ def test_ids_that_are_not_there_are_named():
         index.get([9, 0, 2, 9])
     with pytest.raises(TypeError, match="ids must be integers"):
         index.get([0.5])
+    for wrong in ([3], [-1]):
+        with pytest.raises(ValueError, match="positions must be from 0 to 2"):
+            index.ids_at(wrong)
+    assert index.ids_at([2, 0]).tolist() == [3, 0]
     codes, features = index.get([])
     assert codes.shape == (0, 1)
     assert features is None

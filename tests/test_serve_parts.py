@@ -11,6 +11,7 @@ import pytest
 from small_service import COLOURS, asking, client_of, make_photos, make_run, network_known, picture
 
 import jaxhash
+from jaxhash.serve import limits
 from jaxhash.serve.service import Service
 from jaxhash.shards import folder as folders
 from jaxhash.shards.encoding import encode_missing
@@ -145,6 +146,35 @@ def test_parts_that_do_not_answer_are_a_503(root: Path) -> None:
         assert reply.status_code == 404
 
     asking(Service(root / "run", root / "a", ask=parts), scenario)
+
+
+def test_no_answer_lists_all_ids(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a thousand million items they are 8 GB, where the index itself stores one of them."""
+
+    def refuse(*_: object) -> np.ndarray:
+        raise AssertionError("all ids were listed")
+
+    monkeypatch.setattr("search.collection.state.live_ids", refuse)
+    monkeypatch.setattr(limits, "BY_PATH", 5)
+
+    async def scenario(client: Any) -> None:
+        info = told(await client.get("/info"))
+        assert (info["items"], info["labels"]) == (18, [])
+        some = told(await client.get("/items?sample=7&seed=1"))["ids"]
+        assert len(set(some) & set(range(18))) == 7
+        run = told(await client.get("/run.json"))
+        assert run["bits"]["items"] == 18
+        assert run["galleries"] == {"right": [], "wrong": []}
+        told(await client.post("/search", **upload("green", k=4)))
+        for words, message in (
+            ({"ids": [3], "where": "folder == 'red'"}, "keeps no paths or columns"),
+            ({"paths": [told(await client.get("/items/3"))["path"]]}, "more than 5 items; ask by"),
+        ):
+            reply = await client.post("/search", json=words)
+            assert (reply.status_code, message in reply.text) == (422, True)
+
+    for ask in (None, Parts()):
+        asking(Service(root / "run", root / "a", ask=ask), scenario)
 
 
 def test_parts_that_cannot_be_searched_end_the_start(root: Path) -> None:

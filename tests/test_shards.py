@@ -346,3 +346,59 @@ def test_names_are_looked_up_in_any_shard(tmp_path: Path) -> None:
     five = folders.Manifest("photos", 23, 5, digest, "model", None, 16, 3)
     with pytest.raises(ValueError, match="has 1 lines, not 5"):
         folders.places_of(tmp_path, five, 4)
+
+
+# Stands for Ray, whose start takes seconds, and which takes SIGTERM for itself in the main thread.
+STARTING = """
+import signal, sys, threading, time, types
+class Ray(types.ModuleType):
+    def init(self, address, **_):
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))
+        if address == "nowhere":
+            raise OSError("nobody answers")
+        if address == "slow":
+            self.wait()
+    def is_initialized(self):
+        return False
+    def shutdown(self):
+        print("left", flush=True)
+    def wait(self):
+        print("waits", flush=True)
+        time.sleep(60)
+sys.modules["ray"] = ray = Ray("ray")
+from jaxhash.shards.cluster import joined
+try:
+    with joined(sys.argv[1]):
+        ray.wait()
+except OSError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGTERM is of POSIX")
+@pytest.mark.parametrize(("address", "left"), [("slow", ""), ("quick", "left\n")])
+def test_sigterm_ends_who_joins_a_cluster(address: str, left: str) -> None:
+    """At once while it starts, and after its end otherwise; with one code."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", STARTING, address],
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "waits\n"
+    process.terminate()
+    assert process.communicate(timeout=60)[0] == left
+    assert process.returncode == 128 + signal.SIGTERM
+
+
+def test_a_cluster_that_is_not_there_is_named() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", STARTING, "nowhere"],
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ended.stdout == "left\nnowhere: no Ray cluster; nobody answers\n"

@@ -12,19 +12,21 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from test_shards import SHARDS, content, encoded, photos
+from test_shards import SHARDS, content, encoded, photos, tiny_model
 
 import jaxhash
 from jaxhash.cli import main
 from jaxhash.shards import folder as folders
 from jaxhash.shards import ray_search
+from jaxhash.shards.encoding import encode_missing
 from jaxhash.shards.pointer import current, point
 from jaxhash.shards.ray_encoding import ERROR, OF_SYSTEM, SHARD, EncodeShards, encode_on_ray
-from search import HashIndex, Writer
+from search import DamagedFile, HashIndex, Writer
 from search.shards import file_name
 
 __all__ = ["encoded", "photos"]  # fixtures
@@ -58,15 +60,22 @@ def until(look: Callable[[], Any]) -> Any:
     return found
 
 
-def inside(folder: Path, shard: int) -> int:
-    """The process that is inside a shard; 0 for none."""
-    lock = folders.lock_of(folder, shard)
-    return int(lock.read_text() or 0) if lock.exists() else 0
+def worker_in(folder: Path) -> int:
+    """The first process that is seen inside a shard."""
+
+    def look() -> int:
+        for lock in folder.glob(".0*.lock"):
+            with contextlib.suppress(FileNotFoundError):
+                if process := lock.read_text():
+                    return int(process)
+        return 0
+
+    return until(look)
 
 
-def at_shard_0(folder: Path, act: Callable[[int], object]) -> threading.Thread:
-    """A thread that does something once to the process that comes to be inside shard 0."""
-    thread = threading.Thread(target=lambda: act(until(lambda: inside(folder, 0))))
+def at_work(folder: Path, act: Callable[[int], object]) -> threading.Thread:
+    """A thread that does something once to the first process that is seen inside a shard."""
+    thread = threading.Thread(target=lambda: act(worker_in(folder)))
     thread.start()
     return thread
 
@@ -99,7 +108,7 @@ def test_a_cluster_encodes_as_one_process_does(cluster: None, photos: Path, enco
     model = jaxhash.load(photos / "gone")
     shutil.rmtree(photos / "gone")
     _, folder = begun(photos, "ray")
-    killer = at_shard_0(folder, lambda process: os.kill(process, signal.SIGKILL))
+    killer = at_work(folder, lambda process: os.kill(process, signal.SIGKILL))
     done: list[int] = []
     encode_on_ray(model, folder, workers=2, on_shard=done.append, **OPTIONS)
     killer.join()
@@ -128,41 +137,41 @@ def test_a_killed_driver_costs_nothing_that_is_done(
     cluster: None, photos: Path, encoded: Path
 ) -> None:
     model, folder = begun(photos, "driver")
-    manifest = folders.load(folder)
-    with folders.held(folders.lock_of(folder, 2)):  # where its worker then has to wait
-        command = driver(photos, folder)
-        try:
-            worker = until(lambda: inside(folder, 0))
-            until(lambda: folders.missing(folder, manifest) == [2, 3] or command.poll())
-        finally:
-            command.kill()
-            command.wait()
-        assert command.returncode == -signal.SIGKILL
-        with contextlib.suppress(ProcessLookupError):  # Ray has ended it, or would soon
-            os.kill(worker, signal.SIGKILL)
-        until(lambda: not Path(f"/proc/{worker}").exists())
+    for shard in (0, 1):
+        shutil.copy(encoded / file_name(shard, SHARDS), folder)
     before = {each.name: each.stat().st_mtime_ns for each in folder.glob("*.index")}
-    assert sorted(before) == [file_name(shard, SHARDS) for shard in (0, 1)]
+    command = driver(photos, folder)
+    try:
+        worker = worker_in(folder)
+        os.kill(worker, signal.SIGSTOP)  # it stays inside its shard
+    finally:
+        command.kill()
+        command.wait()
+    assert command.returncode == -signal.SIGKILL
+    with contextlib.suppress(ProcessLookupError):  # Ray has ended it, or would soon
+        os.kill(worker, signal.SIGKILL)
+    until(lambda: not Path(f"/proc/{worker}").exists())
+    missing = folders.missing(folder, folders.load(folder))
+    assert missing
     done: list[int] = []
     encode_on_ray(model, folder, on_shard=done.append, **OPTIONS)
-    assert sorted(done) == [2, 3]
+    assert sorted(done) == missing
     assert content(folder) == content(encoded)
     assert before.items() <= {e.name: e.stat().st_mtime_ns for e in folder.iterdir()}.items()
 
 
 def test_two_drivers_at_once_share_the_work(cluster: None, photos: Path, encoded: Path) -> None:
     model, folder = begun(photos, "both")
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(folders.held(folders.lock_of(folder, 1)))
-        command = driver(photos, folder)
-        try:
-            until((folder / file_name(0, SHARDS)).exists)  # now its worker waits at shard 1
-            threading.Timer(1, stack.close).start()  # when that of this process does so too
-            encode_on_ray(model, folder, **OPTIONS)
-            assert command.wait(timeout=120) == 0
-        finally:
-            command.kill()
-            command.wait()
+    command = driver(photos, folder)
+    try:
+        worker = worker_in(folder)
+        os.kill(worker, signal.SIGSTOP)  # in its shard, until the one of this process waits there
+        threading.Timer(1, lambda: os.kill(worker, signal.SIGCONT)).start()
+        encode_on_ray(model, folder, **OPTIONS)
+        assert command.wait(timeout=120) == 0
+    finally:
+        command.kill()
+        command.wait()
     assert content(folder) == content(encoded)
 
 
@@ -178,9 +187,9 @@ def test_a_full_disk_is_named_and_leaves_nothing(
         resource.prlimit(process, resource.RLIMIT_FSIZE, (100, hard))
 
     model, folder = begun(photos, "full")
-    limited = at_shard_0(folder, limit)
+    limited = at_work(folder, limit)
     with pytest.raises(
-        OSError, match=f"{platform.node()}, {file_name(0, SHARDS)}: .*File too large"
+        OSError, match=rf"{platform.node()}, 0000\d-of-00004\.index: .*File too large"
     ):
         encode_on_ray(model, folder, **OPTIONS)
     limited.join()
@@ -242,6 +251,49 @@ def test_parts_answer_as_one_index_through_kills_and_changes(cluster: None, tmp_
         point(pointer, tmp_path)
     assert current(pointer) == str(tmp_path / "b")
     serve.delete(ray_search.APPLICATION)
+
+
+class Handle:
+    """Stands for a deployment of one replica, in this process."""
+
+    def __init__(self, part: ray_search.Part) -> None:
+        self.part = part
+
+    def __getattr__(self, name: str) -> Any:
+        async def remote(*words: Any) -> Any:
+            return getattr(self.part, name)(*words)
+
+        return SimpleNamespace(remote=remote)
+
+
+def test_generations_are_not_mixed_in_one_folder(photos: Path, encoded: Path) -> None:
+    """Shards that are replaced in place: a replica that starts again would see the new ones."""
+    folder = photos / "in-place"
+    shutil.copytree(encoded, folder)
+    handles = [Handle(ray_search.Part(part, 2, 1)) for part in range(2)]
+    router = ray_search.Router(str(folder), handles, seconds=20, tries=1)
+    codes, fine = HashIndex.open(encoded).get([3, 20])
+    assert fine is not None
+    options = {"query_features": fine.astype(np.float32), "pool": 9}
+
+    def ask() -> Any:
+        return asyncio.run(router.search(codes, 3, None, options))
+
+    expected = HashIndex.open(encoded).search(codes, 3, **options)
+    np.testing.assert_array_equal(ask().ids, expected[1])
+    folders.begin(folder, tiny_model(seed=1), str(photos / "photos"), SHARDS, overwrite=True)
+    encode_missing(tiny_model(seed=1), folder, **OPTIONS)
+    np.testing.assert_array_equal(ask().ids, expected[1])  # of what was opened
+    handles[1].part = ray_search.Part(1, 2, 1)
+    with pytest.raises(ValueError, match="replaced by those of another generation"):
+        ask()
+    cut = folder / file_name(3, SHARDS)
+    cut.write_bytes(cut.read_bytes()[:-100])
+    with pytest.raises(DamagedFile, match=cut.name):
+        point(photos / "to-cut", folder)
+    shutil.copy(encoded / cut.name, cut)
+    with pytest.raises(ValueError, match=f"{cut.name}: its attachment .* another model or gener"):
+        ray_search.check(folder, 2)
 
 
 def test_the_service_asks_the_parts(cluster: None, photos: Path, encoded: Path) -> None:

@@ -145,7 +145,6 @@ def _check_same(loaded: _Loaded, **numbers: int) -> None:
         numbers
         | {
             "model": models.fingerprint(loaded.model),
-            "number or size of the images": loaded.dataset.items.shape,
             "queries or database": rows,
         }
     )

@@ -99,6 +99,11 @@ class ItemRecords:
         known = self.relative or []
         return {path: item for item in ids.tolist() if item < len(known) and (path := known[item])}
 
+    @property
+    def has_classes(self) -> bool:
+        """Whether there is any item whose class may be known."""
+        return self.labels is not None or bool(self._folder_classes)
+
     def class_names(self, ids: Sequence[int]) -> list[str | None]:
         """The class of each item, by its data or the name of its folder; None if unknown."""
         if self.labels is None:

@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route, Router
@@ -210,10 +209,7 @@ async def items(service: Service, request: Request) -> Response:
     snapshot = service.snapshot
     count = _number(request, "sample", 24, 1, 200)
     seed = _number(request, "seed", secrets.randbelow(10**9), 0, 10**9 - 1)
-    ids = snapshot.images.codes.ids
-    # `choice` draws as many as are wanted, where a permutation would draw all items.
-    rows = np.random.default_rng(seed).choice(len(ids), min(count, len(ids)), replace=False)
-    known = ids[rows].tolist()
+    known = snapshot.drawn(count, seed)
     paths, labels = snapshot.names(known)
     found = {"ids": known, "paths": paths, "labels": labels, "version": snapshot.version}
     return _json(found)

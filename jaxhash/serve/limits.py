@@ -16,6 +16,8 @@ IMAGES = 16
 """Most images in one request."""
 IDS = 100_000
 """Most ids in a filter."""
+BY_PATH = 10_000_000
+"""Most items of an index that is asked by paths: all of them are then kept in a table."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """The parts of an index on a Ray cluster, for a service that asks them."""
 
 import contextlib
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import numpy as np
 
 from jaxhash.serve.snapshot import Ask
 from jaxhash.shards import ray_search
+from jaxhash.shards.cluster import joined
 from search.merging import Result
 
 TRIES = 4
@@ -50,25 +50,14 @@ def asking(
         >>> with asking("auto", "current", parts=4) as ask:  # doctest: +SKIP
         ...     service = Service("runs/photos", "current", ask=ask)
     """
-    try:
-        import ray
-        from ray import serve
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f'{error.name} is not installed; pip install "jaxhash[ray]"'
-        ) from None
     local = address == "local"
     if local and parts is None:
         raise ValueError('a cluster that is "local" has no parts yet; give their number')
     if parts is not None:
         ray_search.check(index, parts)
-    ours = not ray.is_initialized()
-    if ours:
-        try:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
-        except Exception as error:  # of no kind of its own where a start takes too long
-            raise ConnectionError(f"{address}: no Ray cluster; {error}") from error
-    try:
+    with joined(address, needs="ray.serve"):
+        from ray import serve
+
         runs = ray_search.APPLICATION in serve.status().applications
         if parts is None:
             if not runs:
@@ -91,9 +80,6 @@ def asking(
         finally:
             if parts is not None:
                 serve.delete(ray_search.APPLICATION)
-    finally:
-        if ours:
-            ray.shutdown()
 
 
 def _ask(handle: Any, seconds: float) -> Ask:

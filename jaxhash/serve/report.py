@@ -51,12 +51,16 @@ def report(run: Path, snapshot: Snapshot, words: str) -> dict[str, Any]:
     }
 
 
-def _thinned(values: Sequence[Any], points: int = POINTS) -> list[Any]:
+def _thinned(values: Sequence[Any]) -> list[Any]:
     """About as many values as can be drawn, the first and the last among them."""
-    if len(values) <= points:
-        return list(values)
-    rows = np.unique(np.linspace(0, len(values) - 1, points).round().astype(int))
-    return [values[row] for row in rows]
+    return [values[row] for row in _spread(len(values), POINTS).tolist()]
+
+
+def _spread(count: int, points: int) -> np.ndarray:
+    """Positions in a list of so many values, evenly, the first and the last among them."""
+    if count <= points:
+        return np.arange(count)
+    return np.unique(np.linspace(0, count - 1, points).round().astype(np.int64))
 
 
 def _results(run: Path) -> dict[str, Any] | None:
@@ -121,7 +125,7 @@ def _bits(snapshot: Snapshot) -> dict[str, Any] | None:
     index = snapshot.images.codes
     if not len(index):
         return None
-    codes, _ = index.get(np.array(_thinned(index.ids.tolist(), SAMPLE), np.int64))
+    codes, _ = index.get(index.ids_at(_spread(len(index), SAMPLE)))
     correlation = statistics.correlation(codes, index.bits)
     rounded = None
     if index.bits <= MOST_BITS:
@@ -139,13 +143,11 @@ def _bits(snapshot: Snapshot) -> dict[str, Any] | None:
 
 def _galleries(snapshot: Snapshot) -> dict[str, list[Any]]:
     """Items whose nearest others have their label, and items whose nearest have other ones."""
-    ids = snapshot.images.codes.ids
     nothing: dict[str, list[Any]] = {"right": [], "wrong": []}
-    chosen = np.random.default_rng(0).permutation(len(ids))[:ASKED]
-    asked = ids[chosen].tolist()
+    asked = snapshot.drawn(ASKED, seed=0)
     names = dict(zip(asked, zip(*snapshot.names(asked), strict=True), strict=True))
     asked = [item for item in asked if names[item][1] is not None]
-    if len(ids) <= NEAREST or not asked:
+    if len(snapshot) <= NEAREST or not asked:
         return nothing
     (found,) = answer(snapshot, [Wanted(k=NEAREST + 1, ids=asked)])
     if isinstance(found, Exception) or found.paths is None or found.labels is None:

@@ -14,6 +14,7 @@ from jaxhash.image_index import ImageIndex
 from jaxhash.index_files import open_index
 from jaxhash.models import Model
 from jaxhash.retrieval import pool_for
+from jaxhash.serve import limits
 from jaxhash.serve.errors import Refused
 from jaxhash.shards.pointer import current
 from search.merging import Result
@@ -85,6 +86,13 @@ class Snapshot:
     def __len__(self) -> int:
         return len(self.images)
 
+    def drawn(self, count: int, seed: int) -> list[int]:
+        """The ids of so many different items, or of all, in memory that depends on count alone."""
+        # `choice` draws as many as are wanted, where a permutation would draw all items.
+        rng, items = np.random.default_rng(seed), len(self)
+        rows = rng.choice(items, min(count, items), replace=False) if items else np.empty(0, int)
+        return self.images.codes.ids_at(rows).tolist()
+
     def names(self, ids: Sequence[int]) -> tuple[list[str | None], list[str | None]]:
         """Paths below the folder, as text that any client can read, and labels."""
         paths, labels = self.images.names(ids)
@@ -104,6 +112,8 @@ class Snapshot:
     @functools.cached_property
     def labels(self) -> list[str]:
         """The names of all classes that items have."""
+        if not self.images.items.has_classes:
+            return []  # without listing the ids, of which there may be very many
         ids = self.images.codes.ids.tolist()
         return sorted({label for label in self.images.items.class_names(ids) if label is not None})
 
@@ -111,8 +121,11 @@ class Snapshot:
         """The item of a path.
 
         Raises:
-            Refused: no item has it.
+            Refused: no item has it, or there are too many items.
         """
+        if len(self) > limits.BY_PATH:
+            words = f"paths: this index has more than {limits.BY_PATH:,} items; ask by ids"
+            raise Refused(422, words)
         found = self._by_path.get(path)
         if found is None:
             raise Refused(404, f"no item has the path {path!r}; give one as answers have them")
@@ -127,6 +140,8 @@ class Snapshot:
         wanted = None if ids is None else np.unique(np.array(ids, np.int64))
         if expression is None:
             return wanted
+        if not self.images.items.count:
+            raise Refused(422, "where: the index keeps no paths or columns; give where_ids")
         try:
             mask = self.images.items.select(expression, self.images.codes.ids)
         except ValueError as error:
@@ -182,7 +197,7 @@ class Snapshot:
             search = self.images.codes.search
         if not len(self):
             return
-        few = self.images.codes.ids[:8]
+        few = self.images.codes.ids_at(range(min(8, len(self))))
         codes, features = self.images.codes.get(few)
         for queries in (1, len(few)):
             search(codes[:queries], 10)

@@ -3,8 +3,8 @@
 import os
 from pathlib import Path
 
+from search import HashIndex
 from search.files.atomic import replacing
-from search.shards import files
 
 LONGEST = 4096
 """Bytes of a path, at most."""
@@ -15,15 +15,17 @@ def point(pointer: str | os.PathLike[str], folder: str | os.PathLike[str]) -> No
 
     Args:
         pointer: a file, which appears or changes whole.
-        folder: of shards that are all there.
+        folder: of shards that are all there and belong together.
 
     Raises:
         FileNotFoundError: shards are missing.
+        search.DamagedFile: one is cut short or altered.
+        ValueError: one is of another model or generation.
 
     Example:
         >>> point("current", "photos-2.index/")  # doctest: +SKIP
     """
-    files(folder)
+    HashIndex.open(folder)
     with replacing(pointer) as file:
         file.write(os.fsencode(os.path.abspath(folder)))
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxhash.models import Model
 from jaxhash.shards import folder as folders
+from jaxhash.shards.cluster import joined
 from jaxhash.shards.encoding import check_model, check_share, encode_shard
 from jaxhash.shards.folder import Manifest
 from search.shards import file_name
@@ -94,6 +95,7 @@ def encode_on_ray(
 
     Raises:
         ModuleNotFoundError: Ray is not installed.
+        ConnectionError: there is no such cluster.
         ValueError: the model is another one, or more images than that cannot be decoded.
         OSError: an image cannot be read now, a disk is full, or a machine does not share the
             folder; what is done stays done.
@@ -101,22 +103,14 @@ def encode_on_ray(
     Example:
         >>> encode_on_ray(model, "photos.index/", address="auto", workers=8)  # doctest: +SKIP
     """
-    try:
-        import ray
-        import ray.data
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f'{error.name} is not installed; pip install "jaxhash[ray]"'
-        ) from None
     folder = os.path.abspath(folder)
     manifest = folders.load(folder)
     check_model(manifest, model)
     todo = folders.missing(folder, manifest)
     wanted = dict(resources or {"CPU": 1})
-    ours = not ray.is_initialized()
-    if ours:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
-    try:
+    with joined(address, needs="ray.data"):
+        import ray.data
+
         logging.getLogger("ray.data").setLevel(logging.WARNING)
         ray.data.DataContext.get_current().enable_progress_bars = False
         reference = ray.put(model)  # lives as long as actors may be started again
@@ -138,8 +132,5 @@ def encode_on_ray(
                     raise kind(row[ERROR].removeprefix(OF_SYSTEM))
                 if on_shard is not None:
                     on_shard(int(row[SHARD]))
-    finally:
-        if ours:
-            ray.shutdown()
     check_share(folder, manifest, list(folders.left_out(folder, manifest)), max_undecodable)
     return manifest

@@ -7,9 +7,12 @@ an answer is wholly of the old folder or wholly of the new one.
 """
 
 import asyncio
+import contextlib
 import functools
+import hashlib
 import os
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,6 +29,9 @@ KNOWN = (ValueError, TypeError, OSError)
 """Errors of a part that are given on as they are."""
 OPENED = 2
 """Generations that a replica keeps mapped: the new one, and the one that requests may still ask."""
+
+Told = tuple[str, Packed]
+"""What a replica answers: a hash of what its shards say of their generation, and the result."""
 
 
 class Answer(NamedTuple):
@@ -53,16 +59,19 @@ class Part:
         """The number of the process that answers: one of the replicas'."""
         return os.getpid()
 
-    def _open(self, folder: str) -> HashIndex:
+    def _open(self, folder: str) -> tuple[HashIndex, str]:
         paths = files(folder)
         start, stop = (each * len(paths) // self.parts for each in (self.part, self.part + 1))
         if start == stop:
             raise ValueError(f"parts is {self.parts}, and {folder} has {len(paths)} shards")
-        return HashIndex.open(paths[start:stop])
+        index = HashIndex.open(paths[start:stop])
+        shared = repr(sorted(index.attachments.items()))
+        return index, hashlib.sha256(shared.encode()).hexdigest()
 
-    def search(self, folder: str, queries: np.ndarray, k: int, options: dict[str, Any]) -> Packed:
+    def search(self, folder: str, queries: np.ndarray, k: int, options: dict[str, Any]) -> Told:
         """As `HashIndex.search`."""
-        return pack(self.index(folder).search(queries, k, threads=self.threads, **options))
+        index, generation = self.index(folder)
+        return generation, pack(index.search(queries, k, threads=self.threads, **options))
 
     def rerank(
         self,
@@ -71,32 +80,35 @@ class Part:
         ids: Ids,
         k: int,
         options: dict[str, Any],
-    ) -> Packed:
+    ) -> Told:
         """As `HashIndex.rerank`."""
-        index, near = self.index(folder), unpack_ids(ids)
-        return pack(index.rerank(query_features, near, k, threads=self.threads, **options))
+        (index, generation), near = self.index(folder), unpack_ids(ids)
+        found = index.rerank(query_features, near, k, threads=self.threads, **options)
+        return generation, pack(found)
 
 
-def answered(error: Exception, left: int, tries: int) -> None:
-    """Give on what a replica said is wrong, or that no one answers; else it may be asked again.
-
-    Args:
-        error: that a call raised.
-        left: tries that are left.
-        tries: of all.
+def attempts(tries: int) -> Iterator[AbstractContextManager[None]]:
+    """Blocks in which a replica is called, until one of them returns.
 
     Raises:
-        ValueError, TypeError, OSError: of the replica.
+        ValueError, TypeError, OSError: what a replica said is wrong.
         TimeoutError: no try is left.
     """
+    for left in reversed(range(tries)):
+        yield _attempt(left, tries)
+
+
+@contextlib.contextmanager
+def _attempt(left: int, tries: int) -> Iterator[None]:
     import ray
 
-    if isinstance(error, ray.exceptions.RayTaskError):
+    try:
+        yield
+    except ray.exceptions.RayTaskError as error:
         raise (error.cause if isinstance(error.cause, KNOWN) else error) from error
-    if not isinstance(error, ray.exceptions.RayError | TimeoutError):
-        raise error
-    if not left:
-        raise TimeoutError(f"no replica answered in {tries} tries") from error
+    except (ray.exceptions.RayError, TimeoutError) as error:
+        if not left:
+            raise TimeoutError(f"no replica answered in {tries} tries") from error
 
 
 class Remote:
@@ -112,13 +124,14 @@ class Remote:
     def __init__(self, handle: Any, folder: str, seconds: float, tries: int) -> None:
         self.handle, self.folder, self.seconds, self.tries = handle, folder, seconds, tries
         self.ends: tuple[int, int] | None = None
+        self.generations: set[str] = set()
 
     async def _ask(self, call: Callable[[], Any]) -> Result:
-        for left in reversed(range(self.tries)):
-            try:
-                return unpack(await asyncio.wait_for(call(), self.seconds))
-            except Exception as error:
-                answered(error, left, self.tries)
+        for attempt in attempts(self.tries):
+            with attempt:
+                generation, found = await asyncio.wait_for(call(), self.seconds)
+                self.generations.add(generation)
+                return unpack(found)
         raise AssertionError("tries is at least 1")
 
     async def search(self, queries: np.ndarray, k: int, **options: Any) -> Result:
@@ -168,7 +181,13 @@ class Router:
             return asyncio.run_coroutine_threadsafe(_all(map(ask, shards)), loop).result()
 
         asked = functools.partial(search_shards, shards, queries, k, each=at_once, **options)
-        return Answer(*await asyncio.to_thread(asked), folder)
+        answer = Answer(*await asyncio.to_thread(asked), folder)
+        if len(set().union(*(each.generations for each in shards))) > 1:
+            raise ValueError(
+                f"{folder}: its shards were replaced by those of another generation while they "
+                "are searched; encode into another folder, and point to it"
+            )
+        return answer
 
 
 async def _all(calls: Iterable[Coroutine[Any, Any, Result]]) -> list[Result]:
@@ -180,9 +199,12 @@ def check(pointer: str | os.PathLike[str], parts: int) -> None:
 
     Raises:
         FileNotFoundError: shards are missing.
-        ValueError: there are fewer of them than parts.
+        search.DamagedFile: one is cut short or altered.
+        ValueError: they do not belong together, or there are fewer of them than parts.
     """
-    shards = len(files(current(pointer)))
+    folder = current(pointer)
+    HashIndex.open(folder)
+    shards = len(files(folder))
     if not 1 <= parts <= shards:
         raise ValueError(f"parts is {parts}, and there are {shards} shards; give 1 to {shards}")
 
@@ -216,8 +238,7 @@ def start(
         What `search` takes.
 
     Raises:
-        FileNotFoundError: shards are missing.
-        ValueError: there are fewer of them than parts.
+        FileNotFoundError, search.DamagedFile, ValueError: as `check`.
         ModuleNotFoundError: Ray is not installed.
 
     Example:
@@ -279,9 +300,7 @@ def search(
     Example:
         >>> search(handle, codes, 10, query_features=features, pool=200).ids  # doctest: +SKIP
     """
-    for left in reversed(range(tries)):
-        try:
+    for attempt in attempts(tries):
+        with attempt:
             return handle.search.remote(queries, k, folder, options).result(timeout_s=seconds)
-        except Exception as error:
-            answered(error, left, tries)
     raise AssertionError("tries is at least 1")

@@ -2,15 +2,21 @@
 
     python scripts/benchmarks/shards.py --folder /big
     python scripts/benchmarks/shards.py --codes 1000000000 --folder /big
+    python scripts/benchmarks/shards.py --codes 1000000000 --folder /big --replicas 2
 
 Random codes, in which each query's nearest neighbours are hidden, at distances that random ones do
 not have: they must be found, by the folder as one index and by its shards asked apart, and both
 answers must be the same. Printed are seconds on the clock and the largest memory of the process
-that is not the mapped files. The files stay in the page cache as far as it holds them.
+that is not the mapped files. The files stay in the page cache as far as it holds them. With
+--replicas the files are asked on a Ray cluster of this machine too (pip install "jaxhash[ray]"),
+each in so many processes, by two threads; one process is killed by SIGKILL meanwhile.
 """
 
+import os
 import resource
+import signal
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,6 +34,8 @@ from search.shards import file_name, files
 BATCH = 1 << 20
 HIDDEN = 3
 """Neighbours hidden for each query: at the distances 0, 1 and 2."""
+LONGEST = 120
+"""Seconds that an answer on Ray may take, before it is asked for again."""
 T = TypeVar("T")
 
 
@@ -45,6 +53,10 @@ class Config:
     """Queries in a batch."""
     runs: int = 5
     """Times that each search is timed, after the first."""
+    replicas: int = 0
+    """Processes of each file on a Ray cluster; 0 for no cluster."""
+    seconds: float = 90
+    """Time that the cluster is asked for; a process is killed in the middle."""
     folder: Path = Path(tempfile.gettempdir())
     """Where the files go; removed at the end."""
 
@@ -81,12 +93,15 @@ def main(config: Config) -> dict[str, float]:
             np.testing.assert_array_equal(ours, theirs)
         np.testing.assert_array_equal(found[0], np.tile(np.arange(HIDDEN), (len(queries), 1)))
         np.testing.assert_array_equal(found[1], hidden)
+        report = on_ray(path, config, queries, hidden) if config.replicas else {}
     print(f"{config.codes:,} codes of {config.bits} bits in {config.shards} shards, {size:,} bytes")
     for name, took in seconds.items():
         print(f"{took:10.4f} s  {name}")
+    for name, value in report.items():
+        print(f"{value:10.4g}    {name}")
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"{memory:10.0f} MiB  largest memory, mapped pages included")
-    return seconds
+    return seconds | report
 
 
 def write_shard(
@@ -104,6 +119,64 @@ def write_shard(
                 words[row] = queries[query]
                 words[row, 0] ^= (1 << distance) - 1  # so many bits
             writer.append(words, ids=np.arange(first, first + count))
+
+
+def on_ray(
+    folder: Path, config: Config, queries: np.ndarray, hidden: np.ndarray
+) -> dict[str, float]:
+    """Right and wrong answers and errors of one query at a time, through a kill; and seconds."""
+    import ray
+    from ray import serve
+
+    from jaxhash.shards import ray_search
+
+    counts = {"right": 0, "wrong": 0, "errors": 0}
+    asked: list[tuple[float, float]] = []  # when, and for how long
+    over = threading.Event()
+
+    def ask(number: int) -> None:
+        while not over.is_set():
+            number = (number + 2) % len(queries)
+            begun = time.perf_counter()
+            try:
+                found = ray_search.search(handle, queries[[number]], HIDDEN, seconds=LONGEST)
+            except Exception as error:  # whatever it is, it is counted
+                print(f"{type(error).__name__}: {error}")
+                counts["errors"] += 1
+                continue
+            asked.append((begun, time.perf_counter() - begun))
+            same = np.array_equal(found.ids[0], hidden[number])
+            same &= np.array_equal(found.distances[0], np.arange(HIDDEN))
+            counts["right" if same else "wrong"] += 1
+
+    # An address of its own, so that no cluster that runs here already is joined.
+    ray.init(address="local", num_cpus=64, include_dashboard=False, log_to_driver=False)
+    try:
+        handle = ray_search.start(
+            folder, parts=config.shards, replicas=config.replicas, threads=1, seconds=LONGEST
+        )
+        threads = [threading.Thread(target=ask, args=(at,)) for at in range(2)]
+        for thread in threads:
+            thread.start()
+        time.sleep(config.seconds / 2)
+        one = serve.get_deployment_handle("part-0", ray_search.APPLICATION)
+        process = one.process.remote().result(timeout_s=LONGEST)
+        killed = time.perf_counter()
+        os.kill(process, signal.SIGKILL)
+        time.sleep(config.seconds / 2)
+        over.set()
+        for thread in threads:
+            thread.join()
+    finally:
+        ray.shutdown()
+    met = [spent for begun, spent in asked if begun < killed < begun + spent]
+    after = [spent for begun, spent in asked if begun > killed]
+    return {f"answers on Ray, {name}": float(count) for name, count in counts.items()} | {
+        "s, first answer on Ray": asked[0][1],
+        "s, median answer on Ray": float(np.median([spent for _, spent in asked])),
+        "s, slowest answer that the kill met": max(met, default=float("nan")),
+        "s, slowest answer that began after it": max(after, default=float("nan")),
+    }
 
 
 def timed(seconds: dict[str, float], name: str, function: Callable[[], T]) -> T:

@@ -54,6 +54,19 @@ class State:
         ids.flags.writeable = False
         return ids
 
+    def ids_at(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Those of `ids` at some positions; all of them are listed only where items were removed,
+        or where the ids of several segments lie among each other.
+        """
+        found = np.empty(len(positions), np.int64)
+        for segment, place in zip(self.segments, self.places, strict=True):
+            if segment.alive is not None or not isinstance(place.positions, slice):
+                return self.ids[positions]
+            start, stop = place.positions.start or 0, place.positions.stop
+            here = (positions >= start) & (positions < stop)
+            found[here] = segment.ids_of(positions[here] - start)
+        return found
+
     @once
     def places(self) -> list["Place"]:
         """Where the items of each segment are among `ids`."""
