@@ -67,8 +67,8 @@ def create(
 
     Example:
         >>> import tempfile
-        >>> folder = create(tempfile.mkdtemp() + "/run", Config(bits=12))
-        >>> load_config(folder).bits
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     load_config(create(folder + "/run", Config(bits=12))).bits
         12
     """
     folder = Path(folder)

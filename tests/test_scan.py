@@ -364,7 +364,7 @@ assert "jax" not in sys.modules
     ],
     ids=["plain-python", "generic-processor"],
 )
-def test_kernels_elsewhere(settings, widths, tmp_path):
+def test_kernels_elsewhere(settings, widths):
     """Without the compiler, and compiled for a processor of this kind that can do least.
 
     What lies between is in tests/test_vectors.py, form by form.
@@ -372,7 +372,7 @@ def test_kernels_elsewhere(settings, widths, tmp_path):
     code = IN_ANOTHER_PROCESS.format(
         tests=str(REPOSITORY / "tests"), root=str(REPOSITORY), widths=widths
     )
-    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), **settings}
+    environment = {**os.environ, **settings}  # numba keeps apart what it compiles for each
     subprocess.run([sys.executable, "-W", "error", "-c", code], env=environment, check=True)
 
 

@@ -48,10 +48,10 @@ def load(
 
     Example:
         >>> import numpy as np, tempfile
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> np.save(folder / "train_features.npy", np.eye(3, dtype=np.float32))
-        >>> np.save(folder / "train_labels.npy", np.array([7, 3, 7]))
-        >>> data = load(folder)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     np.save(folder + "/train_features.npy", np.eye(3, dtype=np.float32))
+        ...     np.save(folder + "/train_labels.npy", np.array([7, 3, 7]))
+        ...     data = load(folder)
         >>> data.labels.tolist(), data.classes
         ([1, 0, 1], ('3', '7'))
     """

@@ -214,8 +214,11 @@ def again(options: Options, reader: str) -> None:
 # ---------------------------------------------------------------- in the parent
 
 
-def fuzz(options: Options, reader: str) -> tuple[Counter[str], list[str]]:
-    """Counts of how the files of one reader ended, and a line for each unexpected one."""
+def fuzz(options: Options, reader: str, scratch: str) -> tuple[Counter[str], list[str]]:
+    """Counts of how the files of one reader ended, and a line for each unexpected one.
+
+    scratch: a folder for temporary files, which a child that is killed leaves behind.
+    """
     counts: Counter[str] = Counter()
     found: list[str] = []
     number = 0
@@ -228,7 +231,7 @@ def fuzz(options: Options, reader: str) -> tuple[Counter[str], list[str]]:
             command,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env=os.environ | {"MALLOC_ARENA_MAX": "1"},
+            env=os.environ | {"MALLOC_ARENA_MAX": "1", "TMPDIR": scratch},
         )
         assert process.stdout is not None
         try:
@@ -289,7 +292,8 @@ def main() -> None:
     wrong = 0
     for reader in options.readers:
         start = time.monotonic()
-        counts, found = fuzz(options, reader)
+        with tempfile.TemporaryDirectory() as scratch:
+            counts, found = fuzz(options, reader, scratch)
         seconds = round(time.monotonic() - start)
         numbers = [sum(counts.values()), *(counts[name] for name in columns[1:-1]), seconds]
         print(f"{reader:14}" + "".join(f"{number:11}" for number in numbers), flush=True)
