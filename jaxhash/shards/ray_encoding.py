@@ -111,7 +111,7 @@ def encode_on_ray(
     with joined(address, needs="ray.data"):
         import ray.data
 
-        logging.getLogger("ray.data").setLevel(logging.WARNING)
+        logging.getLogger("ray.data").setLevel(logging.ERROR)  # a warning says that bars are off
         ray.data.DataContext.get_current().enable_progress_bars = False
         reference = ray.put(model)  # lives as long as actors may be started again
         if todo:
