@@ -93,9 +93,9 @@ def words_for(photos: Path, folder: Path) -> list[str]:
     return [*words, "--out", str(folder), "--max-undecodable", "0.1", "--batch-size", "8"]
 
 
-def driver(photos: Path, folder: Path) -> subprocess.Popen:
-    """A process of its own that runs the command on the cluster, with one worker there."""
-    command = [sys.executable, "-m", "jaxhash", *words_for(photos, folder), "--ray", "auto"]
+def driver(photos: Path, folder: Path, address: str = "auto") -> subprocess.Popen:
+    """A process of its own that runs the command on a cluster, with one worker there."""
+    command = [sys.executable, "-m", "jaxhash", *words_for(photos, folder), "--ray", address]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
@@ -115,7 +115,7 @@ def test_a_cluster_encodes_as_one_process_does(cluster: None, photos: Path, enco
     assert sorted(done) == list(range(SHARDS))
     assert content(folder) == content(encoded)
     (folder / file_name(2, SHARDS)).unlink()
-    main([*words_for(photos, folder), "--ray", "local"])
+    main([*words_for(photos, folder), "--ray", "auto"])
     assert content(folder) == content(encoded)
     with pytest.raises(ValueError, match="cannot be decoded"):
         encode_on_ray(model, folder, max_undecodable=0.0)
@@ -158,6 +158,23 @@ def test_a_killed_driver_costs_nothing_that_is_done(
     assert sorted(done) == missing
     assert content(folder) == content(encoded)
     assert before.items() <= {e.name: e.stat().st_mtime_ns for e in folder.iterdir()}.items()
+
+
+def test_a_cluster_of_this_machine_alone_ends_with_the_command(
+    cluster: None, photos: Path, encoded: Path
+) -> None:
+    _, folder = begun(photos, "local")
+    for shard in (0, 1):
+        shutil.copy(encoded / file_name(shard, SHARDS), folder)
+    command = driver(photos, folder, "local")
+    try:
+        worker = worker_in(folder)
+        assert command.wait(timeout=120) == 0
+    finally:
+        command.kill()
+        command.wait()
+    assert content(folder) == content(encoded)
+    until(lambda: not Path(f"/proc/{worker}").exists())
 
 
 def test_two_drivers_at_once_share_the_work(cluster: None, photos: Path, encoded: Path) -> None:

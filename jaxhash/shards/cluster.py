@@ -10,6 +10,9 @@ import threading
 from collections.abc import Iterator
 from typing import NoReturn
 
+LAST_WORDS = 20
+"""Seconds after SIGTERM in which what was started is to be ended."""
+
 
 @contextlib.contextmanager
 def joined(address: str, needs: str = "ray") -> Iterator[None]:
@@ -45,16 +48,18 @@ def joined(address: str, needs: str = "ray") -> Iterator[None]:
         return
     ours = threading.current_thread() is threading.main_thread()
     ours = ours and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    over = threading.Event()
     try:
         if ours:
             signal.signal(signal.SIGTERM, lambda number, frame: os._exit(128 + number))
-            _in_thread(address)
+            _in_thread(address, over)
             signal.signal(signal.SIGTERM, _end)
         else:
             _start(address)
         yield
     finally:
         ray.shutdown()
+        over.set()
         if ours:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
@@ -68,26 +73,35 @@ def _start(address: str) -> None:
         raise ConnectionError(f"{address}: no Ray cluster; {error}") from error
 
 
-def _in_thread(address: str) -> None:
-    """Start in a thread, where Ray does not take the signal's handler away."""
+def _in_thread(address: str, over: threading.Event) -> None:
+    """Start in a thread, where Ray does not take the signal's handler away.
+
+    The thread stays until it is over: Linux ends Ray's processes with the thread that began them.
+    """
     errors: list[Exception] = []
+    started = threading.Event()
 
     def start() -> None:
         try:
             _start(address)
         except Exception as error:
             errors.append(error)
+        started.set()
+        over.wait()
 
-    thread = threading.Thread(target=start, daemon=True)
-    thread.start()
+    threading.Thread(target=start, daemon=True).start()
     try:
-        thread.join()
+        started.wait()
     except KeyboardInterrupt:
-        thread.join()  # then it can be ended
+        started.wait()  # then it can be ended
         raise
     if errors:
         raise errors[0]
 
 
 def _end(number: int, frame: object) -> NoReturn:
+    # Where Ray's C++ calls Python, what is raised is lost: then it ends without more ado.
+    last = threading.Timer(LAST_WORDS, os._exit, (128 + number,))
+    last.daemon = True
+    last.start()
     sys.exit(128 + number)
