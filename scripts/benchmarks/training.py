@@ -1,7 +1,8 @@
 """jaxhash's training step beside the same network in PyTorch, on the CPU.
 
     python scripts/benchmarks/training.py --out training.json
-    python scripts/benchmarks/training.py --batch-size 64 --rounds 3     # a quick look
+    python scripts/benchmarks/training.py --batch-size 64 --rounds 3 --precisions float32 \
+        --kinds jaxhash torch     # a quick look
 
 One step is forward, backward and SGD with Nesterov momentum on one batch of random images, with
 DLBHC's loss; ours is the one that jaxhash train compiles. First both are given the same weights
@@ -63,6 +64,10 @@ class Config:
     """Bits of the code."""
     rounds: int = 7
     """Steps of each kind, in turn."""
+    precisions: tuple[str, ...] = ("float32", "bfloat16")
+    """Number types that the steps compute in."""
+    kinds: tuple[str, ...] = ("jaxhash", "torch", "library")
+    """Which steps."""
     tolerance: float = 5e-3
     """Largest difference of a gradient between the two, as a share of its norm."""
     learning_rate: float = 0.01
@@ -91,10 +96,11 @@ def main(config: Config) -> None:
 
     steps: dict[str, Step] = {}
     first: dict[str, float] = {}
-    for dtype in ("float32", "bfloat16"):
-        for name, make in (("jaxhash", our_step), ("torch", torch_step), ("library", stock_step)):
+    makers = {"jaxhash": our_step, "torch": torch_step, "library": stock_step}
+    for dtype in config.precisions:
+        for name in config.kinds:
             start = time.perf_counter()
-            step = make(config, dtype, images, labels)
+            step = makers[name](config, dtype, images, labels)
             step()
             first[f"{name} {dtype}"] = time.perf_counter() - start
             steps[f"{name} {dtype}"] = step
