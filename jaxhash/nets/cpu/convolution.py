@@ -117,26 +117,28 @@ def library_convolve_and_pool(images: jax.Array, kernel: jax.Array) -> jax.Array
 
 # ---- forward and backward ---------------------------------------------------------------------
 # In between, everything is (p, n, down, across, channels): entry (i, j) of a k x k tile is row
-# p = i * k + j, so that a transform along both of a tile's sides is one small matrix product.
+# p = i * k + j, so that a transform along both of a tile's sides is one small matrix product. The
+# gradients need the same transforms as the output: they are kept, about twice the images' memory.
 
 Saved = tuple[jax.Array, ...]
 
 
 @jax.custom_vjp
 def _convolve(images: jax.Array, kernel: jax.Array) -> jax.Array:
-    _, h, w, _ = images.shape
-    products = multiply(transform_images(images), transform_kernel(kernel))
-    return output_image(products, h, w).astype(images.dtype)
+    return _convolve_forward(images, kernel)[0]
 
 
 def _convolve_forward(images: jax.Array, kernel: jax.Array) -> tuple[jax.Array, Saved]:
-    return _convolve(images, kernel), (images, kernel)
+    _, h, w, _ = images.shape
+    tiles, weights = transform_images(images), transform_kernel(kernel)
+    output = output_image(multiply(tiles, weights), h, w).astype(images.dtype)
+    return output, (_like(images), tiles, weights)
 
 
 def _convolve_backward(saved: Saved, slope: jax.Array) -> tuple[jax.Array, jax.Array]:
-    images, kernel = saved
-    _, h, w, _ = images.shape
-    return _gradients(images, kernel, _split(slope, *_tiles(h, w), TILE))
+    like, tiles, weights = saved
+    _, h, w, _ = like.shape
+    return _gradients(like, tiles, weights, _split(slope, *_tiles(h, w), TILE))
 
 
 _convolve.defvjp(_convolve_forward, _convolve_backward)
@@ -149,7 +151,8 @@ def _convolve_and_pool(images: jax.Array, kernel: jax.Array) -> jax.Array:
 
 def _convolve_and_pool_forward(images: jax.Array, kernel: jax.Array) -> tuple[jax.Array, Saved]:
     _, h, w, _ = images.shape
-    full = _output_tiles(images, kernel)
+    tiles, weights = transform_images(images), transform_kernel(kernel)
+    full = _mix(OUTPUT, multiply(tiles, weights))
     half = TILE // 2
     windows = full.reshape(half, 2, half, 2, *full.shape[1:])
     a, b, c, d = (windows[:, i, :, j] for i in range(2) for j in range(2))
@@ -157,44 +160,42 @@ def _convolve_and_pool_forward(images: jax.Array, kernel: jax.Array) -> tuple[ja
     pooled = jnp.maximum(upper, lower).reshape(half * half, *full.shape[1:])
     # The first corner, in reading order, that holds the maximum.
     winner = jnp.where(upper >= lower, jnp.where(a >= b, 0, 1), jnp.where(c >= d, 2, 3))
-    saved = images, kernel, winner.astype(jnp.int8)
+    saved = _like(images), tiles, weights, winner.astype(jnp.int8)
     return _join(pooled, h // 2, w // 2).astype(images.dtype), saved
 
 
 def _convolve_and_pool_backward(saved: Saved, slope: jax.Array) -> tuple[jax.Array, jax.Array]:
-    images, kernel, winner = saved
-    _, h, w, _ = images.shape
+    like, tiles, weights, winner = saved
+    _, h, w, _ = like.shape
     half = TILE // 2
     # A product with ones on its diagonal: XLA fuses nothing across it, where it would otherwise
     # compute whatever made the slopes again for each corner of a window.
-    tiles = _mix(np.eye(half), _split(slope, *_tiles(h, w), half))
-    within = tiles.shape[1:]
+    slopes = _mix(np.eye(half), _split(slope, *_tiles(h, w), half))
+    within = slopes.shape[1:]
     corner = jnp.arange(4, dtype=jnp.int8).reshape(1, 2, 1, 2, 1, 1, 1, 1)
     spread = jnp.where(
-        winner[:, None, :, None] == corner, tiles.reshape(half, 1, half, 1, *within), 0
+        winner[:, None, :, None] == corner, slopes.reshape(half, 1, half, 1, *within), 0
     )
-    return _gradients(images, kernel, spread.reshape(4 * half * half, *within))
+    return _gradients(like, tiles, weights, spread.reshape(4 * half * half, *within))
 
 
 _convolve_and_pool.defvjp(_convolve_and_pool_forward, _convolve_and_pool_backward)
 
 
-def _output_tiles(images: jax.Array, kernel: jax.Array) -> jax.Array:
-    """The convolution's output (TILE^2, n, down, across, out) in float32."""
-    products = multiply(transform_images(images), transform_kernel(kernel))
-    return _mix(OUTPUT, products)
+def _like(images: jax.Array) -> jax.Array:
+    """No images, of the same size, channels and dtype."""
+    return jnp.zeros((0, *images.shape[1:]), images.dtype)
 
 
 def _gradients(
-    images: jax.Array, kernel: jax.Array, slopes: jax.Array
+    like: jax.Array, tiles: jax.Array, weights: jax.Array, slopes: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """The images' and the kernel's gradients, from the output's (TILE^2, n, down, across, out)."""
-    _, h, w, _ = images.shape
+    _, h, w, _ = like.shape
     slopes = _mix(OUTPUT.T, slopes)
-    kernel_slope = _mix(KERNEL.T, _correlate(transform_images(images), slopes))
-    turned = transform_kernel(kernel.transpose(0, 1, 3, 2))
-    image_slope = _add_windows(_mix(IMAGE.T, multiply(slopes, turned)), h, w)
-    return image_slope.astype(images.dtype), kernel_slope.reshape(kernel.shape).astype(kernel.dtype)
+    kernel_slope = _mix(KERNEL.T, _correlate(tiles, slopes)).reshape(3, 3, *weights.shape[1:])
+    image_slope = _add_windows(_mix(IMAGE.T, multiply(slopes, weights.swapaxes(1, 2))), h, w)
+    return image_slope.astype(like.dtype), kernel_slope.astype(like.dtype)
 
 
 def output_image(products: jax.Array, h: int, w: int) -> jax.Array:
