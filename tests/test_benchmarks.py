@@ -100,8 +100,8 @@ def test_ranking(benchmark: Benchmark, capsys) -> None:
 def test_training_beside_pytorch(benchmark: Benchmark, capsys) -> None:
     pytest.importorskip("torch")
     training = benchmark("training")
-    config = training.Config(network="resnet-small", size=8, batch_size=4, rounds=1)
-    images = np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype(np.float32)
+    config = training.Config(network="resnet-small", size=16, batch_size=4, rounds=1)
+    images = np.random.default_rng(0).normal(size=(4, 16, 16, 3)).astype(np.float32)
     differences = training.compare(config, images, np.arange(4))
     assert max(differences.values()) < config.tolerance
 
