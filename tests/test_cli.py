@@ -2,7 +2,9 @@
 
 import importlib
 import json
+import os
 import runpy
+import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -56,6 +58,15 @@ def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setitem(NETWORKS, "small", small.NETWORK)
         loop.train(config, folder, devices=jax.devices()[:1])
         yield folder
+
+
+def test_help_into_a_pipe_that_nobody_reads() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    words = [sys.executable, "-m", "jaxhash", "query", "--help"]
+    with open(writing, "wb") as pipe:
+        ended = subprocess.run(words, stdout=pipe, stderr=subprocess.PIPE, check=False)
+    assert (ended.returncode, ended.stderr) == (0, b"")
 
 
 @pytest.mark.parametrize("name", NAMES)

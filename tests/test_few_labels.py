@@ -35,6 +35,16 @@ def test_a_folder_without_labels_is_no_class(pets: Path) -> None:
     assert folders.unlabelled_folder(pets) is None
 
 
+def test_a_single_folder_beside_pictures_is_no_class(tmp_path: Path) -> None:
+    camera = tmp_path / "camera"
+    draw(camera, 3, 0)
+    draw(camera / "2024", 2, 1)
+    assert folders.is_loose(camera)
+    assert not folders.is_loose(tmp_path)  # a class folder, and nothing beside it
+    draw(camera / "2025", 2, 2)
+    assert not folders.is_loose(camera)
+
+
 def test_itq_learns_from_both(pets: Path, tmp_path: Path, encodings) -> None:  # noqa: F811
     run, said = tmp_path / "run", list[str]()
     options = {"network": "tiny-eye", "bits": 6, "validation": 0.0}

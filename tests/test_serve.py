@@ -108,7 +108,11 @@ def test_the_order_is_the_one_that_an_evaluation_found_best(
     wanted = order or "coarse_to_fine"
 
     async def scenario(client: Any) -> None:
-        assert (await client.get("/info")).json()["order"] == wanted
+        about = (await client.get("/info")).json()
+        assert (about["order"], about["pool"]) == (
+            wanted,
+            retrieval.pool_for(1, wanted, about["items"]),
+        )
         reply = (await client.post("/search", json={"ids": [7], "k": 2})).json()
         assert reply["order"] == wanted
         found = place.index.query(place.index.names([7])[0][0], k=2)

@@ -64,7 +64,10 @@ def run(command: Command, words: Sequence[str] | None = None) -> None:
     """
     words = list(sys.argv[1:] if words is None else words)
     if {"-h", "--help", "--help-all"} & set(words):
-        print(explain.text(command, everything="--help-all" in words))
+        try:
+            print(explain.text(command, everything="--help-all" in words), flush=True)
+        except BrokenPipeError:  # whoever reads has seen enough; Python would flush once more
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return
     try:
         chosen = parse(command, words)

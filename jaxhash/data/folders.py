@@ -157,9 +157,9 @@ def class_sizes(data: str | Path) -> list[int]:
 
 
 def is_loose(data: str | Path) -> bool:
-    """Whether it is a folder of images alone: no folders in it, which could be classes.
+    """Whether it is a folder of images without classes: no folders in it, which could be some.
 
-    A folder of images without labels is none of these.
+    A folder of images without labels is none of these, and neither is a single one beside images.
 
     Example:
         >>> is_loose("camera/2024")  # doctest: +SKIP
@@ -168,8 +168,9 @@ def is_loose(data: str | Path) -> bool:
     folder = Path(data).expanduser()
     if not folder.is_dir() or (folder / "dataset_info.json").is_file():
         return False
-    inner = [name for name in entries(folder)[0] if name.lower() not in UNLABELLED]
-    return not inner and not any(folder.glob("*.np[yz]"))
+    names, images = entries(folder)
+    inner = [name for name in names if name.lower() not in UNLABELLED]
+    return len(inner) <= bool(images) and not any(folder.glob("*.np[yz]"))
 
 
 def load_images(

@@ -238,6 +238,7 @@ async def info(service: Service, request: Request) -> Response:
         "bits": spec.bits,
         "features": snapshot.features,
         "order": snapshot.images.order,
+        "pool": snapshot.pool(None, 1) or 0,
         "images": spec.takes == "images",
         "labels": labels,
         "method": spec.method,

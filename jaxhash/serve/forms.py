@@ -145,6 +145,7 @@ class Info(BaseModel):
     bits: int
     features: int | None = Field(description="Numbers in a feature; null without features.")
     order: str = Field(description="Of results by default: codes, coarse_to_fine or features.")
+    pool: int = Field(description="Candidates by default, for a few results; 0 for codes alone.")
     images: bool = Field(description="Whether images can be uploaded as queries.")
     labels: list[str]
     method: str

@@ -1,13 +1,16 @@
-"""CPU milliseconds an image of EfficientNet-Lite0 by jax and by onnxruntime, in turn.
+"""CPU milliseconds an image of EfficientNet-Lite0 by jax, onnxruntime and PyTorch, in turn.
 
     python scripts/benchmarks/backbone.py --rounds 10
 
-The same weights in both: for onnxruntime a graph is written from them, with the package `onnx`.
+The same weights in all: for onnxruntime a graph is written from them, with the package `onnx`;
+PyTorch, which is left out where it is not installed, keeps channels last, as its own pages advise.
 Features are compared first. CPU time counts all threads; onnxruntime's are not left spinning, which
 would count too. Memory is kept between calls, as the command `jaxhash` does. A minute.
 """
 
 import argparse
+import importlib.metadata
+import importlib.util
 import os
 import statistics
 import time
@@ -16,7 +19,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import onnx
 import onnxruntime
 from limits import processor
 from onnx import TensorProto, helper, numpy_helper
@@ -73,6 +75,47 @@ def graph(params: dict[str, Any]) -> bytes:
     return bytes(model.SerializeToString())
 
 
+def by_torch(params: dict[str, Any], images: np.ndarray) -> Callable[[], np.ndarray]:
+    """A call that gives the mean over places of EfficientNet-Lite0, by PyTorch."""
+    # Threads that wait would count; PyTorch reads this when it is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    import torch
+    from torch.nn import functional
+
+    last = torch.channels_last
+    layers = flatten(params)
+    kernels = {}
+    for name in {name.rpartition("/")[0] for name in layers}:
+        kernel = layers[f"{name}/kernel"]
+        kernel = (kernel[:, :, None] if kernel.ndim == 3 else kernel).transpose(3, 2, 0, 1)
+        kernels[name] = torch.from_numpy(np.array(kernel)).contiguous(memory_format=last)
+    biases = {name: torch.from_numpy(np.array(layers[f"{name}/bias"])) for name in kernels}
+
+    def convolution(x: Any, name: str, stride: int = 1) -> Any:
+        kernel = kernels[name]
+        groups = len(kernel) if kernel.shape[1] == 1 else 1
+        zeros = max((-(-x.shape[2] // stride) - 1) * stride + kernel.shape[2] - x.shape[2], 0)
+        before = zeros // 2
+        if 2 * before != zeros:
+            x, before = functional.pad(x, (before, zeros - before) * 2), 0
+        return functional.conv2d(x, kernel, biases[name], stride, before, 1, groups)
+
+    def pooled() -> np.ndarray:
+        with torch.inference_mode():
+            x = functional.relu6(convolution(given, "stem", 2))
+            for at, (expansion, _, stride, _) in enumerate(efficientnet_lite.blocks(1.0, 1.0)):
+                name = f"block{at + 1}"
+                y = functional.relu6(convolution(x, f"{name}/expand")) if expansion > 1 else x
+                y = functional.relu6(convolution(y, f"{name}/depthwise", stride))
+                y = convolution(y, f"{name}/project")
+                x = x + y if x.shape == y.shape else y
+            mean = functional.relu6(convolution(x, "head")).mean((2, 3))
+            return np.asarray(mean)
+
+    given = torch.from_numpy(np.array(images.transpose(0, 3, 1, 2))).contiguous(memory_format=last)
+    return pooled
+
+
 def measured(call: Callable[[], Any], images: int) -> tuple[float, float]:
     """Milliseconds an image of a call, of CPU and on the clock."""
     cpu, clock = time.process_time(), time.perf_counter()
@@ -83,8 +126,8 @@ def measured(call: Callable[[], Any], images: int) -> tuple[float, float]:
 
 def compare(tasks: dict[str, Callable[[], Any]], batch: int, rounds: int) -> None:
     """Time tasks that give the features of one batch, in turn, and print a line for each."""
-    one, other = (task() for task in tasks.values())
-    apart = np.abs(one - other).max()
+    one, *others = (task() for task in tasks.values())
+    apart = max(np.abs(one - other).max() for other in others)
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in tasks}
     for _ in range(rounds):
         for name, task in tasks.items():
@@ -118,12 +161,15 @@ def main() -> None:
     def tasks(images: np.ndarray) -> dict[str, Callable[[], Any]]:
         on_device = jax.device_put(images)
         turned = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
-        return {
+        found: dict[str, Callable[[], Any]] = {
             "jax": lambda: jax.block_until_ready(pooled(weights, on_device)),
             "onnxruntime": lambda: session.run(None, {"images": turned})[0],
         }
+        return found | ({"torch": by_torch(params, images)} if has_torch else {})
 
-    versions = ", ".join(f"{one.__name__} {one.__version__}" for one in (jax, onnxruntime, onnx))
+    has_torch = importlib.util.find_spec("torch") is not None
+    programs = ("jax", "onnxruntime", "onnx", *(("torch",) if has_torch else ()))
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in programs)
     print(f"{processor()}, {os.cpu_count()} processors; {versions}")
     for batch in options.batches:
         images = np.random.default_rng(0).normal(size=(batch, SIDE, SIDE, 3)).astype(np.float32)

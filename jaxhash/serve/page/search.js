@@ -40,10 +40,11 @@ function searchFile(file) {
 }
 
 function settings() {
-  const k = Math.min(Math.max(Number(by("k").value) || 24, 1), 1000);
+  const k = Math.min(Math.max(Number(by("k").value) || 24, 1), Number(by("k").max));
   const fine = by("fine").checked && !by("fine").disabled;
-  const pool = fine ? Math.min(Math.max(Number(by("pool").value) || 200, k), 10000) : 0;
-  return { k, pool, fine, label: by("label").value.trim() };
+  const wanted = Number(by("pool").value) || Number(by("pool").defaultValue);
+  const usual = Math.min(Math.max(wanted, k), Number(by("pool").max));
+  return { k, pool: fine ? usual : 0, usual, fine, label: by("label").value.trim() };
 }
 
 async function run() {
@@ -118,10 +119,9 @@ function found(query, answer, fine) {
 
 // How long the other way takes for the same item, to be shown beside.
 async function timeOther(query, fine) {
-  const { k, pool, label } = settings();
+  const { k, pool, usual, label } = settings();
   const other = fine ? "coarse" : "fine";
   if (state.times[other] || by("fine").disabled) return;
-  const usual = Math.max(Number(by("pool").value) || 200, k);
   const words = { ids: [query.id], k, pool: pool ? 0 : usual, names: false };
   if (label) words.where = labelled(label);
   try {
@@ -273,8 +273,9 @@ async function start() {
     by("pool").disabled = true;
   }
   // As an evaluation of the run found best.
-  if (about.order === "codes") by("fine").checked = false;
-  if (about.order === "features") by("pool").value = Math.min(Math.max(about.items, 200), 10000);
+  const pool = Math.min(about.pool, about.limits.pool);
+  if (pool) by("pool").value = by("pool").defaultValue = pool;
+  else by("fine").checked = false;
   by("labels").replaceChildren(...about.labels.map((label) => make("option", { value: label })));
   await fromAddress(true);
 }
