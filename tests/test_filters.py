@@ -17,6 +17,7 @@ from search.collection.query import as_tables
 from search.filters import Filter
 from search.hamming import buckets, scan
 from search.hamming.blocks import arrange
+from search.kernels import merging
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -139,6 +140,21 @@ def test_wanted_ids_are_marked_whatever_part_they_lie_in(seed, ids, wanted, task
         assert (segment.ranks is not None) == near
     np.testing.assert_array_equal(allowed, expected)
     assert found == np.isin(asked, own[expected]).sum()
+
+
+def test_ids_are_looked_up_in_a_table_of_ranks(rng):
+    """By the kernels alone, on enough ids that an entry's count of those before it matters."""
+    ids = np.sort(rng.choice(np.arange(-300, 300), 200, replace=False))
+    ranks = np.zeros((-(-(ids[-1] - ids[0] + 1) // 64), 2), np.uint64)
+    merging.rank(ids, ranks)
+    wanted = np.concatenate([rng.permutation(np.arange(-400, 400)), [ids[3], 1 << 62]])
+    for alive in (np.empty(0, bool), rng.random(200) < 0.5):
+        living = np.isin(wanted, ids[alive] if len(alive) else ids)
+        for part in (slice(None), slice(0, 9)):
+            allowed = np.zeros(200, bool)
+            found = merging.mark_ranked(wanted[part], ids[0], ranks, alive, allowed)
+            assert found == np.count_nonzero(living[part])
+            np.testing.assert_array_equal(allowed, np.isin(ids, wanted[part][living[part]]))
 
 
 @settings(max_examples=60, deadline=None)

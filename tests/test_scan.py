@@ -126,6 +126,20 @@ def test_distances_fall_with_the_rows(rng):
         assert_same(search.hamming_knn(queries, codes, k), naive.hamming_knn(queries, codes, k))
 
 
+def test_distances_that_overflow_a_byte_are_those_of_their_own_query(rng):
+    """Sums over 256 bits wrap round at distances of 255 and 256, and are made again."""
+    queries = draw_codes(rng, 9, 256)
+    nearly = ~queries
+    nearly[:, 5] ^= 4
+    codes = np.concatenate([queries, ~queries, nearly, draw_codes(rng, 600, 256)])
+    codes = codes[rng.permutation(len(codes))]
+    for k in (1, len(codes)):
+        assert_same(search.hamming_knn(queries, codes, k), naive.hamming_knn(queries, codes, k))
+    for radius in (0, 254, 255, 256):
+        found = search.hamming_radius(queries, codes, radius)
+        assert_same(found, naive.hamming_radius(queries, codes, radius))
+
+
 def test_the_sample_misleads(rng):
     """Equal codes exactly where the kernel samples: it guesses a bound too low and must go back."""
     codes = draw_codes(rng, 64 * 256, 64)

@@ -436,6 +436,9 @@ HUGE = (1 << 64) - 1
         ([], [(6, 3, 200)], "do not fill"),
         ([], [(2, 1, 2)], "does not|not where"),
         ([], [(0, 4, 2), (0, 5, 128)], "does not fit"),
+        ([], [(1, 3, 1)], "section 'ids' of type"),
+        ([(1, 3)], [(1, 3, 4)], "section 'ids' of type"),
+        ([(1, 3)], [(1, 3, 8)], "section 'ids' of type"),
     ],
 )
 def test_a_forged_file_is_refused_before_anything_is_mapped(header, entries, words, tmp_path):
@@ -594,5 +597,7 @@ def test_a_list_of_files_knows_what_ids_were_given(tmp_path):
     index.save(tmp_path / "less.index")
     HashIndex(np.zeros((3, 1), np.uint8), ids=np.arange(20, 23)).save(tmp_path / "more.index")
     less, more = tmp_path / "less.index", tmp_path / "more.index"
+    empty = GOLDEN / "v1-empty-float32.index"  # which keeps no next id
+    assert HashIndex.open([empty])._state.next_id == 0
     for files, expected in (([less], 10), ([less, more], 23), ([more, less], 23)):
         assert HashIndex.open(files).add(np.zeros((1, 1), np.uint8)).tolist() == [expected]

@@ -4,6 +4,7 @@
     python scripts/benchmarks/mutate_search.py --folder /tmp/mutants --way plain --minutes 9
     python scripts/benchmarks/mutate_search.py --folder /tmp/mutants --way anew --minutes 9
     python scripts/benchmarks/mutate_search.py --folder /tmp/mutants --modules codes.py --all
+    python scripts/benchmarks/mutate_search.py --folder /tmp/mutants --lines shards.py:93 --most 60
 
 The folder keeps the copy, the lines that each test runs, and the results: a call goes on where the
 last one ended, with the tests as they are now, and survivors are tried again by one that grants
@@ -83,6 +84,8 @@ class Options:
     """Mutants to try, drawn at random from those of the chosen modules and this way."""
     all: bool = False
     """Try every mutant of the chosen modules."""
+    lines: tuple[str, ...] = ()
+    """Try every mutant of these lines alone, such as hamming/scan.py:51."""
     seed: int = 0
     """Decides the draw."""
     minutes: float = 60.0
@@ -308,6 +311,8 @@ def drawn(options: Options, place: Path) -> list[tuple[str, Mutant]]:
             continue
         if any(part in module for part in options.modules):
             found += [(module, mutant) for mutant in mutants(path.read_text())]
+    if options.lines:
+        return [each for each in found if f"{each[0]}:{each[1].line}" in options.lines]
     random.Random(options.seed).shuffle(found)
     return found if options.all or options.way == "anew" else found[: options.sample]
 
@@ -345,6 +350,8 @@ class Results:
         if way != "anew":
             return True
         before = self.of(module, mutant)
+        if before is None:  # outside functions no other way can try it
+            return mutant.where == ""
         return before == "elsewhere" or (before == "survived" and is_kernel(module))
 
     def fill(self, way: str, found: list[tuple[str, Mutant]], tester: "Runner | Anew") -> None:
