@@ -179,6 +179,17 @@ def test_absurd_sizes_are_refused_by_their_header(size):
             function(png_that_claims(*size))
 
 
+def test_a_flipped_byte_of_a_png_changes_no_pixel_unseen():
+    """Any in what is compressed is found by the checksum, which decoding alone would leave out."""
+    sound = encoded(Image.fromarray(smooth(12, 12)))
+    start = sound.index(b"IDAT") + 4
+    for at in range(start, sound.index(b"IEND") - 8):
+        file = bytearray(sound)
+        file[at] ^= 0x10
+        with pytest.raises(Undecodable):
+            decode(bytes(file))
+
+
 def test_damaged_files(tmp_path, rng):
     noise = Image.fromarray(rng.integers(0, 256, (64, 64, 3), np.uint8))
     for file_format in ("PNG", "JPEG", "TIFF", "BMP", "WEBP"):

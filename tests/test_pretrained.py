@@ -213,6 +213,15 @@ def test_tensors_beyond_their_storage_are_refused(options, message, tmp_path):
         read(write_zip(tmp_path / "a.pth", body, [("0", array)]))
 
 
+@pytest.mark.parametrize("place", [3, 1 << 24, (1 << 32) - 1])
+def test_a_pickle_cannot_ask_for_more_memory_than_it_has_steps(place, tmp_path):
+    """A file of 20 bytes: Python's own unpickler would reserve up to 32 GB for it."""
+    path = tmp_path / "a.pth"
+    path.write_bytes(b"\x80\x02}r" + struct.pack("<I", place) + b".")
+    with pytest.raises(ValueError, match=rf"a\.pth.*asks for place {place} of a table"):
+        read(path)
+
+
 def test_damaged_files_are_named(arrays, rng, tmp_path):
     path = tmp_path / "a.pth"
     with pytest.raises(FileNotFoundError, match="no such file of pretrained weights"):

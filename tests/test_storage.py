@@ -90,6 +90,15 @@ def test_the_format_is_what_its_description_says(name, version):
     assert attached == index.attachments
 
 
+def test_the_longest_name_of_an_attachment_is_kept_and_a_longer_one_refused(tmp_path):
+    """A name has 80 bytes in the table, eleven of which say that it is of an attachment."""
+    codes, name = np.zeros((1, 1), np.uint8), "é" * 34 + "a"
+    HashIndex(codes, attachments={name: b"x"}).save(tmp_path / "i")
+    assert HashIndex.open(tmp_path / "i").attachments == {name: b"x"}
+    with pytest.raises(ValueError, match="1 to 69 bytes"):
+        HashIndex(codes, attachments={name + "b": b"x"})
+
+
 def test_nine_bytes_a_code_at_most(tmp_path):
     HashIndex(np.zeros((10_000, 8), np.uint8), ids=np.arange(10_000)).save(tmp_path / "i")
     assert (tmp_path / "i").stat().st_size <= 9 * 10_000
