@@ -103,8 +103,9 @@ def batches(
     the batches, and all get all of them, as one process would. Without it each is on its own.
 
     Raises:
-        ValueError: the items are not what the model takes, or a name is not known; or processes
-            that encode together differ in items, or in devices where the batch depends on them.
+        ValueError: the items are not what the model takes, or a name is not known; features are
+            too large for float16; or processes that encode together differ in items, or in devices
+            where the batch depends on them.
 
     Example:
         >>> for rows, part in batches(model, images):  # doctest: +SKIP
@@ -146,8 +147,14 @@ def batches(
 
     def fetch(rows: np.ndarray, outputs: Encoded) -> tuple[np.ndarray, Encoded]:
         count = len(rows)
-        host = (None if one is None else np.asarray(one)[:count] for one in outputs)
-        return rows, Encoded(*host)
+        host = Encoded(*(None if one is None else np.asarray(one)[:count] for one in outputs))
+        if host.features is not None and not np.isfinite(host.features).all():
+            row = rows[~np.isfinite(host.features).all(axis=1)][0]
+            raise ValueError(
+                f"the features of item {row} are not finite as {features}; float16 ends at 65,504, "
+                "so choose float32 for features, or scale them down"
+            )
+        return rows, host
 
     with contextlib.closing(ahead(read, range(0, len(chosen), size))) as ready:
         computing: tuple[np.ndarray, Encoded] | None = None

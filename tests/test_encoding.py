@@ -56,6 +56,17 @@ def test_any_batch_size_gives_what_the_network_gives(batch_size: int) -> None:
     assert (np.unpackbits(got.codes, axis=1)[:, model.spec.bits :] == 0).all()
 
 
+def test_features_beyond_half_floats_are_named_where_they_arise() -> None:
+    model = small_model()  # its features are the items
+    items = np.random.default_rng(0).normal(size=(5, 6)).astype(np.float32)
+    items[3, 2] = 70_000
+    with pytest.raises(
+        ValueError, match="item 3 are not finite as float16; float16 ends at 65,504"
+    ):
+        encode(model, items, batch_size=2)
+    assert np.isfinite(encode(model, items, features="float32").features).all()
+
+
 def test_a_latent_at_the_threshold_is_a_zero_bit() -> None:
     model = small_model()
     params = model.variables["params"]

@@ -181,6 +181,15 @@ def test_data_are_loaded_as_asked_for(
     assert before[field] != after[field] == value
 
 
+@pytest.mark.parametrize("items", [30, 83, 85])
+def test_a_small_batch_of_triplets_is_a_multiple_of_three(tmp_path: Path, items: int) -> None:
+    features = np.random.default_rng(0).normal(size=(items, 4)).astype(np.float32)
+    np.savez(tmp_path / "few.npz", features=features, labels=np.arange(items) % 4)
+    config = Config(data=str(tmp_path / "few.npz"), method="mhcln-paper", network="mhcln")
+    plan = settle(config)
+    assert plan.recipe.batch_size == len(plan.labels) // 3 * 3
+
+
 def test_where_the_images_live_is_as_asked_for() -> None:
     mesh = sharding.mesh_over(8, jax.devices()[:1])
     assert batches.is_resident(planned(resident="device"), mesh)

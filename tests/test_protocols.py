@@ -125,6 +125,15 @@ def test_fraction_rounds_up_but_not_because_of_binary_fractions():
     assert np.bincount(data.labels[result.train]).tolist() == [7, 3, 1]
 
 
+def test_fraction_leaves_small_classes_out_of_the_queries():
+    labels = np.repeat([0, 1, 2, 3], [20, 5, 3, 1])
+    result = split(dataset(labels), "fraction", validation=0)
+    assert np.bincount(labels[result.train]).tolist() == [12, 3, 2, 1]
+    assert np.bincount(labels[result.database]).tolist() == [8, 2, 1]
+    assert np.bincount(labels[result.query]).tolist() == [8, 2]
+    assert "fewer than 2 images left: class 2, class 3" in result.description
+
+
 def test_unseen_with_and_without_parts():
     data = cifar()
     result = split(data, "unseen", validation=0)
@@ -272,7 +281,7 @@ def test_several_classes_an_item(rng):
             "queries_per_class must be an integer from 1",
         ),
         ("p-5k", [[1, 1], [1, 1]], None, {"queries_per_class": 1, "train_per_class": 1}, "shares"),
-        ("fraction", [0, 0, 0, 0, 0, 1, 1], None, {}, "'class 1' has 0"),
+        ("fraction", [0, 0, 0, 1, 1], None, {}, "'class 1' has 0"),
         ("fraction", [0, 0], None, {"train_share": 1}, "train_share must be a share between"),
         ("unseen", [0, 0], None, {}, "needs 2 classes, there is 1"),
         ("unseen", [0, 0, 1, 1], None, {}, "no query image of the held-out class"),

@@ -149,7 +149,8 @@ def fraction(dataset: Dataset, seed: int, *, train_share: float = 0.6) -> Roles:
 
     MHCLN (Roy et al., IGARSS 2018) trains on 60 % of each class and lets every other image search
     among the others, itself left out: UC Merced 1,260 and 840 images, mAP@20. A share that is not
-    a whole number of images is rounded up, as in its released code for AID.
+    a whole number of images is rounded up, as in its released code for AID. Classes of which fewer
+    than two images are left (a query and what it could find) train, and ask nothing.
 
     Args:
         dataset: Any labelled dataset; its parts are pooled.
@@ -160,8 +161,15 @@ def fraction(dataset: Dataset, seed: int, *, train_share: float = 0.6) -> Roles:
     train, rest = draw_share(
         _labels(dataset), _pool(dataset), train_share, _rng(seed, _TRAIN), round_up=True
     )
-    _need(dataset, rest, 2, f"fraction (train_share {train_share:g}) needs 2 images to be left")
-    return Roles(train, database=rest, query=rest, exclude_self=True)
+    labels, names = _labels(dataset), np.array(dataset.classes)
+    enough = class_counts(labels, rest, len(names)) >= 2
+    if not enough.any():
+        _need(dataset, rest, 2, f"fraction (train_share {train_share:g}) needs 2 images to be left")
+    few = names[~enough].tolist()
+    remark = f"no queries of classes with fewer than 2 images left: {', '.join(few[:10])}"
+    remark += f" and {len(few) - 10} more" if len(few) > 10 else ""
+    alone = has_any(labels, ~enough)[rest] & ~has_any(labels, enough)[rest]
+    return Roles(train, rest, rest[~alone], exclude_self=True, remark=remark if few else "")
 
 
 def unseen(

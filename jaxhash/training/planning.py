@@ -195,6 +195,8 @@ def _base(
         if config.batches == "balanced":
             classes = len(np.unique(labels))
             size = max(size // classes, 1) * classes
+        if method.batches == "class-pair":
+            size = max(size // 3, 1) * 3  # of triplets
         recipe = dataclasses.replace(recipe, batch_size=size)
     return recipe
 
