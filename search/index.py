@@ -234,7 +234,7 @@ class HashIndex:
             TypeError, ValueError: naming the argument.
 
         Example:
-            >>> HashIndex(np.zeros((3, 1), np.uint8), ids=[10, 11, 12]).ids_at([2, 0])
+            >>> HashIndex(np.zeros((3, 1), np.uint8), ids=np.arange(10, 13)).ids_at([2, 0])
             array([12, 10])
         """
         wanted, state = id_list(positions, "positions"), self._state
