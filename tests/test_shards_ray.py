@@ -53,7 +53,7 @@ def cluster() -> Iterator[None]:
 
 def until(look: Callable[[], Any]) -> Any:
     """What a look gives, once it is something."""
-    end = time.monotonic() + 120
+    end = time.monotonic() + 300
     while not (found := look()):
         assert time.monotonic() < end
         time.sleep(0.01)
@@ -169,7 +169,7 @@ def test_a_cluster_of_this_machine_alone_ends_with_the_command(
     command = driver(photos, folder, "local")
     try:
         worker = worker_in(folder)
-        assert command.wait(timeout=120) == 0
+        assert command.wait(timeout=300) == 0
     finally:
         command.kill()
         command.wait()
@@ -185,7 +185,7 @@ def test_two_drivers_at_once_share_the_work(cluster: None, photos: Path, encoded
         os.kill(worker, signal.SIGSTOP)  # in its shard, until the one of this process waits there
         threading.Timer(1, lambda: os.kill(worker, signal.SIGCONT)).start()
         encode_on_ray(model, folder, **OPTIONS)
-        assert command.wait(timeout=120) == 0
+        assert command.wait(timeout=300) == 0
     finally:
         command.kill()
         command.wait()
