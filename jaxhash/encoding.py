@@ -148,12 +148,16 @@ def batches(
     def fetch(rows: np.ndarray, outputs: Encoded) -> tuple[np.ndarray, Encoded]:
         count = len(rows)
         host = Encoded(*(None if one is None else np.asarray(one)[:count] for one in outputs))
-        if host.features is not None and not np.isfinite(host.features).all():
-            row = rows[~np.isfinite(host.features).all(axis=1)][0]
-            raise ValueError(
-                f"the features of item {row} are not finite as {features}; float16 ends at 65,504, "
-                "so choose float32 for features, or scale them down"
-            )
+        if host.features is not None:
+            good = np.isfinite(host.features).all(axis=1)
+            if not good.all():
+                hint = (
+                    "; float16 ends at 65,504, so choose float32 for features, or scale them down"
+                )
+                raise ValueError(
+                    f"the features of item {rows[~good][0]} are not finite as {features}"
+                    + (hint if features == "float16" else "")
+                )
         return rows, host
 
     with contextlib.closing(ahead(read, range(0, len(chosen), size))) as ready:

@@ -26,6 +26,7 @@ from typing import TypeVar
 import numpy as np
 import tyro
 from encoding import Benchmark, untrained
+from kills import own_cluster
 from PIL import Image
 
 import jaxhash
@@ -60,8 +61,6 @@ class Config:
 
 def main(config: Config) -> dict[str, float]:
     """Encode and kill as asked for: seconds, and counts of shards."""
-    import ray
-
     report: dict[str, float] = {}
     with tempfile.TemporaryDirectory(dir=config.folder) as name:
         folder = Path(name)
@@ -73,17 +72,8 @@ def main(config: Config) -> dict[str, float]:
         folders.begin(folder / "here", model, str(folder / "photos"), config.shards)
         encode_missing(model, folder / "here")
         report["s, this process alone"] = time.perf_counter() - begun
-        # An address of its own, so that no cluster that runs here already is joined.
-        cluster = ray.init(
-            address="local",
-            num_cpus=config.workers + 1,
-            include_dashboard=False,
-            log_to_driver=False,
-        )
-        try:
-            report |= attacked(folder, config, cluster.address_info["address"])
-        finally:
-            ray.shutdown()
+        with own_cluster(config.workers + 1) as address:
+            report |= attacked(folder, config, address)
         expected = {each.name: each.read_bytes() for each in (folder / "here").iterdir()}
         found = {each.name: each.read_bytes() for each in (folder / "ray").iterdir()}
         report["files that are not there, or too many"] = len(expected.keys() ^ found.keys())

@@ -13,7 +13,6 @@ Needs the extras: pip install "jaxhash[ray,serve]".
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -24,26 +23,25 @@ import urllib.request
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tyro
 from encoding import Benchmark, untrained
+from kills import LONGEST, kills_and_switch, own_cluster, through
 from PIL import Image
 
 import jaxhash
 from jaxhash import models
 from jaxhash.shards import folder as folders
-from jaxhash.shards import ray_search
 from jaxhash.shards.encoding import encode_missing
 from jaxhash.shards.pointer import point
 from jaxhash.shards.records import open_shards
 
 SIDE = 32
 K, POOL = 10, 50
-LONGEST = 120
-"""Seconds to wait for anything."""
 
 
 @dataclass(frozen=True)
@@ -68,52 +66,44 @@ class Config:
 
 def main(config: Config) -> dict[str, float]:
     """Serve, ask and kill as asked for: counts of answers, and seconds."""
-    import ray
-    from ray import serve
-
     with tempfile.TemporaryDirectory(dir=config.folder) as name:
         folder = Path(name)
         expected = [made(folder, generation, config) for generation in "ab"]
         point(folder / "current", folder / "a")
-        # An address of its own, so that no cluster that runs here already is joined.
-        cluster = ray.init(
-            address="local", num_cpus=16, include_dashboard=False, log_to_driver=False
-        )
-        package = str(Path(jaxhash.__file__).parent.parent)
-        place = {"RAY_ADDRESS": cluster.address_info["address"], "PYTHONPATH": package}
-        command = [sys.executable, "-m", "jaxhash", "serve", "--run", str(folder / "run")]
-        command += ["--index", str(folder / "current"), "--port", str(config.port), "--ray", "auto"]
-        command += ["--parts", str(config.parts), "--replicas", str(config.replicas)]
-        child = subprocess.Popen(
-            command,
-            env=os.environ | place,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        try:
-            assert child.stdout is not None
-            if not any(line.startswith("http://") for line in child.stdout):
-                raise RuntimeError("the command ended before it listened")
-
-            def kill(name: str) -> None:
-                one = serve.get_deployment_handle(name, ray_search.APPLICATION)
-                os.kill(one.process.remote().result(timeout_s=LONGEST), signal.SIGKILL)
-
-            changes: list[Callable[[], None]] = [
-                *(lambda part=part: kill(f"part-{part}") for part in range(min(3, config.parts))),
-                lambda: kill("Router"),
-                lambda: point(folder / "current", folder / "b"),
-            ]
-            report = under_load(config, expected, changes)
-            child.terminate()
-            report["exit code after SIGTERM"] = child.wait(timeout=LONGEST)
-        finally:
-            child.kill()
-            child.wait()
-            ray.shutdown()
+        with own_cluster(16) as address:
+            report = attacked(folder, config, expected, address)
     for key, value in report.items():
         print(f"{value:10.4g}  {key}")
+    return report
+
+
+def attacked(
+    folder: Path, config: Config, expected: list[list[dict[str, Any]]], address: str
+) -> dict[str, float]:
+    """Run the command on a cluster, ask it through kills, and end it."""
+    package = str(Path(jaxhash.__file__).parent.parent)
+    place = {"RAY_ADDRESS": address, "PYTHONPATH": package}
+    command = [sys.executable, "-m", "jaxhash", "serve", "--run", str(folder / "run")]
+    command += ["--index", str(folder / "current"), "--port", str(config.port), "--ray", "auto"]
+    command += ["--parts", str(config.parts), "--replicas", str(config.replicas)]
+    child = subprocess.Popen(
+        command,
+        env=os.environ | place,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        assert child.stdout is not None
+        if not any(line.startswith("http://") for line in child.stdout):
+            raise RuntimeError("the command ended before it listened")
+        switch = partial(point, folder / "current", folder / "b")
+        report = under_load(config, expected, kills_and_switch(config.parts, switch))
+        child.terminate()
+        report["exit code after SIGTERM"] = child.wait(timeout=LONGEST)
+    finally:
+        child.kill()
+        child.wait()
     return report
 
 
@@ -144,14 +134,13 @@ def made(folder: Path, generation: str, config: Config) -> list[dict[str, Any]]:
 
 
 def under_load(
-    config: Config, expected: list[list[dict[str, Any]]], changes: list[Callable[[], None]]
+    config: Config, expected: list[list[dict[str, Any]]], changes: list[Callable[[], object]]
 ) -> dict[str, float]:
     """Counts of answers by what they are, and the slowest."""
     counts: Counter[str] = Counter()
     spent: list[float] = []
-    over = threading.Event()
 
-    def ask(seed: int) -> None:
+    def ask(seed: int, over: threading.Event) -> None:
         rng = np.random.default_rng(seed)
         while not over.is_set():
             item = int(rng.integers(len(expected[0])))
@@ -159,16 +148,7 @@ def under_load(
             counts[answered(config.port, item, [each[item] for each in expected])] += 1
             spent.append(time.perf_counter() - begun)
 
-    threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(config.threads)]
-    for thread in threads:
-        thread.start()
-    for change in changes:
-        time.sleep(config.seconds / (len(changes) + 1))
-        change()
-    time.sleep(config.seconds / (len(changes) + 1))
-    over.set()
-    for thread in threads:
-        thread.join()
+    through(changes, ask, config.threads, config.seconds)
     names = ("of the first folder", "of the second folder", "wrong", "503", "other errors")
     return {f"answers {name}": float(counts[name]) for name in names} | {
         "s, median request": float(np.median(spent)),

@@ -12,9 +12,7 @@ that is not the mapped files. The files stay in the page cache as far as it hold
 each in so many processes, by two threads; one process is killed by SIGKILL meanwhile.
 """
 
-import os
 import resource
-import signal
 import tempfile
 import threading
 import time
@@ -125,16 +123,14 @@ def on_ray(
     folder: Path, config: Config, queries: np.ndarray, hidden: np.ndarray
 ) -> dict[str, float]:
     """Right and wrong answers and errors of one query at a time, through a kill; and seconds."""
-    import ray
-    from ray import serve
+    from kills import kill, own_cluster, through
 
     from jaxhash.shards import ray_search
 
     counts = {"right": 0, "wrong": 0, "errors": 0}
     asked: list[tuple[float, float]] = []  # when, and for how long
-    over = threading.Event()
 
-    def ask(number: int) -> None:
+    def ask(number: int, over: threading.Event) -> None:
         while not over.is_set():
             number = (number + 2) % len(queries)
             begun = time.perf_counter()
@@ -149,28 +145,14 @@ def on_ray(
             same &= np.array_equal(found.distances[0], np.arange(HIDDEN))
             counts["right" if same else "wrong"] += 1
 
-    # An address of its own, so that no cluster that runs here already is joined.
-    ray.init(address="local", num_cpus=64, include_dashboard=False, log_to_driver=False)
-    try:
+    killed: list[float] = []
+    with own_cluster(64):
         handle = ray_search.start(
             folder, parts=config.shards, replicas=config.replicas, threads=1, seconds=LONGEST
         )
-        threads = [threading.Thread(target=ask, args=(at,)) for at in range(2)]
-        for thread in threads:
-            thread.start()
-        time.sleep(config.seconds / 2)
-        one = serve.get_deployment_handle("part-0", ray_search.APPLICATION)
-        process = one.process.remote().result(timeout_s=LONGEST)
-        killed = time.perf_counter()
-        os.kill(process, signal.SIGKILL)
-        time.sleep(config.seconds / 2)
-        over.set()
-        for thread in threads:
-            thread.join()
-    finally:
-        ray.shutdown()
-    met = [spent for begun, spent in asked if begun < killed < begun + spent]
-    after = [spent for begun, spent in asked if begun > killed]
+        through([lambda: killed.append(kill("part-0"))], ask, 2, config.seconds)
+    met = [spent for begun, spent in asked if begun < killed[0] < begun + spent]
+    after = [spent for begun, spent in asked if begun > killed[0]]
     return {f"answers on Ray, {name}": float(count) for name, count in counts.items()} | {
         "s, first answer on Ray": asked[0][1],
         "s, median answer on Ray": float(np.median([spent for _, spent in asked])),

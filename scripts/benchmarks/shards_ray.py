@@ -10,8 +10,6 @@ time of a query and of batches, beside one index in this process. Needs the extr
 "jaxhash[ray]".
 """
 
-import os
-import signal
 import tempfile
 import threading
 import time
@@ -23,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import tyro
+from kills import kills_and_switch, own_cluster, through
 
 from jaxhash.shards import ray_search
 from jaxhash.shards.pointer import point
@@ -60,34 +59,18 @@ class Config:
 
 def main(config: Config) -> dict[str, Any]:
     """Measure as asked for: counts of answers, and seconds."""
-    import ray
-    from ray import serve
-
     with tempfile.TemporaryDirectory(dir=config.folder) as folder:
         pointer = Path(folder) / "current"
         indexes = {str(Path(folder) / name): write(Path(folder) / name, config) for name in "ab"}
         old, new = indexes
         point(pointer, old)
-        # An address of its own, so that no cluster that runs here already is joined.
-        ray.init(address="local", num_cpus=16, include_dashboard=False, log_to_driver=False)
-        try:
+        with own_cluster(16):
             handle = ray_search.start(
                 pointer, parts=config.parts, replicas=config.replicas, threads=1, cpus=0.5
             )
             report = latencies(config, handle, indexes[old])
-
-            def kill(name: str) -> None:
-                one = serve.get_deployment_handle(name, ray_search.APPLICATION)
-                os.kill(one.process.remote().result(timeout_s=60), signal.SIGKILL)
-
-            changes: list[Callable[[], None]] = [
-                *(lambda part=part: kill(f"part-{part}") for part in range(min(3, config.parts))),
-                lambda: kill("Router"),
-                lambda: point(pointer, new),
-            ]
+            changes = kills_and_switch(config.parts, lambda: point(pointer, new))
             report |= under_load(config, handle, indexes, changes)
-        finally:
-            ray.shutdown()
     for name, value in report.items():
         print(f"{value:12.4g}  {name}")
     return report
@@ -147,15 +130,14 @@ def under_load(
     config: Config,
     handle: Any,
     indexes: dict[str, HashIndex],
-    changes: list[Callable[[], None]],
+    changes: list[Callable[[], object]],
 ) -> dict[str, float]:
     """Counts of right and wrong answers and of errors, and the slowest request."""
     counts = {"right": 0, "wrong": 0, "errors": 0}
     spent: list[float] = []
     seen: set[str] = set()
-    over = threading.Event()
 
-    def ask(seed: int) -> None:
+    def ask(seed: int, over: threading.Event) -> None:
         rng = np.random.default_rng(seed)
         while not over.is_set():
             queries, options = asked(config, rng, config.queries)
@@ -172,16 +154,7 @@ def under_load(
             same = np.array_equal(ids, found.ids) and np.array_equal(distances, found.distances)
             counts["right" if same else "wrong"] += len(queries)
 
-    threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(config.threads)]
-    for thread in threads:
-        thread.start()
-    for change in changes:
-        time.sleep(config.seconds / (len(changes) + 1))
-        change()
-    time.sleep(config.seconds / (len(changes) + 1))
-    over.set()
-    for thread in threads:
-        thread.join()
+    through(changes, ask, config.threads, config.seconds)
     kept = {f"answers {name}": float(count) for name, count in counts.items()}
     return kept | {"folders seen": len(seen), "s, slowest request": max(spent)}
 
