@@ -40,7 +40,7 @@ def call(module: ModuleType, *words: object) -> None:
 def test_every_benchmark_explains_itself() -> None:
     for path in BENCHMARKS.glob("*.py"):
         head = path.read_text(encoding="utf-8").partition('"""\n\n')[0]
-        helpers = ("limits", "kills", "fuzz_seeds", "mutations", "mutant_tests")
+        helpers = ("limits", "kills", "fuzz_seeds", "mutations", "mutant_constants", "mutant_tests")
         assert path.stem in helpers or f"scripts/benchmarks/{path.name}" in head, path
 
 

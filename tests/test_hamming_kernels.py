@@ -33,6 +33,14 @@ def test_waiting_for_others_ends_and_tells_whether_they_are_done(done, finished)
     assert progress[hamming.DONE] == done
 
 
+def test_numbers_that_threads_share_lie_apart_and_within_their_array():
+    """Compiled code writes wherever it is told."""
+    places = sorted([hamming.NEXT, hamming.DONE, hamming.GUESSED, hamming.PROGRESS])
+    assert places[0] >= 0
+    assert places[-1] == hamming.PROGRESS
+    assert min(np.diff(places)) * np.dtype(np.int64).itemsize >= 64
+
+
 def test_blocks_are_done_when_their_results_are_written(monkeypatch):
     """The others go on to read `out` as soon as all blocks are done."""
     queries, k, blocks = 3, 5, 4

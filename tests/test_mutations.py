@@ -134,7 +134,7 @@ def counted(x):
     return x
 '''
 TRIED = {
-    "LIMIT = 3": "elsewhere",
+    "LIMIT = 3": "killed",
     "return (y >= LIMIT)": "killed",
     "while False:": "killed",
     "pass": "hung",

@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 import search
 from search import threads
 from search.hamming import scan
-from search.hamming.blocks import Blocks, arrange, restore, take
+from search.hamming.blocks import BLOCK, Blocks, arrange, restore, take
+from search.hamming.dealing import ABREAST
+from search.kernels.hamming import LANES
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -138,6 +140,16 @@ def test_distances_that_overflow_a_byte_are_those_of_their_own_query(rng):
     for radius in (0, 254, 255, 256):
         found = search.hamming_radius(queries, codes, radius)
         assert_same(found, naive.hamming_radius(queries, codes, radius))
+
+
+@pytest.mark.parametrize(("count", "abreast"), [(1, 1), (2, ABREAST), (64, ABREAST)])
+@pytest.mark.parametrize(("bytes_each", "kind"), [(32, np.uint8), (33, np.uint16)])
+def test_the_kernel_takes_a_block_at_a_time_and_no_more(count, abreast, bytes_each, kind):
+    """Of other shapes it would read past the codes, which shows in no answer."""
+    shape, masks, sums = scan.scratch(count, bytes_each)
+    assert divmod(len(shape), 8) == (abreast, BLOCK // LANES)
+    assert masks.shape == (abreast * BLOCK // LANES,)
+    assert (sums.shape, sums.dtype) == ((abreast * BLOCK,), kind)
 
 
 def test_the_sample_misleads(rng):

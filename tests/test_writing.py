@@ -113,12 +113,17 @@ def test_the_writer_refuses_batches_that_do_not_fit(tmp_path):
         for name in ("", "x" * 70, "a\0b"):
             with pytest.raises(ValueError, match="attachments"):
                 writer.attach(name, b"")
+        with pytest.raises(TypeError, match="data must be bytes, not int"):
+            writer.attach("a", 5)
         writer.append(codes, features, ids + 9)
     assert HashIndex.open(path, verify=True).ids.tolist() == [4, 9, 13, 18]
     with pytest.raises(ValueError, match="not open"):
         writer.append(codes, features, ids)
     with pytest.raises(ValueError, match="bits"):
         Writer(path, bits=0)
+    for next_id in (-1, (1 << 63) + 1, 1 << 64):  # such a file could not be opened, or not written
+        with pytest.raises(ValueError, match="next_id"):
+            Writer(path, bits=8, next_id=next_id)
     with Writer(tmp_path / "plain", bits=8) as writer:
         writer.append(codes)
         with pytest.raises(ValueError, match="features"):

@@ -2,10 +2,12 @@
 
 A fork takes milliseconds, where a new process takes seconds to import and collect. In it, the code
 of the functions that the fault changes is exchanged in place, so that whoever has imported one of
-them has the changed one; what is no function's body (a constant of a module, a default) cannot be
-tried in this way, and wants a process that imports the changed source (`anew`).
+them has the changed one, and so are constants of a module (mutant_constants.py). The rest (a
+default, a constant that another is made of) cannot be tried in this way, and wants a process that
+imports the changed source (`anew`).
 """
 
+import ast
 import contextlib
 import functools
 import gc
@@ -25,6 +27,7 @@ from pathlib import Path
 from types import CodeType, FrameType, FunctionType
 from typing import Any
 
+import mutant_constants
 import pytest
 from mutations import Mutant
 
@@ -70,6 +73,7 @@ class Runner:
         self._kills: dict[tuple[str, str], int] = defaultdict(int)
         self._functions: dict[str, list[FunctionType]] = defaultdict(list)
         self._caches: list[Any] = []
+        self._trees: dict[str, ast.Module] = {}
         self._report: pytest.TestReport | None = None
 
     # ------------------------------------------------------------ hooks
@@ -165,7 +169,11 @@ class Runner:
         self._report = None
 
     def _look_around(self) -> None:
-        """Note the functions of search/, and what keeps their results."""
+        """Note the functions of search/, what keeps their results, and who could read constants."""
+        for name, module in list(sys.modules.items()):
+            path = str(getattr(module, "__file__", None) or "")
+            if path.startswith(f"{self._place}{os.sep}") and path.endswith(".py"):
+                self._trees[name] = ast.parse(Path(path).read_text())
         gc.unfreeze()  # what the tests have frozen is not among the objects
         for each in gc.get_objects():
             if isinstance(each, FunctionType):
@@ -189,9 +197,9 @@ class Runner:
 
     # ------------------------------------------------------------ those with one
 
-    def tests(self, module: str, mutant: Mutant) -> list[str]:
-        """The tests that run through a mutant, the most promising first."""
-        near = self._by_line[module, mutant.line] or self._by_module[module]
+    def tests(self, module: str, lines: Iterable[tuple[str, int]]) -> list[str]:
+        """The tests that run through lines, or else the module, the most promising first."""
+        near = set().union(*(self._by_line[line] for line in lines)) or self._by_module[module]
 
         def hope(name: str) -> float:
             return self._seconds[name] / (1 + OFTEN * min(self._kills[module, name], 10))
@@ -202,24 +210,28 @@ class Runner:
 
     def result(self, module: str, mutant: Mutant) -> Outcome:
         """'killed', 'hung' or 'survived', and by what; 'elsewhere' where this cannot be told."""
-        names = self.tests(module, mutant)
+        path = self._place / "search" / module
+        kept, times = path.read_text(), path.stat()
+        try:
+            if mutant.where:
+                code, lines = self._changed(str(path), kept, mutant.source), [(module, mutant.line)]
+                change = functools.partial(self._exchange, str(path), code)
+            else:
+                change, lines = self._reset(module, kept, mutant.source)
+        except Elsewhere as reason:
+            return "elsewhere", str(reason)
+        names = self.tests(module, lines)
         seconds, chosen = 0.0, []
         for name in names:
             if seconds < self._most:
                 chosen.append(name)
                 seconds += self._seconds[name]
-        path = self._place / "search" / module
-        kept, times = path.read_text(), path.stat()
-        try:
-            changed = self._changed(str(path), kept, mutant.source)
-        except Elsewhere as reason:
-            return "elsewhere", str(reason)
         log = self._kept / "log.txt"
         log.unlink(missing_ok=True)
 
         def work() -> int:
             sys.dont_write_bytecode = True
-            self._exchange(str(path), changed)
+            change()
             for name, after in zip(chosen, [*chosen[1:], None], strict=True):
                 print("\nbegins", name, flush=True)
                 alone = name in self._by_module[""]  # what its processes take was not recorded
@@ -235,21 +247,44 @@ class Runner:
 
         try:
             path.write_text(mutant.source)  # for processes that a test starts
-            code = forked(work, log)
+            end = forked(work, log)
         finally:
             path.write_text(kept)
             os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))  # kernels go by it
-        if code == 0:
+        if end == 0:
             return "survived", f"{len(chosen)} of {len(names)} tests"
-        last, why = "", f"code {code}"
+        last, why = "", f"code {end}"
         for line in log.read_text(errors="replace").splitlines():
             if line.startswith("begins "):
                 last = line.removeprefix("begins ")
             elif line.startswith("failed "):
                 why = line.removeprefix("failed ")
         self._kills[module, last] += 1
-        hung = code in (-signal.SIGXCPU, -signal.SIGALRM)
+        hung = end in (-signal.SIGXCPU, -signal.SIGALRM)
         return "hung" if hung else "killed", f"{last}: {why}"
+
+    def _reset(self, module: str, old: str, new: str) -> tuple[Callable[[], None], Lines]:
+        """What exchanges a module's constants, and the lines that read them."""
+        name = "search." + module.removesuffix(".py").replace("/", ".")
+        constants = mutant_constants.changed(name, old, new)
+        if constants is None:
+            raise Elsewhere("in no function's body, and no constant")
+        holders = [each for each, tree in self._trees.items() if constants.held(each, tree)]
+        lines: Lines = []
+        for each, tree in self._trees.items():
+            for line, late in constants.reads(each, tree):
+                if not late and each.startswith("search"):
+                    raise Elsewhere("a constant that is read while a module is imported")
+                lines.append((each.removeprefix("search.").replace(".", "/") + ".py", line))
+
+        def change() -> None:
+            values = constants.values(sys.modules[name])
+            for each in holders:
+                vars(sys.modules[each]).update(values)
+            for kept in self._caches:
+                kept.cache_clear()
+
+        return change, lines
 
     def _changed(self, path: str, old: str, new: str) -> dict[CodeType, CodeType]:
         """The functions' code objects that a fault changes, and what they become."""

@@ -192,7 +192,11 @@ class Writer:
         path: the file.
         bits: number of bits in a code, 1 to 4096.
         next_id: the smallest id that an index opened from the file may give to a new item by
-            itself; by default, and at least, the one after the largest id in the file.
+            itself; by default, and at least, the one after the largest id in the file; at most
+            2**63, which leaves none.
+
+    Raises:
+        TypeError, ValueError: naming the argument.
 
     Example:
         >>> with Writer("photos.index", bits=48) as writer:  # doctest: +SKIP
@@ -205,6 +209,8 @@ class Writer:
         self.path = path
         self.bits = check_bits(bits)
         self.next_id = check_count(next_id, "next_id")
+        if self.next_id > 1 << 63:
+            raise ValueError(f"next_id must be at most 2**63, not {next_id}")
         self.count = 0
         self._stack = contextlib.ExitStack()
         self._attachments: dict[str, bytes] = {}
@@ -283,13 +289,15 @@ class Writer:
             data: what to keep.
 
         Raises:
-            TypeError, ValueError: the name, or a writer outside its with block.
+            TypeError, ValueError: naming the argument, or for a writer outside its with block.
 
         Example:
             >>> writer.attach("labels", labels.tobytes())  # doctest: +SKIP
         """
         self._open()
         check_attachment(name)
+        if not isinstance(data, bytes | bytearray | memoryview):  # of a number, `bytes` makes zeros
+            raise TypeError(f"data must be bytes, not {type(data).__name__}")
         self._attachments[name] = bytes(data)
 
     def __exit__(
