@@ -291,14 +291,19 @@ def equivalent() -> list[dict[str, str]]:
     """What survives with reason: rows of a module and a reason, and of what else they name.
 
     A row may name the line as it was, as it is then, and the function; each that it leaves out may
-    be any.
+    be any. The constants of the table `sizes` have a row each: a module, a name and the reason.
     """
-    return tomllib.loads(EQUIVALENT.read_text())["mutant"]
+    known = tomllib.loads(EQUIVALENT.read_text())
+    reason = known["sizes"].pop("reason")
+    sizes = [(module, name) for module, names in known["sizes"].items() for name in names]
+    rows = [{"module": module, "constant": name, "reason": reason} for module, name in sizes]
+    return [*known["mutant"], *rows]
 
 
 def is_known(rows: list[dict[str, str]], module: str, mutant: Mutant) -> bool:
     """Whether one of the rows of `equivalent` is about a mutant."""
     has = {"module": module, "old": mutant.old, "new": mutant.new, "where": mutant.where}
+    has["constant"] = "" if mutant.where else re.split("[ :]", mutant.old, maxsplit=1)[0]
     return any(all(row.get(name, value) == value for name, value in has.items()) for row in rows)
 
 
