@@ -212,6 +212,7 @@ class Runner:
         """'killed', 'hung' or 'survived', and by what; 'elsewhere' where this cannot be told."""
         path = self._place / "search" / module
         kept, times = path.read_text(), path.stat()
+        change: Callable[[], None]
         try:
             if mutant.where:
                 code, lines = self._changed(str(path), kept, mutant.source), [(module, mutant.line)]
