@@ -95,8 +95,9 @@ def batches(
 
     items: uint8 (n, h, w, c) or features (n, d); an array, a memory map, or anything of a length
     whose `items[rows]` is one. rows: which of them, all by default. batch_size: the network's own
-    by default; rounded up to a multiple of the number of devices. keep: fields to bring back from
-    the device; the others are None.
+    by default, or the power of two that holds all items where these are fewer, so that a few are
+    quick and few programs are compiled; rounded up to a multiple of the number of devices. keep:
+    fields to bring back from the device; the others are None.
     on_undecodable: told row and reason of each image file that cannot be decoded, which is then
     left out; without it, the first one ends the encoding.
     together: all processes of the group call this with the same arguments; each encodes some of
@@ -113,11 +114,11 @@ def batches(
     """
     if features not in FEATURE_TYPES:
         raise ValueError(f"features is {features!r}; choose one of {', '.join(FEATURE_TYPES)}")
+    chosen = np.arange(len(items)) if rows is None else np.asarray(rows)
     if batch_size is None:
-        batch_size = model.spec.batch
+        batch_size = min(model.spec.batch, 1 << max(len(chosen) - 1, 0).bit_length())
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; give at least 1")
-    chosen = np.arange(len(items)) if rows is None else np.asarray(rows)
     mesh = sharding.local_mesh(devices)
     size = -(-batch_size // mesh.size) * mesh.size
     if together and jax.process_count() > 1:

@@ -270,15 +270,11 @@ def order_of(pool: int | None, items: int) -> str:
 def encode_queries(model: Model, items: Any) -> Encoded:
     """Codes, and features as float32, of queries in any form that `Model.encode` takes.
 
-    A few are padded to the next power of two and not to a full batch, so that a query is quick and
-    few programs are compiled.
-
     Example:
         >>> encode_queries(model, images).codes  # doctest: +SKIP
     """
     items = as_items(items, model.spec.item_shape)
-    size = min(1 << max(len(items) - 1, 0).bit_length(), BATCH)
-    return encode(model, items, batch_size=size, features="float32", keep=("codes", "features"))
+    return encode(model, items, features="float32", keep=("codes", "features"))
 
 
 def check_made_by(index: HashIndex, model: Model) -> None:

@@ -13,12 +13,13 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(REPOSITORY / ".cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("MPLBACKEND", "agg")
-# Most of the time of a first run is the compiler's, for programs that run once: LLVM's first level
-# takes two thirds of the time of its third, and XLA's older emitters of fused operations, which
-# jaxlib 0.11 no longer has, half the time of its newer ones. The operations are the same.
+# Most of the time of a first run is the compiler's, for programs that run once. Without LLVM's
+# optimisation, in one module a program, and with XLA's older emitters of fused operations, which
+# jaxlib 0.11 no longer has, it takes a seventh of the time; the operations are the same.
 OPTIMISATION = "--xla_backend_optimization_level"
 if OPTIMISATION not in os.environ.get("XLA_FLAGS", ""):
-    flags = [os.environ.get("XLA_FLAGS", ""), f"{OPTIMISATION}=1"]
+    flags = [os.environ.get("XLA_FLAGS", ""), f"{OPTIMISATION}=0"]
+    flags.append("--xla_cpu_parallel_codegen_split_count=1")
     if version("jaxlib").startswith("0.10."):  # one that does not know a flag would abort
         flags.append("--xla_cpu_use_fusion_emitters=false")
     os.environ["XLA_FLAGS"] = " ".join(flags).strip()
