@@ -386,7 +386,7 @@ assert "jax" not in sys.modules
     ("settings", "widths"),
     [
         ({"NUMBA_DISABLE_JIT": "1"}, (5, 64, 256, 264)),
-        ({"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}, (5, 64, 256, 264)),
+        ({"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}, (5, 64, 264)),
     ],
     ids=["plain-python", "generic-processor"],
 )
