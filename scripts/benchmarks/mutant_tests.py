@@ -176,12 +176,10 @@ class Runner:
                 self._trees[name] = ast.parse(Path(path).read_text())
         gc.unfreeze()  # what the tests have frozen is not among the objects
         for each in gc.get_objects():
-            if isinstance(each, FunctionType):
-                if each.__code__.co_filename.startswith(self._search):
-                    self._functions[each.__code__.co_filename].append(each)
-            elif isinstance(each, functools._lru_cache_wrapper) and str(each.__module__).startswith(
-                "search"
-            ):
+            kind = type(each)  # a proxy of what is gone raises where it is asked for its class
+            if kind is FunctionType and each.__code__.co_filename.startswith(self._search):
+                self._functions[each.__code__.co_filename].append(each)
+            elif kind is functools._lru_cache_wrapper and str(each.__module__).startswith("search"):
                 self._caches.append(each)
         gc.collect()
         gc.freeze()
