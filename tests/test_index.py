@@ -1,5 +1,7 @@
 """A HashIndex answers as a dictionary would, whatever its history, and whoever else uses it."""
 
+import pickle
+
 import naive
 import numpy as np
 import pytest
@@ -12,6 +14,35 @@ from search.hamming import buckets
 
 seeds = st.integers(0, 2**32 - 1)
 DIMENSIONS = 3
+STEPS = [
+    "add",
+    "add with ids",
+    "replace",
+    "remove",
+    "compact",
+    "prepare",
+    "pickle",
+    "reopen",
+    "load",
+]
+# Sizes of work so small that few items need many pieces, and the rarer of two ways is taken.
+LITTLE = [
+    ("collection.combining.BATCH_BYTES", 1),
+    ("collection.ids.DENSE", 0),
+    ("collection.query.MOST_CANDIDATES", 1),
+    ("collection.query.RESULTS", 1),
+    ("collection.segments.LOOKED_UP", 1),
+    ("collection.segments.MARKED", 7),
+    ("collection.segments.RANKED", 1),
+    ("collection.state.SPARSE", 1),
+    ("collection.views.SPARSE", 1),
+    ("fine.rerank.MOST_CANDIDATES", 1),
+    ("hamming.buckets.worthwhile", lambda _: True),
+    ("hamming.dealing._WORK", 1),
+    ("hamming.scan._CHUNK", 1),
+    ("hamming.scan._FOUND", 1),
+    ("hamming.scan._SPARSE", 1),
+]
 
 
 def equal(got, expected):
@@ -78,11 +109,18 @@ def draw_items(rng, count, bits):
     seed=seeds,
     bits=st.sampled_from([1, 7, 8, 12, 48, 64, 65]),
     start=st.sampled_from([0, 1, 20, 300]),
-    steps=st.lists(
-        st.sampled_from(["add", "add with ids", "remove", "compact", "reopen", "load"]), max_size=5
-    ),
+    steps=st.lists(st.sampled_from(STEPS), max_size=5),
+    little=st.booleans(),
 )
-def test_any_history_equals_a_dictionary(tmp_path_factory, seed, bits, start, steps):
+def test_any_history_equals_a_dictionary(tmp_path_factory, seed, bits, start, steps, little):
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in LITTLE if little else ():
+            patch.setattr(f"search.{name}", value)
+        live(tmp_path_factory.mktemp("history"), seed, bits, start, steps)
+
+
+def live(folder, seed, bits, start, steps):
+    """A history, and what it comes to."""
     rng = np.random.default_rng(seed)
     rows, features = draw_items(rng, start, bits)
     ids = rng.permutation(np.arange(start) * 5 - 40)
@@ -90,15 +128,15 @@ def test_any_history_equals_a_dictionary(tmp_path_factory, seed, bits, start, st
     index = HashIndex(pack(rows), bits=bits, features=features, ids=ids)
     items = naive.Items(zip(ids.tolist(), zip(rows, features, strict=True), strict=True))
     largest = ids.max(initial=-1)
-    path = tmp_path_factory.mktemp("history") / "i.index"
-    for step in steps:
-        if step.startswith("add"):
+    for number, step in enumerate(steps):
+        if step in ("add", "add with ids", "replace"):
             rows, features = draw_items(rng, int(rng.integers(0, 40)), bits)
             given_ids = None
-            if step == "add with ids":
-                free = sorted(set(range(-150, 400)) - set(items) - {-1})
+            if step != "add":
+                taken = set() if step == "replace" else set(items)
+                free = sorted({*range(-150, 400), *items} - taken - {-1})
                 given_ids = rng.choice(free, len(rows), replace=False)
-            new = index.add(pack(rows), features, given_ids)
+            new = index.add(pack(rows), features, given_ids, replace=step == "replace")
             if given_ids is None:  # after every id that ever was
                 np.testing.assert_array_equal(new, np.arange(len(rows)) + largest + 1)
             largest = max(largest, new.max(initial=-1))
@@ -110,7 +148,12 @@ def test_any_history_equals_a_dictionary(tmp_path_factory, seed, bits, start, st
                 del items[i]
         elif step == "compact":
             index.compact()
+        elif step == "prepare":
+            index.prepare(tables=True, approximate=True)
+        elif step == "pickle":
+            index = pickle.loads(pickle.dumps(index))
         else:
+            path = folder / str(number)  # the index may be mapped from an earlier one
             index.save(path)
             index = HashIndex.open(path, mmap=step == "reopen", verify=True)
     agree(index, items, rng)
