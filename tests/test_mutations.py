@@ -132,12 +132,21 @@ def counted(x):
     while x != 3:
         x += 1
     return x
+
+
+def idle(x):
+    """One whose example runs through it, and tells nothing.
+
+    >>> _ = idle(1)
+    """
+    return x + 1
 '''
 TRIED = {
     "LIMIT = 3": "killed",
     "return (y >= LIMIT)": "killed",
     "while False:": "killed",
     "pass": "hung",
+    "return (x - 1)": "survived",
 }
 ITS_TEST = """import search.subject
 
@@ -156,7 +165,7 @@ def test_faults_are_exchanged_in_a_fork(tmp_path):
         "search/__init__.py": "",
         "search/subject.py": SUBJECT,
         "tests/test_subject.py": ITS_TEST,
-        "pytest.ini": "[pytest]",
+        "pytest.ini": "[pytest]\naddopts = --doctest-modules",
     }.items():
         (tmp_path / "copy" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "copy" / name).write_text(text)
@@ -175,7 +184,7 @@ def tries(runner):
 
 place = Path({str(tmp_path / "copy")!r})
 runner = mutant_tests.Runner(place, place.parent / "tests", (), 5.0, 5.0, tries)
-mutant_tests.tests_in(place, ["-q", "tests/test_subject.py"], runner)
+mutant_tests.tests_in(place, ["-q", "tests/test_subject.py", "search"], runner)
 """
     run = subprocess.run(
         [sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, text=True, timeout=120
