@@ -546,9 +546,8 @@ def test_other_files_are_refused(content, tmp_path):
         HashIndex.open(tmp_path / "other")
 
 
-def test_a_file_of_many_gigabytes_opens_without_being_read(tmp_path):
-    """Sparse: a thousand million codes of 64 bits, all zero, whose checksum nobody computed."""
-    path, count = tmp_path / "big.index", 1_000_000_000
+def zeros_of_version_1(path, count):
+    """A sparse file of codes of 64 bits, all zero, whose checksum nobody computed."""
     blocks = -(-count // 256)
     end = file_format.ALIGNMENT + blocks * 8 * 256
     table = file_format.ENTRY.pack(b"codes", 1, 3, blocks, 8, 256, file_format.ALIGNMENT, 0)
@@ -564,6 +563,23 @@ def test_a_file_of_many_gigabytes_opens_without_being_read(tmp_path):
         pytest.skip("no room for a sparse file of 8 GB")
     if path.stat().st_blocks > 1000:
         pytest.skip("this file system has no sparse files")
+    return path
+
+
+@pytest.mark.parametrize(("mib", "compared"), [(16, True), (16 + 2 / 1024, False)])
+def test_a_section_of_version_1_is_compared_up_to_16_mib(mib, compared, tmp_path):
+    """For a few of its rows: it has one checksum, for which all of it must be read."""
+    index = HashIndex.open(zeros_of_version_1(tmp_path / "i", int(mib * (1 << 20)) // 8))
+    if compared:
+        with pytest.raises(DamagedFile, match="'codes' is damaged"):
+            index.search(np.zeros(8, np.uint8), 1, where=[7])
+    else:
+        assert index.search(np.zeros(8, np.uint8), 1, where=[7])[1].tolist() == [7]
+
+
+def test_a_file_of_many_gigabytes_opens_without_being_read(tmp_path):
+    count = 1_000_000_000
+    path = zeros_of_version_1(tmp_path / "big.index", count)
     index = HashIndex.open(path)
     assert len(index) == count
     found = index.search(np.zeros((1, 8), np.uint8), 2, where=[count - 1, 7, 1 << 29])

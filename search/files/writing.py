@@ -87,7 +87,7 @@ class Sections:
         if name in GROUPS:
             self.checksums[name] = self.groups
 
-    def close(self, bits: int, count: int, next_id: int, first: int = 0) -> None:
+    def close(self, bits: int, count: int, next_id: int, first: int) -> None:
         """Write the checksums of groups, the table and the header."""
         for name, groups in self.checksums.items():
             self.begin()
