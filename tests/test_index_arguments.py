@@ -1,8 +1,11 @@
 """What a HashIndex refuses, by the name of the argument, and that it is then as it was."""
 
+import inspect
+
 import numpy as np
 import pytest
 
+import search
 from search import HashIndex, Writer, merge, pack, ranked_measure, rerank, unpack
 from search.hamming import scan
 from search.hamming.blocks import arrange
@@ -246,3 +249,36 @@ def test_memory_mapped_arrays_are_as_good_as_others(tmp_path):
     np.save(tmp_path / "codes.npy", np.array([[1], [2]], np.uint8))
     codes = np.load(tmp_path / "codes.npy", mmap_mode="r")
     assert HashIndex(codes).search(codes, 1)[1].tolist() == [[0], [1]]
+
+
+def test_what_is_left_out_is_what_is_written():
+    """The default of every argument that has one, but for None, of all that the package offers."""
+    found = {}
+    for name in search.__all__:
+        offered = getattr(search, name)
+        own = vars(offered) if inspect.isclass(offered) else {"": offered}
+        for method, function in own.items():
+            function = getattr(function, "__func__", function)
+            if not inspect.isfunction(function) or (method[:1] == "_" and method != "__init__"):
+                continue
+            for each in inspect.signature(function).parameters.values():
+                if each.default is not each.empty and each.default is not None:
+                    found[f"{name}.{method}".rstrip("."), each.name] = each.default
+    assert found == {
+        ("HashIndex.open", "mmap"): True,
+        ("HashIndex.open", "verify"): False,
+        ("HashIndex.search", "threshold"): 0.5,
+        ("HashIndex.rerank", "threshold"): 0.5,
+        ("HashIndex.add", "replace"): False,
+        ("HashIndex.prepare", "tables"): False,
+        ("HashIndex.prepare", "approximate"): False,
+        ("Writer.__init__", "next_id"): 0,
+        ("asymmetric", "threshold"): 0.5,
+        ("asymmetric", "spread"): 0.5,
+        ("average_precision", "denominator"): "retrieved",
+        ("measure", "at"): (),
+        ("measure", "denominator"): "retrieved",
+        ("measure", "radii"): (0, 1, 2),
+        ("ranked_measure", "at"): (),
+        ("ranked_measure", "denominator"): "retrieved",
+    }

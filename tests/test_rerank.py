@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from search import asymmetric, merge, pack, paging, rerank
-from search.fine.rerank import as_single, smallest
+from search.fine.rerank import as_single, check_features, smallest
 from search.merging import merge_within
 
 seeds = st.integers(0, 2**32 - 1)
@@ -379,3 +379,10 @@ def test_the_same_on_other_machines(setting, rng, tmp_path):
     expected += naive.merge([fine, fine], 5)
     for got, wanted in zip(found, expected, strict=True):
         np.testing.assert_array_equal(got, wanted)
+
+
+def test_features_have_as_many_dimensions_as_a_file_of_them_may():
+    most = 1 << 24
+    assert check_features(np.empty((0, most), np.float16)).shape == (0, most)
+    with pytest.raises(ValueError, match="at most 16777216 dimensions, not 16777217"):
+        check_features(np.empty((0, most + 1), np.float16))
