@@ -51,6 +51,16 @@ OUTPUT = np.array(
     ]
 )
 
+# The entries i * 6 + j of a window, a 4 x 4 block and what it sees of the three that follow it.
+_ENTRIES = np.arange((TILE + 2) ** 2).reshape(TILE + 2, TILE + 2)
+SEEN = np.concatenate(
+    [
+        _ENTRIES[i, j].ravel()
+        for i in (slice(TILE), slice(TILE, None))
+        for j in (slice(TILE), slice(TILE, None))
+    ]
+)
+
 
 def convolve(images: jax.Array, kernel: jax.Array) -> jax.Array:
     """Convolve with a 3 x 3 kernel, stride 1, borders padded with zeros.
@@ -221,7 +231,7 @@ def _correlate(tiles: jax.Array, slopes: jax.Array) -> jax.Array:
 
 def transform_images(images: jax.Array) -> jax.Array:
     """Images (n, h, w, c) -> float32 ((TILE + 2)^2, n, down, across, c)."""
-    return _mix(IMAGE, _windows(images))
+    return _apply(np.kron(IMAGE, IMAGE)[:, SEEN], _windows(images))
 
 
 def transform_kernel(kernel: jax.Array) -> jax.Array:
@@ -231,10 +241,14 @@ def transform_kernel(kernel: jax.Array) -> jax.Array:
 
 def _mix(matrix: np.ndarray, entries: jax.Array) -> jax.Array:
     """Apply a (q, p) transform along both sides of tiles: (p^2, ...) -> float32 (q^2, ...)."""
+    return _apply(np.kron(matrix, matrix), entries)
+
+
+def _apply(both: np.ndarray, entries: jax.Array) -> jax.Array:
+    """(q, p) x (p, ...) -> float32 (q, ...)."""
     flat = entries.reshape(len(entries), -1)
     # The transforms of bfloat16 images and slopes are whole numbers small enough to be exact in it.
-    both = jnp.asarray(np.kron(matrix, matrix), flat.dtype)
-    mixed = jnp.dot(both, flat, preferred_element_type=jnp.float32)
+    mixed = jnp.dot(jnp.asarray(both, flat.dtype), flat, preferred_element_type=jnp.float32)
     return mixed.reshape(-1, *entries.shape[1:])
 
 
@@ -244,15 +258,25 @@ def _tiles(h: int, w: int) -> tuple[int, int]:
 
 
 def _windows(images: jax.Array) -> jax.Array:
-    """(n, h, w, c) -> ((TILE + 2)^2, n, down, across, c): what each output tile sees."""
-    _, h, w, _ = images.shape
-    down, across = (TILE * tiles for tiles in _tiles(h, w))
-    padded = jnp.pad(images, ((0, 0), (1, 1 + down - h), (1, 1 + across - w), (0, 0)))
-    # A gather would be one pass in place of two, but XLA then computes whatever made the images
+    """(n, h, w, c) -> ((TILE + 2)^2, n, down, across, c): what each output tile sees.
+
+    Its entries stand in the order `SEEN`: a window is a block of TILE x TILE pixels with the first
+    ones of the blocks to its right, below, and below to the right, so that four copies do.
+    """
+    n, h, w, c = images.shape
+    down, across = _tiles(h, w)
+    ends = ((1, (size + 1) * TILE - 1 - side) for size, side in ((down, h), (across, w)))
+    padded = jnp.pad(images, ((0, 0), *ends, (0, 0)))
+    grid = padded.reshape(n, down + 1, TILE, across + 1, TILE, c).transpose(2, 4, 0, 1, 3, 5)
+    here, more = slice(TILE), slice(2)
+    parts = (
+        grid[i, j, :, k : k + down, m : m + across].reshape(-1, n, down, across, c)
+        for i, k in ((here, 0), (more, 1))
+        for j, m in ((here, 0), (more, 1))
+    )
+    # A gather would be one pass in place of three, but XLA then computes whatever made the images
     # again for each of the windows that share a pixel.
-    shifts = [(i, j) for i in range(TILE + 2) for j in range(TILE + 2)]
-    ends = down - TILE + 1, across - TILE + 1
-    return jnp.stack([padded[:, i : i + ends[0] : TILE, j : j + ends[1] : TILE] for i, j in shifts])
+    return jnp.concatenate(list(parts))
 
 
 def _add_windows(windows: jax.Array, h: int, w: int) -> jax.Array:
