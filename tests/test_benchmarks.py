@@ -213,28 +213,33 @@ def test_the_defaults(benchmark: Benchmark, tmp_path: Path, capsys) -> None:
 
 
 def test_living(benchmark: Benchmark, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    pytest.importorskip("onnxruntime", reason="needs the extra onnx")
+    pytest.importorskip("onnx", reason="needs the extra onnx")
     living = benchmark("living")
 
-    def here(words: list[str], **options: object) -> SimpleNamespace:
+    def here(*words: object, until: Path | None = None) -> tuple[str, SimpleNamespace]:
         """A command in this process: one of its own would take seconds to start."""
         with (
             contextlib.redirect_stdout(io.StringIO()) as out,
             contextlib.redirect_stderr(io.StringIO()),
         ):
-            cli.main(words[words.index("jaxhash") + 1 :])  # one that fails ends the test
-        return SimpleNamespace(returncode=0, stdout=out.getvalue())
+            cli.main([*map(str, words)])  # one that fails ends the test
+        return out.getvalue(), SimpleNamespace(ru_utime=0.0, ru_stime=0.0, ru_maxrss=0)
 
-    monkeypatch.setattr(living, "subprocess", SimpleNamespace(run=here))
+    monkeypatch.setattr(living, "run", here)
     monkeypatch.setattr("sys.argv", ["living.py", "--files", "120", "--new", "6"])
     living.main()
-    _, first, *nothing, new, touched, query, filtered = capsys.readouterr().out.splitlines()
+    _, trained, first, *nothing, new, touched, query, filtered, _ = (
+        capsys.readouterr().out.splitlines()
+    )
+    assert trained.startswith("train, 120 files ")
     assert first.endswith(": 119 added, 1 left out")  # number 99 is cut short
-    assert len(nothing) == 3
+    assert len(nothing) == 4
     assert all(line.endswith(": 119 unchanged, 1 left out") for line in nothing)
     assert new.endswith(": 6 added, 119 unchanged, 1 left out")
     assert touched.endswith(": 125 unchanged, 1 left out")
     assert query.startswith("a query ")
-    assert filtered.endswith(".png")
+    assert filtered.endswith("1.jpg")
 
 
 def test_intake(benchmark: Benchmark, tmp_path: Path, monkeypatch, capsys) -> None:

@@ -16,7 +16,7 @@ import jaxhash
 from jaxhash import data, models, nets, retrieval, runs
 from jaxhash.cli.encode import Encode, encode
 from jaxhash.config import Config
-from jaxhash.data import photographs
+from jaxhash.data import decoding, photographs
 from jaxhash.evaluation import order
 from jaxhash.nets.head import of_unit_square
 from jaxhash.training import backbones, defaults, heads, kept_features, loop, planning, run_data
@@ -86,7 +86,20 @@ def test_what_a_head_makes_is_its_twin(pets: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(found.features, wanted, atol=1e-3)
 
 
-def test_features_are_computed_once_for_all_methods(pets: Path, tmp_path: Path, encodings) -> None:  # noqa: F811
+def test_features_are_computed_once_for_all_methods(
+    pets: Path,
+    tmp_path: Path,
+    encodings,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    decoded: list[object] = []
+    real = decoding.decode
+
+    def counted(file, **options):
+        decoded.append(file)
+        return real(file, **options)
+
+    monkeypatch.setattr(decoding, "decode", counted)
     jaxhash.train(
         pets, tmp_path / "run", method="itq", **EYE | {"epochs": None, "batch_size": None}
     )
@@ -95,6 +108,17 @@ def test_features_are_computed_once_for_all_methods(pets: Path, tmp_path: Path, 
     jaxhash.train(pets, tmp_path / "head", method="csq", overwrite=True, **EYE)
     jaxhash.evaluate(tmp_path / "head")
     assert encodings == [48]
+    assert len(decoded) == 48, "where features are kept, files are not decoded"
+
+    # One that is cut short behind its header is known by decoding alone: all are tried each time.
+    file = files(pets)[3]
+    file.write_bytes(file.read_bytes()[:-40])
+    again = EYE | {"overwrite": True, "max_undecodable": 0.1}
+    for times in (2, 3):
+        jaxhash.train(pets, tmp_path / "head", method="csq", **again)
+        assert file.name in (tmp_path / "head" / runs.SKIPPED).read_text()
+        assert encodings == [48, 47]
+        assert len(decoded) == times * 48
 
 
 @pytest.mark.parametrize("method", ["itq", "dlbhc"])
@@ -139,6 +163,16 @@ def test_a_run_that_was_broken_off_goes_on(
     monkeypatch.setattr(kept_features, "compute", None)  # they are there
     again = loop.train(config, tmp_path / "run", resume=True)
     assert models.fingerprint(again) == models.fingerprint(whole)
+
+
+def test_images_that_are_all_alike_are_refused(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        for at in range(6):
+            folder = tmp_path / "same" / name
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (30 + at, 40), "white").save(folder / f"{at}.png")
+    with pytest.raises(ValueError, match=r"all 8 images are alike to the network.*that differ"):
+        jaxhash.train(tmp_path / "same", None, method="dlbhc", **EYE)
 
 
 def test_without_a_hidden_layer_the_latent_reads_the_features(pets: Path) -> None:

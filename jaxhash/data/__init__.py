@@ -46,6 +46,7 @@ def load(
     memory_limit: int | None = None,
     threads: int | None = None,
     verify: bool = True,
+    on_demand: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Dataset:
     """Loads a dataset by name or path; nothing is ever fetched unless `download` says so.
@@ -72,6 +73,7 @@ def load(
             but for small images that are kept as they are and enlarged on demand (`enlarged`).
         threads: Number of decoding threads; all cores by default.
         verify: For folders too large for memory; see `folders.load`.
+        on_demand: For folders of images: decode nothing now; see `folders.load`.
         on_progress: Called now and then with the number of images done and the number of images.
 
     Raises:
@@ -113,6 +115,7 @@ def load(
             memory_limit=memory_limit,
             threads=threads,
             verify=verify,
+            on_demand=on_demand,
             on_progress=on_progress,
         )
     if path.is_file():

@@ -44,6 +44,7 @@ def load(
     memory_limit: int | None = None,
     threads: int | None = None,
     verify: bool = True,
+    on_demand: bool = False,
     on_progress: Progress | None = None,
 ) -> Dataset:
     """Loads `class-name/image.jpg`, or the same under train/, test/, database/, query/, val/.
@@ -67,6 +68,7 @@ def load(
         threads: Number of decoding threads; all cores by default.
         verify: Where images are decoded on demand, try each file once now, so that training does
             not meet a broken one hours later. False trusts the headers.
+        on_demand: Decode nothing now, whatever memory there is, and trust the headers.
         on_progress: Called now and then with the number of files done and the number of files.
 
     Raises:
@@ -88,16 +90,18 @@ def load(
 
     need = len(kept) * size * size * channels
     limit = default_memory_limit() if memory_limit is None else memory_limit
+    lazy = on_demand or need > limit
     kept_paths = [paths[row] for row in kept]
     items: np.ndarray | Images
-    if need <= limit:
+    if not lazy:
         items, failed = _decode_to_memory(kept_paths, size, channels, threads, on_progress)
     else:
-        failed = _try_all(kept_paths, channels, threads, on_progress) if verify else []
+        tried = verify and not on_demand
+        failed = _try_all(kept_paths, channels, threads, on_progress) if tried else []
     bad += [(paths[kept[position]], reason) for position, reason in failed]
     refuse_too_many(root, bad, len(paths), max_undecodable)
     kept = np.delete(kept, [position for position, _ in failed])
-    if need > limit:
+    if lazy:
         items = Images([paths[row] for row in kept], size=size, channels=channels, threads=threads)
 
     names = sorted({found[row][1] for row in kept})

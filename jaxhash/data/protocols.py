@@ -392,7 +392,7 @@ def _need(dataset: Dataset, rows: np.ndarray, least: int, needs: str) -> None:
     if counts[number] < least:
         raise ValueError(
             f"{dataset.name}: {needs}, but class {dataset.classes[number]!r} has {counts[number]}; "
-            "change the protocol's options, or leave the class out"
+            "add images to it, leave it out, or change the protocol's options"
         )
 
 

@@ -114,7 +114,10 @@ def _load(
     if data_dir is not None:
         option_checks.check_place(config.data, data_dir=data_dir)
         config = dataclasses.replace(config, data_dir=data_dir)
-    if dataset is None:
+    if dataset is None and _on_frozen(model, config):
+        trunk = model.variables["params"].get("trunk", {})
+        dataset = run_data.load_seen(config, model.spec, trunk, [folder])
+    elif dataset is None:
         side = model.spec.item_shape[0] if _on_backbone(model) else None
         dataset = run_data.load_data(config, side=side)
     if dataset.labels is None:
@@ -134,6 +137,10 @@ def _load(
 
 def _on_backbone(model: Model) -> bool:
     return model.spec.method in FITS or model.spec.hidden is not None
+
+
+def _on_frozen(model: Model, config: Config) -> bool:
+    return _on_backbone(model) and not config.finetune_blocks
 
 
 def _check_same(loaded: _Loaded, **numbers: int) -> None:
@@ -159,7 +166,7 @@ def _encoded(
 ) -> tuple[Encoded, np.ndarray]:
     """Outputs for the images of the split, or for all, and their rows in ascending order."""
     model, config, dataset, split = loaded
-    if split is None or (_on_backbone(model) and not config.finetune_blocks):
+    if split is None or _on_frozen(model, config):
         encoded, kept = kept_features.encoded(
             folder, model, dataset, batch_size=batch_size, together=True
         )

@@ -59,7 +59,13 @@ class Plan(NamedTuple):
 # ---------------------------------------------------------------- a run
 
 
-def settle(config: Config, dataset: Dataset | None = None, *, resumed: bool = False) -> Plan:
+def settle(
+    config: Config,
+    dataset: Dataset | None = None,
+    *,
+    resumed: bool = False,
+    folder: Path | None = None,
+) -> Plan:
     """Load the data and settle what is to be done, as `planning.settle` does for training.
 
     Raises:
@@ -75,7 +81,7 @@ def settle(config: Config, dataset: Dataset | None = None, *, resumed: bool = Fa
     backbone = backbones.choose(config)
     given = dataset is not None
     if dataset is None:
-        dataset = run_data.load_data(config, side=backbone.side)
+        dataset = run_data.load_for_backbone(config, backbone, folder)
     if dataset.kind != "images":
         raise ValueError(
             f"{dataset.name} holds features, and method {fit.name!r} learns from images; give "
@@ -145,7 +151,7 @@ def train(
     resume = resume and folder is not None and (folder / runs.CONFIG).is_file()
     if folder is not None and not resume:
         runs.check_free(folder, overwrite=overwrite)
-    plan = settle(config, dataset, resumed=resume)
+    plan = settle(config, dataset, resumed=resume, folder=folder)
     say(str(plan))
     nobody = np.empty(0, np.int64)
     for line in summary.lines(dataclasses.replace(plan.dataset, skipped=[]), plan.rows, nobody):

@@ -15,6 +15,7 @@ from jaxhash.spec import ModelSpec
 from jaxhash.training import kept_features
 from jaxhash.training.kept_features import Kept
 from jaxhash.training.plan import Plan
+from jaxhash.unlabelled import layer
 
 
 def find(plan: Plan, trunk: Mapping[str, Any], folder: Path | None) -> Kept | None:
@@ -37,7 +38,7 @@ def with_features(
     """The plan with features in place of images, from `kept` or computed, and kept in the folder.
 
     Raises:
-        ValueError: an image cannot be decoded.
+        ValueError: an image cannot be decoded, or the images to learn from are all alike.
     """
     assert plan.images is not None
     if kept is not None:
@@ -54,6 +55,7 @@ def with_features(
         )
     if folder is not None:
         kept_features.write(folder, kept, kept_features.key(_eye(plan), trunk, plan.images))
+    layer.check(kept.features[plan.split.train])
     return plan._replace(dataset=dataclasses.replace(plan.dataset, items=kept.features))
 
 

@@ -149,7 +149,9 @@ def train(
     resume = processes.as_first(resume)
     if folder is not None and not resume:
         processes.first(functools.partial(runs.check_free, folder, overwrite=overwrite))
-    plan = processes.every(functools.partial(settle, config, dataset, resumed=resume))
+    plan = processes.every(
+        functools.partial(settle, config, dataset, resumed=resume, folder=folder)
+    )
     processes.check_same(_what_all_share(plan, resume=resume, overwrite=overwrite))
     mesh = sharding.mesh_over(plan.recipe.batch_size, devices)
     if folder is not None:

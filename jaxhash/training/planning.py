@@ -30,16 +30,28 @@ from jaxhash.training.defaults import DEFAULT_NETWORKS, HIDDEN, with_defaults
 from jaxhash.training.feeding import Rows
 from jaxhash.training.metrics_log import tensorboard_writer
 from jaxhash.training.plan import Plan
-from jaxhash.training.run_data import channel_statistics, load_data, split_data
+from jaxhash.training.run_data import (
+    channel_statistics,
+    load_data,
+    load_for_backbone,
+    split_data,
+)
 from jaxhash.unlabelled import FITS, Fit
 
 ALEXNETS = {"alexnet", "caffenet"}
 
 
-def settle(config: Config, dataset: Dataset | None = None, *, resumed: bool = False) -> Plan:
+def settle(
+    config: Config,
+    dataset: Dataset | None = None,
+    *,
+    resumed: bool = False,
+    folder: Path | None = None,
+) -> Plan:
     """Load the data, split it, and settle every number of the run.
 
-    resumed: the run was begun before, so options without effect are not refused.
+    resumed: the run was begun before, so options without effect are not refused. folder: of the
+    run; where features of the images are kept there, files are not decoded.
 
     Raises:
         ValueError: something in the configuration does not exist, does not fit the data, or would
@@ -60,7 +72,9 @@ def settle(config: Config, dataset: Dataset | None = None, *, resumed: bool = Fa
         row_of(NETWORKS, "network", config.network)
     finetuning.check(config)
     eye = backbones.choose(config) if backbones.is_backbone(config.network) else None
-    if dataset is None:
+    if dataset is None and eye is not None and not config.finetune_blocks:
+        dataset = load_for_backbone(config, eye, folder)
+    elif dataset is None:
         dataset = load_data(config, side=None if eye is None else eye.side)
     if dataset.labels is None:
         raise ValueError(

@@ -1,5 +1,6 @@
 """The data that a configuration names: loaded, split, and what its pixels are on average."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,10 +8,13 @@ import numpy as np
 
 from jaxhash import data, option_checks
 from jaxhash.config import Config, row_of
-from jaxhash.data import Dataset, Split, folders
+from jaxhash.data import Dataset, Images, Split, folders
 from jaxhash.nets import NETWORKS
-from jaxhash.training import backbones
+from jaxhash.spec import ModelSpec
+from jaxhash.training import backbones, kept_features
+from jaxhash.training.backbones import Backbone
 from jaxhash.training.defaults import DEFAULT_NETWORKS
+from jaxhash.training.onnx_backbone import OnnxBackbone
 from jaxhash.unlabelled import FITS
 
 FALLBACK_SIZE = 64
@@ -48,6 +52,44 @@ def load_data(config: Config, *, side: int | None = None, **options: Any) -> Dat
         max_undecodable=config.max_undecodable,
         **options,
     )
+
+
+def load_for_backbone(
+    config: Config, backbone: Backbone | OnnxBackbone, folder: Path | None
+) -> Dataset:
+    """The images that a frozen backbone is to see, as `load_seen` has them.
+
+    folder: of the run to be; None for none.
+
+    Raises:
+        ValueError: as `load_data`.
+    """
+    places = kept_features.places(config, folder)
+    if not any(kept_features.are_kept(place) for place in places):
+        return load_data(config, side=backbone.side)
+    views = {"mirror": config.mirror, "shift": config.shift}
+    spec = kept_features.spec_of(backbone, precision=config.precision, **views)
+    return load_seen(config, spec, backbone.params(), places)
+
+
+def load_seen(
+    config: Config, spec: ModelSpec, trunk: Mapping[str, Any], places: Sequence[Path]
+) -> Dataset:
+    """The images of a run; where one of the places keeps the features of all, none is decoded.
+
+    Image files are then listed by their headers, and decoded where somebody asks for pixels. Where
+    some could not be decoded when the features were computed, all are tried again.
+
+    Raises:
+        ValueError: as `load_data`.
+    """
+    listed = load_data(config, side=spec.item_shape[0], on_demand=True)
+    if listed.labels is None or not isinstance(listed.items, Images):
+        return listed
+    kept = kept_features.find(kept_features.key(spec, trunk, listed), places)
+    if kept is not None and len(kept.rows) == len(listed):
+        return listed
+    return load_data(config, side=spec.item_shape[0])
 
 
 def load_unlabelled(config: Config, side: int) -> Dataset | None:

@@ -2,11 +2,11 @@
 
     python scripts/benchmarks/intake.py --run runs/photos --photos photos/ --files 1000
 
-Makes JPEG files of 4000 x 3000 pixels, quality 92, from photographs: enlarged, with noise as of a
-camera, so that they have its size. No two are alike: where there are fewer photographs than files,
-one is taken again with other noise. They are made in a folder that goes again, or in `--folder`,
-which stays, and in which those that are there are taken. Then times `jaxhash encode` on all of
-them, and the decoding alone of a thousand, evenly among them, with as many threads.
+Makes JPEG files of 4000 x 3000 pixels, quality 92, from at most 500 photographs: enlarged, with
+noise as of a camera, so that they have its size, and cut out, each file elsewhere. They are made
+in a folder that goes again, or in `--folder`, which stays, and in which those that are there are
+taken. Then times `jaxhash encode` on all of them, and the decoding alone of a thousand, evenly
+among them, with as many threads.
 """
 
 import os
@@ -15,6 +15,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +28,8 @@ from jaxhash.data import folders
 SIZE = (4000, 3000)
 NOISE = 5.0  # standard deviation, of 255
 DECODED = 1000  # files that are decoded alone
-MARGIN = 512  # pixels by which the noise is larger than a photograph, which gets a part of it
+MARGIN = 512  # pixels by which what is cut out of is larger
+PHOTOS = 500  # that are enlarged, which takes longest
 
 
 def make(photos: list[Path], folder: Path, files: int) -> None:
@@ -34,19 +37,25 @@ def make(photos: list[Path], folder: Path, files: int) -> None:
     sides = tuple(side + MARGIN for side in reversed(SIZE))
     noise = np.random.default_rng(0).normal(128, NOISE, sides).round().clip(0, 255)
     grain = Image.fromarray(noise.astype(np.uint8)).convert("RGB")
-    for at, path in enumerate(photos):
-        numbers = range(at, files, len(photos))
-        wanted = [one for one in numbers if not (folder / f"{one:05}.jpg").exists()]
-        if not wanted:
-            continue
-        with Image.open(path) as file:
-            large = file.convert("RGB").resize(SIZE, Image.Resampling.BICUBIC)
-        for number in wanted:
-            x, y = np.random.default_rng(number).integers(0, MARGIN, 2).tolist()
-            part = grain.crop((x, y, x + SIZE[0], y + SIZE[1]))
-            made = folder / f"{number:05}.part"
-            ImageChops.add(large, part, 1, -128).save(made, "JPEG", quality=92)
-            made.rename(made.with_suffix(".jpg"))
+    numbers = [range(at, files, len(photos)) for at in range(len(photos))]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for _ in pool.map(cut, photos, numbers, repeat(grain), repeat(folder)):
+            pass
+
+
+def cut(photo: Path, numbers: range, grain: Image.Image, folder: Path) -> None:
+    """A photograph's large JPEGs that are not there yet: a cut-out of it for each number."""
+    wanted = [one for one in numbers if not (folder / f"{one:05}.jpg").exists()]
+    if not wanted:
+        return
+    with Image.open(photo) as file:
+        large = file.convert("RGB").resize(grain.size, Image.Resampling.BICUBIC)
+    large = ImageChops.add(large, grain, 1, -128)
+    for number in wanted:
+        x, y = np.random.default_rng(number).integers(0, MARGIN + 1, 2).tolist()
+        made = folder / f"{number:05}.part"
+        large.crop((x, y, x + SIZE[0], y + SIZE[1])).save(made, "JPEG", quality=92)
+        made.rename(made.with_suffix(".jpg"))
 
 
 def measure(run: Path, folder: Path, out: Path) -> None:
@@ -90,7 +99,7 @@ def main(run: Path, photos: Path, files: int = 1000, folder: Path | None = None)
     """
     found = sorted(photos.rglob("*.jp*g")) + sorted(photos.rglob("*.JP*G"))
     # Evenly over all of them, as files are sorted by class.
-    count = min(files, len(found))
+    count = min(files, len(found), PHOTOS)
     chosen = [found[at * len(found) // count] for at in range(count)]
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "large" if folder is None else folder
