@@ -115,8 +115,7 @@ def load(folder: Path | str) -> Model:
     for name in (runs.MODEL, runs.WEIGHTS):
         if not (folder / name).is_file():
             reason = (
-                "its training has not finished; go on with that first (jaxhash train --resume, or "
-                "resume=True)"
+                "its training has not finished; go on with it (resume=True) first"
                 if (folder / runs.CONFIG).is_file()
                 else "give the folder of a finished run"
             )

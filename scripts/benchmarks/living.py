@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -51,9 +52,9 @@ def layer(path: Path, rng: np.random.Generator) -> None:
     """An ONNX file: averages of 8 x 8 pixels through a random layer."""
     helper, pixels = onnx.helper, 3 * (SIDE // 8) ** 2
     kernel = rng.normal(size=(pixels, FEATURES)).astype(np.float32)
-    strides = {"kernel_shape": [8, 8], "strides": [8, 8]}
+    square: dict[str, Any] = {"kernel_shape": [8, 8], "strides": [8, 8]}
     nodes = [
-        helper.make_node("AveragePool", ["pixels"], ["means"], **strides),
+        helper.make_node("AveragePool", ["pixels"], ["means"], **square),
         helper.make_node("Flatten", ["means"], ["flat"]),
         helper.make_node("MatMul", ["flat", "kernel"], ["product"]),
         helper.make_node("Relu", ["product"], ["features"]),
