@@ -24,6 +24,7 @@ def test_a_tile_is_some_queries_abreast(k, bits):
     assert tile % dealing.ABREAST == 0
     assert tile >= dealing.tile_size(k + 1, bits)
     assert dealing.tile_size(0, 1) == dealing.TILE
+    assert dealing.tile_size(100_000, 1) == dealing.ABREAST
 
 
 @settings(max_examples=40, deadline=None)

@@ -227,6 +227,14 @@ def test_queries_without_relevant_items_count_as_zero():
     assert ranking.average_precision(codes, codes, unlabelled, unlabelled).tolist() == [0, 0]
 
 
+def test_the_largest_class_of_all_is_one():
+    codes, labels = np.array([[0], [1], [1]], np.uint8), np.array([(1 << 31) - 1, 0, 0])
+    precision, recall = ranking.within_radius(codes, codes, labels, labels, 0)
+    assert (precision.tolist(), recall.tolist()) == ([1, 1, 1], [1, 1, 1])
+    with pytest.raises(ValueError, match="classes from 0 up"):
+        ranking.within_radius(codes, codes, labels + 1, labels, 0)
+
+
 def test_an_empty_database_scores_zero():
     codes, nothing = np.zeros((2, 1), np.uint8), np.zeros((0, 1), np.uint8)
     found = ranking.measure(codes, nothing, np.array([0, 9]), np.array([], int), top=5)

@@ -145,6 +145,20 @@ def test_an_exception_while_writing_leaves_the_old_file(tmp_path):
     assert [each.name for each in tmp_path.iterdir()] == ["small.index"]
 
 
+def test_a_writer_that_could_not_finish_is_closed(tmp_path, monkeypatch):
+    monkeypatch.setattr(writing.Sections, "close", refuse)
+    writer = Writer(tmp_path / "i", bits=8)
+    with pytest.raises(OSError, match="no"), writer:
+        writer.append(np.ones((3, 1), np.uint8))
+    with pytest.raises(ValueError, match="the writer is not open"):
+        writer.append(np.ones((3, 1), np.uint8))
+    assert not list(tmp_path.iterdir())
+
+
+def refuse(*_, **__):
+    raise OSError("no")
+
+
 @pytest.mark.parametrize("place", ["folder", "nowhere/file"])
 def test_saving_where_no_file_can_be(place, tmp_path):
     (tmp_path / "folder").mkdir()
