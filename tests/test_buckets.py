@@ -155,6 +155,12 @@ def test_tables_give_up_at_any_point(rng):
         assert_same(found, naive.hamming_radius(queries, codes, 3))
 
 
+@pytest.mark.parametrize("calibrate", [{}, {"calibrate": False}])
+def test_tables_are_timed_unless_told_otherwise(calibrate):
+    built = tables.build(arrange(np.zeros((10, 8), np.uint8)), **calibrate)
+    assert np.isfinite([built.scan_one, built.scan_many]).all() == (not calibrate)
+
+
 def test_tables_keep_to_the_budget(rng, monkeypatch):
     """Near neighbours are found without the scan, far ones by it."""
     codes = search.pack(rng.integers(0, 2, (5000, 64)))

@@ -235,6 +235,17 @@ def test_the_largest_class_of_all_is_one():
         ranking.within_radius(codes, codes, labels + 1, labels, 0)
 
 
+def test_a_radius_of_all_bits_or_more_has_everything():
+    codes, labels = np.array([[0], [255], [15]], np.uint8), np.array([1, 1, 0])
+    nearly, all_of_it = (
+        ([1 / 2, 1 / 2, 1 / 3], [1 / 2, 1 / 2, 1]),
+        ([2 / 3, 2 / 3, 1 / 3], [1, 1, 1]),
+    )
+    for radius, expected in ((7, nearly), (8, all_of_it), (100, all_of_it)):
+        found = ranking.within_radius(codes, codes, labels, labels, radius)
+        assert tuple(each.tolist() for each in found) == expected
+
+
 def test_an_empty_database_scores_zero():
     codes, nothing = np.zeros((2, 1), np.uint8), np.zeros((0, 1), np.uint8)
     found = ranking.measure(codes, nothing, np.array([0, 9]), np.array([], int), top=5)
