@@ -97,6 +97,21 @@ def test_buckets_are_the_groups_of_equal_codes(case):
         )
 
 
+def test_a_task_keeps_to_its_own_queries(rng, monkeypatch):
+    """Whichever comes first: here the last, so that one that goes on writes over what is done."""
+    codes = rng.integers(0, 4, (300, 1), np.uint8)
+    queries = rng.integers(0, 256, (3 * buckets._TASK, 1), np.uint8)
+    found = buckets.build(arrange(codes))
+
+    def backwards(function, tasks, threads=None):
+        return [function(*task) for task in list(tasks)[::-1]][::-1]
+
+    monkeypatch.setattr(buckets.pool, "run", backwards)
+    for k in (5, 300):
+        assert_same(found.knn(queries, k), naive.hamming_knn(queries, codes, k))
+    assert_same(found.radius(queries, 8), naive.hamming_radius(queries, codes, 8))
+
+
 def test_more_distinct_codes_than_the_first_tables_hold(rng):
     codes = rng.integers(0, 256, (9000, 3), dtype=np.uint8)
     codes[4000:] = codes[rng.integers(0, 4000, 5000)]

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from search import HashIndex, hamming_knn, merge, pack
+from search.collection import query as answering
 from search.collection.combining import in_id_order
 from search.hamming import buckets
 
@@ -378,3 +379,19 @@ def test_compact_while_mapped_then_the_file_may_go(rng, tmp_path):
     (tmp_path / "i").unlink()
     assert [each.mapped for each in index._state.segments] == [False]
     assert len(index) == 2102
+
+
+def test_candidates_are_held_for_some_queries_at_a_time(rng, monkeypatch):
+    monkeypatch.setattr(answering, "MOST_CANDIDATES", 100)
+    rows, features = draw_items(rng, 50, 8)
+    index, groups, best = HashIndex(pack(rows), features=features), [], answering.Refinement.best
+
+    def noted(self, state, queries, candidates, k, threads):
+        groups.append(candidates.shape)
+        return best(self, state, queries, candidates, k, threads)
+
+    monkeypatch.setattr(answering.Refinement, "best", noted)
+    fine = features[:9].astype(np.float32)
+    index.search(pack(rows[:9]), 3, query_features=fine, pool=25)
+    index.rerank(fine, np.tile(np.arange(40), (9, 1)), 3)
+    assert groups == [(4, 25), (4, 25), (1, 25), (2, 40), (2, 40), (2, 40), (2, 40), (1, 40)]
