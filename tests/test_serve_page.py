@@ -192,6 +192,23 @@ def test_a_picture_is_chosen_and_coarse_to_fine_is_switched(
     assert set(page.locator(".card .label").all_inner_texts()) == {"green"}
 
 
+def test_a_recall_is_asked_for_and_one_label_is_searched_exactly(opened: Callable) -> None:
+    page = opened("/#item=0")
+    exact = found(page)
+    with page.expect_request("**/search") as sent:
+        page.select_option("#recall", "0.95")
+    assert sent.value.post_data_json["recall"] == 0.95
+    assert found(page) == exact, "so few are searched exactly"
+    page.fill("#label", "green")
+    assert page.locator("#recall").is_disabled()
+    with page.expect_request("**/search") as sent:
+        page.keyboard.press("Tab")
+    assert "recall" not in sent.value.post_data_json
+    page.wait_for_selector(".card .label:has-text('green')")
+    page.fill("#label", "")
+    assert page.locator("#recall").is_enabled()
+
+
 def test_bits_that_differ_are_marked(opened: Callable, served: Served) -> None:
     page = opened("/#item=0")
     distances = found(page)
@@ -281,7 +298,7 @@ def test_a_phone_shows_all_of_it(opened: Callable) -> None:
     assert width <= window == PHONE["width"]
     tops = [card.bounding_box()["y"] for card in cards(page).all()[:6]]
     assert len(set(tops)) < 6, "several in a row"
-    for name in ("label[for=file]", "#random", "#fine", "#k"):
+    for name in ("label[for=file]", "#random", "#fine", "#k", "#recall"):
         box = page.locator(name).bounding_box()
         assert box["x"] >= 0
         assert box["x"] + box["width"] <= window

@@ -44,14 +44,22 @@ function settings() {
   const fine = by("fine").checked && !by("fine").disabled;
   const wanted = Number(by("pool").value) || Number(by("pool").defaultValue);
   const usual = Math.min(Math.max(wanted, k), Number(by("pool").max));
-  return { k, pool: fine ? usual : 0, usual, fine, label: by("label").value.trim() };
+  return { k, pool: fine ? usual : 0, usual, fine, narrowed: narrowing() };
+}
+
+// Among which items is searched, or with which recall: the service takes one of them.
+function narrowing() {
+  const label = by("label").value.trim();
+  if (label) return { where: `label == '${label.replaceAll("'", "''")}'` };
+  const recall = Number(by("recall").value);
+  return recall ? { recall } : {};
 }
 
 async function run() {
   state.going?.abort();
   const going = (state.going = new AbortController());
   const query = state.query;
-  const { k, pool, fine, label } = settings();
+  const { k, pool, fine, narrowed } = settings();
   by("results").classList.add("waiting");
   by("results").setAttribute("aria-busy", "true");
   try {
@@ -60,7 +68,7 @@ async function run() {
       const answer = await ask("/search", {
         method: "POST",
         signal: going.signal,
-        ...request(query, k, pool, label),
+        ...request(query, { k, pool, codes: true, ...narrowed }),
       });
       found(query, answer, fine);
     }
@@ -77,21 +85,15 @@ async function run() {
   }
 }
 
-const labelled = (label) => `label == '${label.replaceAll("'", "''")}'`;
-
-function request(query, k, pool, label) {
+function request(query, words) {
   if (query.file) {
     const form = new FormData();
     form.append("image", query.file, query.file.name || "pasted");
-    form.append("k", k);
-    form.append("pool", pool);
-    form.append("codes", "true");
-    if (label) form.append("where", labelled(label));
+    for (const [name, value] of Object.entries(words)) form.append(name, value);
     return { body: form };
   }
-  const words = { ids: [query.id], k, pool, codes: true };
-  if (label) words.where = labelled(label);
-  return { headers: { "content-type": "application/json" }, body: JSON.stringify(words) };
+  const body = JSON.stringify({ ids: [query.id], ...words });
+  return { headers: { "content-type": "application/json" }, body };
 }
 
 async function sample(seed, count, signal) {
@@ -119,14 +121,12 @@ function found(query, answer, fine) {
 
 // How long the other way takes for the same item, to be shown beside.
 async function timeOther(query, fine) {
-  const { k, pool, usual, label } = settings();
+  const { k, pool, usual, narrowed } = settings();
   const other = fine ? "coarse" : "fine";
   if (state.times[other] || by("fine").disabled) return;
-  const words = { ids: [query.id], k, pool: pool ? 0 : usual, names: false };
-  if (label) words.where = labelled(label);
+  const words = { k, pool: pool ? 0 : usual, names: false, ...narrowed };
   try {
-    const headers = { "content-type": "application/json" };
-    const answer = await ask("/search", { method: "POST", headers, body: JSON.stringify(words) });
+    const answer = await ask("/search", { method: "POST", ...request(query, words) });
     if (state.query !== query) return;
     state.times[other] = answer.milliseconds;
     showTimes(state.times[fine ? "fine" : "coarse"], fine);
@@ -198,6 +198,9 @@ by("file").addEventListener("change", () => {
   by("file").value = ""; // so that the same one can be chosen again
 });
 by("random").addEventListener("click", newSample);
+by("label").addEventListener("input", () => {
+  by("recall").disabled = by("label").value.trim() !== "";
+});
 by("options").addEventListener("change", () => state.query && run());
 by("options").addEventListener("submit", (event) => event.preventDefault());
 
