@@ -12,7 +12,7 @@ from search.kernels.words import query_words
 
 FORMS = [
     *(Registers(size, 32 if size == 64 else 16, True) for size in vectors.LOOK_UP),
-    Registers(16, 32, False),
+    Registers(16, 16, False),
     Registers(64, 32, False),
 ]
 
