@@ -94,11 +94,11 @@ class Service:
         """Compile the network for every size of batch, so that no client waits for it."""
         if self.model.spec.takes != "images":
             return
-        size = 1
-        while size <= self.limits.images:
+        most = min(self.limits.images, self.model.spec.batch)
+        for power in range((most - 1).bit_length() + 1):
+            size = min(1 << power, most)
             blank = np.zeros((size, *self.model.spec.item_shape), np.uint8)
             retrieval.encode_queries(self.model, blank)
-            size *= 2
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
