@@ -56,6 +56,30 @@ def test_any_batch_size_gives_what_the_network_gives(batch_size: int) -> None:
     assert (np.unpackbits(got.codes, axis=1)[:, model.spec.bits :] == 0).all()
 
 
+def test_fewer_items_than_a_batch_are_filled_up_to_a_power_of_two(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sizes: list[int] = []
+    compiled = encoding._compiled
+
+    def counted(*what):
+        step = compiled(*what)
+
+        def call(variables, part):
+            sizes.append(len(part))
+            return step(variables, part)
+
+        return call
+
+    monkeypatch.setattr(encoding, "_compiled", counted)
+    model = small_model()
+    items = np.zeros((300, 6), np.float32)
+    for count in (1, 5, 300):
+        encode(model, items[:count], devices=jax.devices()[:1])
+    encode(model, items[:5], batch_size=7, devices=jax.devices()[:1])
+    assert sizes == [1, 8, 256, 256, 7]
+
+
 def test_features_beyond_half_floats_are_named_where_they_arise() -> None:
     model = small_model()  # its features are the items
     items = np.random.default_rng(0).normal(size=(5, 6)).astype(np.float32)
