@@ -21,7 +21,6 @@ from search.kernels.shared import BLOCK, PLAIN, data_of, prefetch
 from search.threads import Lock
 
 LANES = 64  # codes in a vector
-AHEAD = 8192  # bytes between what one query reads and what it asks for
 TABLES = 32  # bytes of the two tables of a query's byte
 LOOK_UP = {
     16: "llvm.x86.ssse3.pshuf.b.128",
@@ -136,8 +135,8 @@ def _tile_compiled(
                 for g in sorted({g for _, g in part}):
                     address = at(planes, builder.add(base, number(g * LANES)))
                     codes[g] = builder.load(address, align=1, typ=byte)
-                    if queries == 1:
-                        prefetch(builder, at(address, number(AHEAD)))
+                    if queries == 1:  # memory is the limit: ask for the next plane meanwhile
+                        prefetch(builder, at(address, number(BLOCK)))
                 halves = {}
                 if by_table:
                     for g, code in codes.items():
