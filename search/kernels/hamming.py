@@ -169,6 +169,7 @@ def nearest(  # type: ignore[no-untyped-def]
     wide = sums.itemsize == 2
     per_block = BLOCK // LANES
     shared = chunk < last
+    origin = np.int64(0)  # for a literal 0 `sweep` would be compiled once more
     keys = np.empty((queries, 2 * k + 256), np.int64)
     filled = np.zeros(queries, np.int64)
     counts = np.zeros((queries, bits + 2), np.int32)
@@ -190,7 +191,7 @@ def nearest(  # type: ignore[no-untyped-def]
         guessed = sample >= 8 * enough
     if guessed:
         sweep(
-            planes, size, width, 0, last * per_block, stride * groups, words, shape, allowed,
+            planes, size, width, origin, last * per_block, stride * groups, words, shape, allowed,
             enough, masks, sums, owners, keys, filled, counts, below, bounds, limits,
         )  # fmt: skip
         for query in range(queries):
@@ -223,7 +224,7 @@ def nearest(  # type: ignore[no-untyped-def]
                 counts[query] = 0
         if again:
             sweep(
-                planes, size, width, 0, last * per_block, groups, words, shape, allowed, k,
+                planes, size, width, origin, last * per_block, groups, words, shape, allowed, k,
                 masks, sums, owners, keys, filled, counts, below, bounds, limits,
             )  # fmt: skip
     places = np.empty(bits + 2, np.int64)
