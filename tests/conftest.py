@@ -5,6 +5,8 @@ import os
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 # Both must stand before jax is imported anywhere: the device count is read once, and compiled
 # programs are kept between runs of the suite so that only the first one pays for them.
@@ -24,10 +26,13 @@ if OPTIMISATION not in os.environ.get("XLA_FLAGS", ""):
         flags.append("--xla_cpu_use_fusion_emitters=false")
     os.environ["XLA_FLAGS"] = " ".join(flags).strip()
 
+import flax.core.scope
 import hypothesis
 import jax
 import numpy as np
 import pytest
+
+from search import processors
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -35,6 +40,33 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # No test may fail because the machine is slow or does something else.
 hypothesis.settings.register_profile("any machine", deadline=None)
 hypothesis.settings.load_profile("any machine")
+
+shapes: dict[Any, Any] = {}
+
+
+def eval_shape_once(function: Callable[..., Any], *args: Any) -> Any:
+    """`jax.eval_shape`; of a function without arguments once for the same that it closes over."""
+    closed = [cell.cell_contents for cell in function.__closure__ or ()]
+    key = function.__code__, *(tuple(c.items()) if isinstance(c, dict) else c for c in closed)
+    try:
+        found = None if args else shapes.get(key)
+    except TypeError:  # an initialiser that is given arrays
+        return jax.eval_shape(function, *args)
+    if found is None:
+        found = jax.eval_shape(function, *args)
+        if not args:
+            shapes[key] = found
+    return found
+
+
+# At every apply flax compares the shape of each parameter with its initialiser's, which it traces
+# for that: a fifth of all tracing. It goes on comparing, and traces the same one no more than once.
+flax.core.scope.jax = SimpleNamespace(**vars(jax) | {"eval_shape": eval_shape_once})
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are processors, as tests that wait for a process leave theirs idle."""
+    return min(processors.available() + 1, 8)  # each takes a GiB or two of memory
 
 
 def pytest_collection_finish() -> None:

@@ -204,7 +204,9 @@ def test_exports(benchmark: Benchmark, monkeypatch: pytest.MonkeyPatch, capsys) 
 
 def test_the_defaults(benchmark: Benchmark, tmp_path: Path, capsys) -> None:
     defaults, out = benchmark("defaults"), tmp_path / "defaults.jsonl"
-    words = ["--data", "digits", "--network", "dsh", "--epochs", 1, "--lengths", 8]
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "d.npz", features=rng.random((60, 4)), labels=np.arange(60) % 3)
+    words = ["--data", tmp_path / "d.npz", "--network", "mhcln", "--epochs", 1, "--lengths", 8]
     call(defaults, *words, "--methods", "csq", "--out", out)
     call(defaults, "--table", "--out", out)
     printed = capsys.readouterr().out
@@ -227,6 +229,7 @@ def test_living(benchmark: Benchmark, monkeypatch: pytest.MonkeyPatch, capsys) -
         return out.getvalue(), SimpleNamespace(ru_utime=0.0, ru_stime=0.0, ru_maxrss=0)
 
     monkeypatch.setattr(living, "run", here)
+    monkeypatch.setattr(living, "FEATURES", 64)  # ITQ looks at their covariances
     monkeypatch.setattr("sys.argv", ["living.py", "--files", "120", "--new", "6"])
     living.main()
     _, trained, first, *nothing, new, touched, query, filtered, _ = (

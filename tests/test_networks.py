@@ -1,5 +1,6 @@
 """Every network of the table keeps the contract, and each paper's layers do what it says."""
 
+import functools
 from functools import partial
 
 import jax
@@ -25,14 +26,20 @@ def shape_for(network, n=2, channels=3):
     return (n, network.min_size, network.min_size, channels)
 
 
+@functools.cache
+def start(module, shape):
+    """Shapes of a network's variables: none of them depends on what the network does later."""
+    return jax.eval_shape(lambda key: nets.init(module, key, shape), jax.random.key(0))
+
+
 def shapes(module, shape, train=False):
     """Variables, Outputs and statistics of a network without computing anything."""
+    variables = start(module, shape)
 
-    def run(key):
-        variables = nets.init(module, key, shape)
-        return variables, *nets.apply(module, variables, jnp.zeros(shape), train=train, key=key)
+    def run(variables, key):
+        return nets.apply(module, variables, jnp.zeros(shape), train=train, key=key)
 
-    return jax.eval_shape(run, jax.random.key(0))
+    return variables, *jax.eval_shape(run, variables, jax.random.key(0))
 
 
 @everyone
@@ -73,12 +80,17 @@ HEADS = sorted({(method.activation, method.classifier) for method in METHODS.val
 @every_trunk
 @pytest.mark.parametrize(("activation", "classifier"), HEADS)
 def test_any_head_goes_on_any_network(name, activation, classifier):
+    """`HashNetwork` puts the head on what the trunk gives, which is traced once for all heads."""
     network = NETWORKS[name]
+    trunk = start(network.build(bits=13, classes=5, dtype=jnp.float32), shape_for(network))
+    width = trunk["params"]["head"]["latent"]["kernel"].shape[0]
+    hidden = jax.ShapeDtypeStruct((2, width), np.float32)
     module = network.build(bits=1024, classes=3, activation=activation, classifier=classifier)
-    variables, outputs, _ = shapes(module, shape_for(network))
-    assert outputs.latent.shape == (2, 1024)
-    kernel = nets.classifier_kernel(variables["params"])
-    assert (outputs.logits is None) == (kernel is None) == (classifier == "none")
+    run = partial(module.head.init_with_output, train=False)
+    (latent, logits), variables = jax.eval_shape(run, jax.random.key(0), hidden)
+    assert latent.shape == (2, 1024)
+    kernel = nets.classifier_kernel({"head": variables["params"]})
+    assert (logits is None) == (kernel is None) == (classifier == "none")
 
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
