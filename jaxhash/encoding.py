@@ -6,19 +6,19 @@ import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from os import PathLike
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
-from jaxhash import nets, processes, sharding
+from jaxhash import processes, programs, sharding
 from jaxhash.data import Images
 from jaxhash.prefetch import ahead
+from jaxhash.programs import Encoded
 from jaxhash.spec import ModelSpec
-from jaxhash.views import views
 from search.files.writing import Writer
+
+__all__ = ["Encoded", "Encoder", "Known", "batch_for", "batches", "encode", "encode_to_index"]
 
 FEATURE_TYPES = ("float16", "float32")
 Undecodable = Callable[[int, str], None]
@@ -38,45 +38,22 @@ class Encoder(Protocol):
         """Its weights and statistics."""
 
 
-class Encoded(NamedTuple):
-    """Outputs of a network for n items.
+class Known(Protocol):
+    """The interface of features of a backbone that are known, by the bytes of the image files."""
 
-    codes: uint8 (n, ceil(bits / 8)), most significant bit first, pad bits zero.
-    features: float16 or float32 (n, D), for re-ranking: the network's; or, of a head that was
-    trained on a frozen backbone, the latent minus the threshold, scaled to length 1, because the
-    backbone's features have not learned the classes.
-    latent: float32 (n, bits). logits: float32 (n, classes), or None without a classifier. NumPy
-    arrays; None where not asked for.
-    """
+    features: np.ndarray
+    """float32 (m, d)."""
 
-    codes: Any
-    features: Any
-    latent: Any
-    logits: Any
+    def __contains__(self, digest: object, /) -> bool:
+        """Whether the features of a file of this digest are known."""
+
+    def rows(self, digests: np.ndarray) -> np.ndarray:
+        """The rows of `features` of digests uint8 (n, `DIGEST_BYTES`); -1 for others."""
 
 
-def pack_bits(bits: jax.Array) -> jax.Array:
-    """Truth values (n, b) -> codes uint8 (n, ceil(b / 8)), as `search.pack` has them; for jit.
-
-    Example:
-        >>> pack_bits(jnp.array([[True, False, False, True, False, False, False, False, True]]))
-        Array([[144, 128]], dtype=uint8)
-    """
-    n, b = bits.shape
-    padded = jnp.pad(bits.astype(bool), ((0, 0), (0, -b % 8))).reshape(n, -(-b // 8), 8)
-    weights = jnp.array([128, 64, 32, 16, 8, 4, 2, 1], jnp.uint8)
-    return jnp.where(padded, weights[None, None], jnp.uint8(0)).sum(axis=2, dtype=jnp.uint8)
-
-
-def unit(rows: jax.Array) -> jax.Array:
-    """Each row divided by its length.
-
-    Example:
-        >>> unit(jnp.array([[3.0, 0.0]])).tolist()
-        [[1.0, 0.0]]
-    """
-    length = jnp.sqrt(jnp.square(rows).sum(axis=1, keepdims=True))
-    return rows / jnp.maximum(length, 1e-12)
+def batch_for(spec: ModelSpec, count: int) -> int:
+    """Items that are encoded at once by default, of `count` in all."""
+    return min(spec.batch, 1 << max(count - 1, 0).bit_length())
 
 
 def batches(
@@ -90,6 +67,7 @@ def batches(
     devices: Sequence[jax.Device] | None = None,
     on_undecodable: Undecodable | None = None,
     together: bool = False,
+    known: Known | None = None,
 ) -> Iterator[tuple[np.ndarray, Encoded]]:
     """Encode items batch by batch, as (rows, encoded); decoding and computing overlap.
 
@@ -102,6 +80,8 @@ def batches(
     left out; without it, the first one ends the encoding.
     together: all processes of the group call this with the same arguments; each encodes some of
     the batches, and all get all of them, as one process would. Without it each is on its own.
+    known: features that need not be computed again. They make what computing makes, to the last
+    bit, and so they are left aside where batches have another size than theirs, the network's own.
 
     Raises:
         ValueError: the items are not what the model takes, or a name is not known; features are
@@ -116,7 +96,7 @@ def batches(
         raise ValueError(f"features is {features!r}; choose one of {', '.join(FEATURE_TYPES)}")
     chosen = np.arange(len(items)) if rows is None else np.asarray(rows)
     if batch_size is None:
-        batch_size = min(model.spec.batch, 1 << max(len(chosen) - 1, 0).bit_length())
+        batch_size = batch_for(model.spec, len(chosen))
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; give at least 1")
     mesh = sharding.local_mesh(devices)
@@ -133,18 +113,42 @@ def batches(
         )
         yield from _together(encode_own, items, chosen, size, on_undecodable)
         return
-    step = _compiled(model.spec, features, tuple(keep), mesh)
+    step = programs.whole(model.spec, features, tuple(keep), mesh)
     variables = sharding.everywhere(dict(model.variables), mesh)
     parts = sharding.split(mesh)
+    images = items if type(items) is Images and on_undecodable is not None else None
+    if images is None or batch_size != model.spec.batch or not model.spec.on_backbone:
+        known = None
+    elif known is not None:
+        images.keep_digests()
 
-    def read(start: int) -> tuple[np.ndarray, jax.Array, Failed]:
-        good, part, failed = _read(items, chosen[start : start + size], on_undecodable is not None)
+    def on_device(part: np.ndarray) -> jax.Array:
         if len(part) < size:
             # Filled up: another shape would be compiled anew.
             filled = np.zeros((size, *part.shape[1:]), part.dtype)
             filled[: len(part)] = part
             part = filled
-        return good, jax.device_put(part, parts), failed
+        return jax.device_put(part, parts)
+
+    def read(start: int) -> tuple[np.ndarray, np.ndarray | None, jax.Array | None, Failed]:
+        rows = chosen[start : start + size]
+        good, part, failed = _read(items, rows, on_undecodable is not None, known)
+        if known is None:
+            return good, None, on_device(part), failed
+        assert images is not None
+        assert images.digests is not None
+        places = known.rows(images.digests[good])
+        new = part[places < 0]
+        return good, places, on_device(new) if len(new) else None, failed
+
+    def begin(places: np.ndarray | None, part: jax.Array | None) -> Encoded:
+        if known is None or places is None:
+            return step(variables, part)
+        looked = known.features[places]
+        if part is not None:
+            new = np.asarray(programs.backbone(model.spec.of_backbone(), mesh)(variables, part))
+            looked[places < 0] = new[: (places < 0).sum()]
+        return programs.head(model.spec, features, tuple(keep), mesh)(variables, on_device(looked))
 
     def fetch(rows: np.ndarray, outputs: Encoded) -> tuple[np.ndarray, Encoded]:
         count = len(rows)
@@ -163,12 +167,12 @@ def batches(
 
     with contextlib.closing(ahead(read, range(0, len(chosen), size))) as ready:
         computing: tuple[np.ndarray, Encoded] | None = None
-        for good, part, failed in ready:
+        for good, places, part, failed in ready:
             for row, reason in failed:
                 assert on_undecodable is not None
                 on_undecodable(row, reason)
             # Started before the last one is fetched, so that the device has no gap.
-            started = (good, step(variables, part))
+            started = (good, begin(places, part))
             if computing is not None:
                 yield fetch(*computing)
             computing = started
@@ -230,76 +234,16 @@ def _from_bytes(told: bytes, items: Any, part: np.ndarray) -> tuple[np.ndarray, 
         return arrays["rows"], outputs, json.loads(arrays["failed"].tobytes())
 
 
-def _read(items: Any, rows: np.ndarray, leave_out: bool) -> tuple[np.ndarray, np.ndarray, Failed]:
+def _read(
+    items: Any, rows: np.ndarray, leave_out: bool, known: Known | None
+) -> tuple[np.ndarray, np.ndarray, Failed]:
     if not leave_out or not isinstance(items, Images):
         return rows, np.ascontiguousarray(items[rows]), []
-    pixels, failed = items.read(rows)
+    pixels, failed = items.read(rows) if known is None else items.read(rows, known)
     if not failed:
         return rows, pixels, []
     good = ~np.isin(rows, [row for row, _ in failed])
     return rows[good], pixels[good], failed
-
-
-@functools.lru_cache(maxsize=8)
-def _compiled(
-    spec: ModelSpec, features: str, keep: tuple[str, ...], mesh: Mesh
-) -> Callable[[Mapping[str, Any], jax.Array], Encoded]:
-    for name in keep:
-        if name not in Encoded._fields:
-            raise ValueError(f"keep names {name!r}; choose among {', '.join(Encoded._fields)}")
-    module = spec.build()
-
-    def seen(items: jax.Array) -> list[tuple[float, jax.Array]]:
-        return views(spec.prepare(items), mirror=spec.mirror, shift=spec.shift)
-
-    def chosen(outputs: Any) -> Encoded:
-        compared = outputs.features
-        if spec.hidden is not None:
-            compared = unit(outputs.latent - spec.threshold)
-        return Encoded(
-            codes=pack_bits(outputs.latent > spec.threshold) if "codes" in keep else None,
-            features=compared.astype(features) if "features" in keep else None,
-            latent=outputs.latent if "latent" in keep else None,
-            logits=outputs.logits if "logits" in keep else None,
-        )
-
-    def finish(variables: Mapping[str, Any], found: jax.Array) -> Encoded:
-        """The head on a backbone's features."""
-        if spec.hidden is None and tuple(keep) == ("features",):
-            return Encoded(None, found.astype(features), None, None)
-        return chosen(nets.apply_head(module, variables, found))
-
-    def encode_batch(variables: Mapping[str, Any], items: jax.Array) -> Encoded:
-        if spec.hidden is None and tuple(keep) != ("features",):
-            each = [
-                (weight, nets.apply(module, variables, view, train=False)[0])
-                for weight, view in seen(items)
-            ]
-            return chosen(_mean(each))
-        looks = [
-            (weight, nets.features_of(module, variables, view)) for weight, view in seen(items)
-        ]
-        return finish(variables, _mean(looks))
-
-    if spec.onnx is None:
-        return jax.jit(encode_batch, out_shardings=sharding.split(mesh))
-    run, see, compiled = spec.onnx.run, jax.jit(seen), jax.jit(finish)
-
-    # Not one compiled program: onnxruntime runs between the two, with its own threads and memory.
-    def look_and_finish(variables: Mapping[str, Any], items: jax.Array) -> Encoded:
-        looks = [(weight, run(np.asarray(view))) for weight, view in see(items)]
-        return compiled(variables, _mean(looks))
-
-    return look_and_finish
-
-
-def _mean(each: list[tuple[float, Any]]) -> Any:
-    """The weighted mean of the network's outputs for the views."""
-
-    def mean(*ones: Any) -> Any:
-        return sum(weight * one for (weight, _), one in zip(each, ones, strict=True))
-
-    return jax.tree.map(mean, *(outputs for _, outputs in each))
 
 
 def encode(
@@ -353,6 +297,7 @@ def encode_to_index(
     attachments: Mapping[str, bytes] | Callable[[], Mapping[str, bytes]] | None = None,
     devices: Sequence[jax.Device] | None = None,
     together: bool = False,
+    known: Known | None = None,
     on_batch: Callable[[int], None] | None = None,
 ) -> list[tuple[int, str]]:
     """Encode items into an index file, under their rows as ids; it appears when complete.
@@ -382,6 +327,7 @@ def encode_to_index(
         devices=devices,
         on_undecodable=lambda row, reason: skipped.append((row, reason)),
         together=together,
+        known=known,
     )
     if together and jax.process_index() > 0:
         for _ in encoded:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxhash import encoding, models, retrieval
+from jaxhash import encoding, known_features, models, retrieval
 from jaxhash.data import Dataset
 from jaxhash.image_index import ImageIndex, header, take_columns
 from jaxhash.items.records import CARD, PATHS
@@ -69,6 +69,7 @@ def build(
             batch_size=batch_size,
             features=features,
             attachments=retrieval.once_encoded(records, dataset),
+            known=known_features.find(model),
             on_batch=on_batch,
         )
     if on_skipped is not None:

@@ -1,6 +1,6 @@
 """The description of a network without its weights; hashable, as the key of compiled programs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -66,6 +66,24 @@ class ModelSpec:
     def batch(self) -> int:
         """Items that are encoded at once by default."""
         return NETWORKS[self.network].batch if self.onnx is None else ONNX_BATCH
+
+    @property
+    def on_backbone(self) -> bool:
+        """Whether its head reads the features of a backbone, which are worth keeping."""
+        return self.onnx is not None or NETWORKS[self.network].backbone
+
+    def of_backbone(self) -> "ModelSpec":
+        """The description of its backbone alone, the same under every head."""
+        return replace(
+            self,
+            method="",
+            bits=1,
+            classes=(),
+            activation="linear",
+            classifier="none",
+            threshold=0.0,
+            hidden=None,
+        )
 
     def build(self, *, start: str = "fan-in") -> HashNetwork:
         """The network without its weights; `start` says how a new head would start."""

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxhash import encoding
+from jaxhash import encoding, known_features
 from jaxhash.data import Images, folders
 from jaxhash.data.listing import Aside, no_image, shown, walk
 from jaxhash.items import files
@@ -267,6 +267,7 @@ def take_in(
         features=features or "float16",
         keep=("codes",) if features is None else ("codes", "features"),
         on_undecodable=lambda row, reason: failed.append((work[row], reason)),
+        known=known_features.find(model) if len(work) >= model.spec.batch // 2 else None,
     ):
         for old in (True, False):
             here = np.array([(work[row].item is not None) == old for row in rows], bool)

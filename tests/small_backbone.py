@@ -45,6 +45,6 @@ def known(
     )
     monkeypatch.setitem(BACKBONES, name, row)
     monkeypatch.setattr(backbones, "DEFAULT", name)
-    network = nets.Network(name, trunk, image_size=side, batch=8)
+    network = nets.Network(name, trunk, image_size=side, batch=8, backbone=True)
     monkeypatch.setitem(nets.NETWORKS, name, network)
     return row

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from test_runs import small_model
 
-from jaxhash import encoding, models, nets, preparation, retrieval
+from jaxhash import encoding, models, nets, preparation, programs, retrieval
 from jaxhash.data import Dataset, Undecodable
-from jaxhash.encoding import batches, encode, encode_to_index, pack_bits
+from jaxhash.encoding import batches, encode, encode_to_index
+from jaxhash.programs import pack_bits
 from jaxhash.spec import ModelSpec
 from jaxhash.views import views
 from search import HashIndex, pack
@@ -60,7 +61,7 @@ def test_fewer_items_than_a_batch_are_filled_up_to_a_power_of_two(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     sizes: list[int] = []
-    compiled = encoding._compiled
+    compiled = programs.whole
 
     def counted(*what):
         step = compiled(*what)
@@ -71,7 +72,7 @@ def test_fewer_items_than_a_batch_are_filled_up_to_a_power_of_two(
 
         return call
 
-    monkeypatch.setattr(encoding, "_compiled", counted)
+    monkeypatch.setattr(programs, "whole", counted)
     model = small_model()
     items = np.zeros((300, 6), np.float32)
     for count in (1, 5, 300):
@@ -134,7 +135,7 @@ def test_one_compilation_serves_all_batches_and_weights(monkeypatch: pytest.Monk
     monkeypatch.setattr(
         ModelSpec, "prepare", lambda self, items: (traces.append(1), prepare(self, items))[1]
     )
-    encoding._compiled.cache_clear()
+    programs.whole.cache_clear()
     items = np.random.default_rng(6).normal(size=(21, 6)).astype(np.float32)
     codes = [encode(small_model(seed), items, batch_size=8).codes for seed in (0, 1)]
     assert len(traces) == 1

@@ -9,7 +9,7 @@ import pytest
 from jax import export
 from test_networks import TRUNKS, shape_for
 
-from jaxhash import encoding, nets, sharding
+from jaxhash import nets, programs, sharding
 from jaxhash.method import METHODS, Method
 from jaxhash.nets import NETWORKS, Network
 from jaxhash.spec import ModelSpec
@@ -81,12 +81,12 @@ def step_of(
 
 
 def encoder_of(spec: ModelSpec, network: Network) -> str:
-    encoder = encoding._compiled(
+    encoder = programs.whole(
         spec, "float16", ("codes", "features"), sharding.local_mesh(jax.devices()[:1])
     )
     shape = (1, *spec.item_shape)
     variables = jax.eval_shape(lambda key: nets.init(spec.build(), key, shape), jax.random.key(0))
-    return lowered(encoder, dict(variables), items_of(spec, network))
+    return lowered(jax.jit(encoder), dict(variables), items_of(spec, network))
 
 
 @pytest.mark.parametrize("name", METHODS)

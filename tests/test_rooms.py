@@ -17,8 +17,8 @@ ORDER = {
     "jaxhash": (
         "environment pickles recipes trees losses unlabelled nets data published method config "
         "option_checks views preparation prefetch supervising processes sharding device_search "
-        "onnx_files plots runs spec encoding models feature_files items found retrieval shards "
-        "updating exchange duplicates image_index index_files "
+        "onnx_files plots runs spec programs encoding models known_features feature_files "
+        "items found retrieval shards updating exchange duplicates image_index index_files "
         "training evaluation comparison analysis library serve cli __main__"
     ),
 }

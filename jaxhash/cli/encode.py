@@ -193,9 +193,10 @@ def _update(options: Encode) -> None:
 
 def _encode_all(options: Encode, first: bool) -> None:
     """Encode everything into a new index."""
+    import jax
     from tqdm import tqdm
 
-    from jaxhash import encoding, image_index, processes, retrieval
+    from jaxhash import encoding, image_index, known_features, processes, retrieval
     from jaxhash.data.listing import shown
     from search.files.locking import alone
 
@@ -220,6 +221,9 @@ def _encode_all(options: Encode, first: bool) -> None:
             print(f"{options.columns}: and none of {len(unknown) - 5} others")
 
     processes.first(take_columns)
+    known = None if jax.process_count() > 1 else known_features.find(model)
+    if known is not None:
+        print("features that the run has kept are taken, of files with the same bytes")
     with contextlib.ExitStack() as stack:
         if first:
             stack.enter_context(alone(options.out))
@@ -235,6 +239,7 @@ def _encode_all(options: Encode, first: bool) -> None:
             features=_features(options),
             attachments=retrieval.once_encoded(records, dataset),
             together=True,
+            known=known,
             on_batch=bar.update,
         )
     if not first:

@@ -42,6 +42,8 @@ class Dataset:
         paths: Where each image came from, as the operating system spells it, or None.
         skipped: (path, reason) of every file that was left out.
         passed: number of files that are no images, by kind, such as "videos".
+        digests: of files that were decoded into `items`, the head of each one's SHA-256, uint8
+            (n, `decoding.DIGEST_BYTES`); None where that was not noted.
 
     Raises:
         ValueError: where the fields do not fit together.
@@ -64,6 +66,7 @@ class Dataset:
     paths: tuple[str, ...] | None = None
     skipped: list[tuple[str, str]] = field(default_factory=list)
     passed: dict[str, int] = field(default_factory=dict)
+    digests: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         """Refuses fields that contradict each other."""
@@ -80,6 +83,8 @@ class Dataset:
             check_labels(self.name, self.labels, n, len(self.classes))
         if self.paths is not None and len(self.paths) != n:
             raise ValueError(f"{self.name}: {len(self.paths)} paths for {n} items")
+        if self.digests is not None and len(self.digests) != n:
+            raise ValueError(f"{self.name}: {len(self.digests)} digests for {n} items")
         seen = np.zeros(n, bool)
         for part, rows in self.parts.items():
             if part not in PARTS:

@@ -6,7 +6,7 @@ import math
 import os
 import stat
 import warnings
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -190,6 +190,7 @@ def decode_all(
     size: int | None,
     pool: ThreadPoolExecutor | None,
     digests: np.ndarray | None = None,
+    known: Container[bytes] = (),
 ) -> list[tuple[int, str]]:
     """Decodes files into the rows of `out`, and returns (row, reason) of those that failed.
 
@@ -200,6 +201,7 @@ def decode_all(
         pool: Threads to spread the work over; None decodes in the calling thread.
         digests: uint8 (n, `DIGEST_BYTES`), filled with the head of each file's SHA-256: of the very
             bytes that are decoded, which are then read once and whole.
+        known: Such digests, of files that are not decoded; their rows of `out` are set to zero.
     """
     channels = out.shape[-1]
 
@@ -210,6 +212,9 @@ def decode_all(
                 file = _read(file)
                 head = hashlib.sha256(file).digest()[:DIGEST_BYTES]
                 digests[row] = np.frombuffer(head, np.uint8)
+                if head in known:
+                    out[row] = 0
+                    return None
             pixels = decode(file, size=size, channels=channels)
         except Undecodable as error:
             out[row] = 0

@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxhash.data.dataset import PARTS, Dataset
 from jaxhash.data.decoding import (
+    DIGEST_BYTES,
     Header,
     Undecodable,
     check_channels,
@@ -93,8 +94,9 @@ def load(
     lazy = on_demand or need > limit
     kept_paths = [paths[row] for row in kept]
     items: np.ndarray | Images
+    digests = None
     if not lazy:
-        items, failed = _decode_to_memory(kept_paths, size, channels, threads, on_progress)
+        items, digests, failed = _decode_to_memory(kept_paths, size, channels, threads, on_progress)
     else:
         tried = verify and not on_demand
         failed = _try_all(kept_paths, channels, threads, on_progress) if tried else []
@@ -121,6 +123,7 @@ def load(
         paths=tuple(paths[row] for row in kept),
         skipped=aside.skipped + [(shown(path), reason) for path, reason in bad],
         passed=dict(aside.passed),
+        digests=digests,
     )
 
 
@@ -314,25 +317,26 @@ def _common_size(headers: list[Header], fallback: int | None) -> int:
 
 def _decode_to_memory(
     paths: list[str], size: int, channels: int, threads: int | None, on_progress: Progress | None
-) -> tuple[np.ndarray, list[tuple[int, str]]]:
-    """Decodes files into one array without the rows that failed, which are returned too."""
+) -> tuple[np.ndarray, np.ndarray, list[tuple[int, str]]]:
+    """Decodes files into one array without the rows that failed; it, digests, and those rows."""
     out = np.empty((len(paths), size, size, channels), np.uint8)
+    digests = np.zeros((len(paths), DIGEST_BYTES), np.uint8)
     failed: list[tuple[int, str]] = []
     with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
         for start in range(0, len(paths), _CHUNK):
             part = slice(start, start + _CHUNK)
-            lost = decode_all(paths[part], out[part], size=size, pool=pool)
+            lost = decode_all(paths[part], out[part], size=size, pool=pool, digests=digests[part])
             failed += [(start + row, reason) for row, reason in lost]
             if on_progress is not None:
                 on_progress(min(start + _CHUNK, len(paths)), len(paths))
     if not failed:
-        return out, failed
+        return out, digests, failed
     kept = np.delete(np.arange(len(paths)), [row for row, _ in failed])
     # Moved up in place, a few rows at a time: a second copy of everything may not fit.
     for start in range(0, kept.size, _CHUNK):
         rows = kept[start : start + _CHUNK]
         out[start : start + rows.size] = out[rows]
-    return out[: kept.size], failed
+    return out[: kept.size], digests[kept], failed
 
 
 def _try_all(

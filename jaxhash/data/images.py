@@ -1,7 +1,7 @@
 """Images too many for memory: a lazy sequence that decodes on demand."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -81,15 +81,20 @@ class Images:
         if self.digests is None:
             self.digests = np.zeros((len(self.paths), DIGEST_BYTES), np.uint8)
 
-    def read(self, rows: np.ndarray) -> tuple[np.ndarray, list[tuple[int, str]]]:
+    def read(
+        self, rows: np.ndarray, known: Container[bytes] = ()
+    ) -> tuple[np.ndarray, list[tuple[int, str]]]:
         """Decodes rows, and says which could not be: uint8 (len(rows), ...), [(row, reason)].
 
-        The pixels of a row that failed are zero.
+        The pixels of a row that failed are zero, and so are those of files whose digests are
+        `known`, which are not decoded. That needs `keep_digests`.
         """
         pixels = np.empty((len(rows), *self.shape[1:]), np.uint8)
         files = [self.paths[row] for row in rows]
         digests = None if self.digests is None else np.zeros((len(rows), DIGEST_BYTES), np.uint8)
-        failed = decode_all(files, pixels, size=self.size, pool=self._pool, digests=digests)
+        failed = decode_all(
+            files, pixels, size=self.size, pool=self._pool, digests=digests, known=known
+        )
         if self.digests is not None:
             self.digests[rows] = digests
         return pixels, [(int(rows[position]), reason) for position, reason in failed]

@@ -1,6 +1,6 @@
 """Images at places of any kind: a lazy sequence that reads and decodes on demand."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import overload
 
 import numpy as np
@@ -35,7 +35,9 @@ class StoredImages(Images):
         )
         self.places = places
 
-    def read(self, rows: np.ndarray) -> tuple[np.ndarray, list[tuple[int, str]]]:
+    def read(
+        self, rows: np.ndarray, known: Container[bytes] = ()
+    ) -> tuple[np.ndarray, list[tuple[int, str]]]:
         """As `Images.read`; the bytes are fetched by the threads that decode them."""
         pixels = np.empty((len(rows), *self.shape[1:]), np.uint8)
         files = _Fetched([self.places[row] for row in rows])

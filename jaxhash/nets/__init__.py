@@ -44,6 +44,7 @@ class Network:
         min_size: the smallest side in pixels that the trunk's pooling leaves anything of.
         source: paper, year.
         batch: items that are encoded at once by default.
+        backbone: used as it was released, under a head that reads the trunk's features.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Network:
     min_size: int = 1
     source: str = "your own"
     batch: int = 256
+    backbone: bool = False
 
     def build(
         self,
@@ -143,6 +145,7 @@ NETWORKS: dict[str, Network] = {
             source=EFFICIENTNET_LITE,
             # More are slower on a CPU, and a query is padded to a batch.
             batch=16,
+            backbone=True,
         ),
         Network(
             name="efficientnet-lite1",
@@ -153,6 +156,7 @@ NETWORKS: dict[str, Network] = {
             source=EFFICIENTNET_LITE,
             # More are slower on a CPU, and a query is padded to a batch.
             batch=16,
+            backbone=True,
         ),
         Network(
             name="efficientnet-lite2",
@@ -163,6 +167,7 @@ NETWORKS: dict[str, Network] = {
             source=EFFICIENTNET_LITE,
             # More are slower on a CPU, and a query is padded to a batch.
             batch=16,
+            backbone=True,
         ),
         Network(
             name="features",

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxhash import models, runs
+from jaxhash import known_features, models, runs
 from jaxhash.config import Config
 from jaxhash.data import Dataset, summary
 from jaxhash.models import Model
@@ -192,7 +192,8 @@ def train(
             skipped += [*part.skipped, *failed]
         features[name] = kept
         if folder is not None:
-            kept_features.write(folder, kept, keys[name], name)
+            backbone = known_features.fingerprint(plan.spec, trunk)
+            kept_features.write(folder, kept, keys[name], backbone, name)
     if skipped:
         where = "" if folder is None else f": see {folder}/{runs.SKIPPED}"
         say(f"left out: {summary.left_out(skipped)}{where}")

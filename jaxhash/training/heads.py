@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+from jaxhash import known_features
 from jaxhash.models import Model
 from jaxhash.spec import ModelSpec
 from jaxhash.training import kept_features
@@ -54,7 +55,9 @@ def with_features(
             say=say,
         )
     if folder is not None:
-        kept_features.write(folder, kept, kept_features.key(_eye(plan), trunk, plan.images))
+        key = kept_features.key(_eye(plan), trunk, plan.images)
+        backbone = known_features.fingerprint(_eye(plan), trunk)
+        kept_features.write(folder, kept, key, backbone)
     layer.check(kept.features[plan.split.train])
     return plan._replace(dataset=dataclasses.replace(plan.dataset, items=kept.features))
 

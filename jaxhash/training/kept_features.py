@@ -15,12 +15,11 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import safetensors
 import safetensors.numpy
 
-from jaxhash import encoding, processes, runs
+from jaxhash import encoding, known_features, processes, runs
 from jaxhash.config import Config
-from jaxhash.data import Dataset
+from jaxhash.data import Dataset, Images
 from jaxhash.data.enlarged import Enlarged
 from jaxhash.data.folders import shown
 from jaxhash.encoding import Encoded
@@ -35,10 +34,14 @@ CHUNK = 256
 
 
 class Kept(NamedTuple):
-    """Features float32 (m, d) of the rows int64 (m,) of a dataset that could be decoded."""
+    """Features float32 (m, d) of the rows int64 (m,) of a dataset that could be decoded.
+
+    digests: uint8 (m, DIGEST_BYTES) of their files, or None where these are not known.
+    """
 
     features: np.ndarray
     rows: np.ndarray
+    digests: np.ndarray | None = None
 
 
 class Eye(NamedTuple):
@@ -97,11 +100,12 @@ def _encode(
 ) -> tuple[Kept, list[tuple[int, str]]]:
     features, rows = [], []
     failed: list[tuple[int, str]] = []
+    images = dataset.items
+    if isinstance(images, Images):
+        images.keep_digests()
     for good, part in encoding.batches(
-        Eye(
-            dataclasses.replace(spec, method="", bits=1, hidden=None), {"params": {"trunk": trunk}}
-        ),
-        dataset.items,
+        Eye(spec.of_backbone(), {"params": {"trunk": trunk}}),
+        images,
         features="float32",
         keep=("features",),
         on_undecodable=lambda row, reason: failed.append((row, reason)),
@@ -110,7 +114,12 @@ def _encode(
         features.append(part.features)
         rows.append(good)
         on_batch(len(good))
-    return Kept(np.concatenate(features), np.concatenate(rows)), failed
+    digests = images.digests if isinstance(images, Images) else dataset.digests
+    whole = encoding.batch_for(spec, len(images)) == spec.batch
+    if images.shape[1:] != spec.item_shape or not whole:
+        digests = None  # encoding the files would not give these features to the last bit
+    seen = np.concatenate(rows)
+    return Kept(np.concatenate(features), seen, None if digests is None else digests[seen]), failed
 
 
 def spec_of(backbone: Backbone | OnnxBackbone, **options: Any) -> ModelSpec:
@@ -177,23 +186,23 @@ def are_kept(folder: str | Path) -> bool:
 def find(key: str, places: Iterable[Path], name: str = runs.FEATURES) -> Kept | None:
     """The features that one of the runs keeps under this key; None where none does."""
     for place in places:
-        path = place / name
-        if not path.is_file():
-            continue
-        try:
-            with safetensors.safe_open(path, "numpy") as file:
-                if (file.metadata() or {}).get("key") == key:
-                    return Kept(file.get_tensor("features"), file.get_tensor("rows"))
-        except (safetensors.SafetensorError, OSError):
-            continue  # damaged: computed anew
+        # One that is damaged is computed anew.
+        arrays = known_features.read(place / name, {"key": key})
+        if arrays is not None:
+            return Kept(**arrays)
     return None
 
 
-def write(folder: Path, kept: Kept, key: str, name: str = runs.FEATURES) -> None:
-    """Keep features in the folder of a run."""
-    arrays = {name: np.ascontiguousarray(array) for name, array in kept._asdict().items()}
+def write(folder: Path, kept: Kept, key: str, backbone: str, name: str = runs.FEATURES) -> None:
+    """Keep features in the folder of a run; backbone: see `known_features.fingerprint`."""
+    arrays = {
+        name: np.ascontiguousarray(array)
+        for name, array in kept._asdict().items()
+        if array is not None
+    }
+    about = {"key": key, "backbone": backbone, "sha256": known_features.checksum(arrays)}
     with replacing(folder / name) as file:
-        file.write(safetensors.numpy.save(arrays, metadata={"key": key}))
+        file.write(safetensors.numpy.save(arrays, metadata=about))
 
 
 def key(spec: ModelSpec, trunk: Mapping[str, Any], dataset: Dataset) -> str:
