@@ -147,7 +147,7 @@ def test_the_old_scripts_are_doors_to_the_commands(name: str, capsys, monkeypatc
             "process is 5; give 0 to 1",
         ),
         ("train", ["--devices", "99"], "devices is 99; there are 8"),
-        ("train", ["--profile-steps", "-1"], "profile_steps is -1"),
+        ("train", ["--profile-steps", "-1"], "train: --profile-steps is -1"),
         ("train", ["--resume", "--run", "none"], "no run to resume in none"),
         ("encode", ["--run", "none", "--data", "digits", "--out", "x.index"], "no model.json in"),
         (
@@ -172,6 +172,24 @@ def test_a_mistake_is_answered_in_one_line(
     assert message in str(stopped.value.code)
     assert "Traceback" not in str(stopped.value.code)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("evaluate", []),
+        ("encode", ["--data", "digits", "--out", "x.index"]),
+        ("query", ["--index", "x.index", __file__]),
+    ],
+)
+def test_an_unfinished_run_names_the_command_that_goes_on(
+    name: str, words: list[str], script, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    runs.create("begun", Config(bits=12))
+    with pytest.raises(SystemExit) as stopped:
+        script(name, "--run", "begun", *words)
+    assert "go on with it (jaxhash train --resume) first" in str(stopped.value.code)
 
 
 @pytest.mark.parametrize(

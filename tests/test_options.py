@@ -424,7 +424,7 @@ def stub_encode(monkeypatch: pytest.MonkeyPatch) -> list:
     )
     # What is asked of it is noted by `load`; its length is that of its items.
     data = type("Data", (), {**vars(data), "__len__": lambda self: 5})()
-    load, model, write = Recorder(data), Recorder(SimpleNamespace(bits=8)), Recorder([])
+    load, model, write = Recorder(data), Recorder(SimpleNamespace(bits=8, run=None)), Recorder([])
     monkeypatch.setattr(models, "load", model)
     monkeypatch.setattr(retrieval, "load_items", load)
     columns, begun = Recorder([]), Recorder()

@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NoReturn
 
 from jaxhash.cli import explain, options
@@ -80,7 +81,7 @@ def run(command: Command, words: Sequence[str] | None = None) -> None:
         if os.environ.get("JAXHASH_TRACEBACK"):
             _end_group()
             raise
-        _end(1, f"{command.name}: {in_words(error, options.names(command.options))}")
+        _end(1, f"{command.name}: {in_words(error, options.names(command.options), _of_train())}")
     except Exception as error:
         known = _ending(error)
         if known is None or os.environ.get("JAXHASH_TRACEBACK"):
@@ -172,7 +173,18 @@ def prepare() -> None:
     use_compilation_cache()
 
 
-def in_words(error: BaseException, names: Sequence[str] = ()) -> str:
+def _of_train() -> dict[str, str]:
+    """What to say of an option that is not the command's own, but training's."""
+    from jaxhash.cli.train import Train
+
+    return dict.fromkeys(options.names(Train), "jaxhash train")
+
+
+def in_words(
+    error: BaseException,
+    names: Sequence[str] = (),
+    others: Mapping[str, str] = MappingProxyType({}),
+) -> str:
     """An error's message in the words of the command line.
 
     The library's messages name arguments; those that are options of the command are written as
@@ -181,6 +193,7 @@ def in_words(error: BaseException, names: Sequence[str] = ()) -> str:
     Args:
         error: The error.
         names: Names of the options.
+        others: Names of options of other commands -> the command to name with them.
 
     Example:
         >>> in_words(FileNotFoundError(2, "No such file or directory", "a.index"))
@@ -189,18 +202,33 @@ def in_words(error: BaseException, names: Sequence[str] = ()) -> str:
         'continue with --resume, or set shift=False'
         >>> in_words(ValueError("give data_dir=FOLDER"), ["data_dir"])
         'give --data-dir FOLDER'
+        >>> in_words(ValueError("batch_size is 0; lower 'batch_size'"), ["batch_size"])
+        "--batch-size is 0; lower 'batch_size'"
+        >>> in_words(ValueError("go on (resume=True) first"), [], {"resume": "jaxhash train"})
+        'go on (jaxhash train --resume) first'
     """
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{error.filename}: {error.strerror.lower()}"
 
     def option(found: re.Match[str]) -> str:
         name, value = found.groups()
-        if name not in names:
+        if name not in names and name not in others:
             return found.group()
+        if value.isdigit() and "_" not in name:  # it may be what was typed, such as a filter
+            return found.group()
+        begin = "--" if name in names else f"{others[name]} --"
         dashed = name.replace("_", "-")
-        return {"True": f"--{dashed}", "False": f"--no-{dashed}"}.get(value, f"--{dashed} {value}")
+        if value in ("True", "False"):
+            return f"{begin}{'' if value == 'True' else 'no-'}{dashed}"
+        return f"{begin}{dashed} {value}"
 
-    return re.sub(r"\b([a-z_]+)=(True|False|[A-Z]+)\b", option, str(error))
+    def bare(found: re.Match[str]) -> str:
+        name = found.group()
+        return f"--{name.replace('_', '-')}" if name in names else name
+
+    text = re.sub(r"\b([a-z_]+)=(True|False|[A-Z]+|\d+)\b", option, str(error))
+    # Not what is quoted, or part of a path.
+    return re.sub(r"(?<![\w/.'\"-])[a-z]+(?:_[a-z\d]+)+(?![\w/.'\"=-])", bare, text)
 
 
 def use_compilation_cache() -> None:
