@@ -3,6 +3,7 @@
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -13,7 +14,7 @@ from test_steps import FAST, blobs, leaves, pictures
 from jaxhash import sharding
 from jaxhash.config import Config
 from jaxhash.nets import NETWORKS
-from jaxhash.training import batches, loop, metrics_log, stopping
+from jaxhash.training import batches, checkpoints, loop, metrics_log, stopping
 from jaxhash.training.batches import Rows
 from jaxhash.training.planning import settle
 
@@ -86,6 +87,16 @@ def test_a_run_goes_on_with_eight_two_and_four_devices(
     np.testing.assert_allclose(*losses, rtol=1e-5)
     for a, b in zip(leaves(broken.variables), leaves(whole.variables), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_a_state_is_kept_from_one_device() -> None:
+    """From all of them Orbax would take a slice each, of every array: operations to be compiled."""
+    rows, kept = np.arange(32.0).reshape(16, 2), []
+    state = sharding.everywhere({"rows": rows}, sharding.mesh_over(16, jax.devices()))
+    manager = SimpleNamespace(save=lambda step, args, metrics: kept.append(args.item["rows"]))
+    checkpoints.save(manager, 1, state, score=None)
+    assert len(kept[0].sharding.device_set) == 1
+    np.testing.assert_array_equal(kept[0], rows)
 
 
 def test_what_devices_do_not_divide_is_refused_with_the_way_out(tmp_path: Path) -> None:

@@ -42,7 +42,13 @@ def open_checkpoints(folder: Path | str, *, scored: bool = True) -> ocp.Checkpoi
 
 
 def save(checkpoints: ocp.CheckpointManager, step: int, state: Any, *, score: float | None) -> None:
-    """Keep a state under its step, with the score that decides which one is the best."""
+    """Keep a state, of which every device has all, under its step.
+
+    score: decides which one is the best.
+    """
+    if jax.process_count() == 1:
+        # From one device: Orbax would take a slice of each array from each, an operation for each.
+        state = jax.tree.map(lambda one: one.addressable_data(0), state)
     metrics = None if score is None else {SCORE: score}
     checkpoints.save(step, args=ocp.args.StandardSave(state), metrics=metrics)
 
