@@ -14,12 +14,13 @@ runs/mine/
   results.json        written by `evaluation.results`, with the figures beside it
 """
 
+import contextlib
 import dataclasses
 import functools
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,28 @@ def create(
         write_json(folder / PLAN, plan)
     write_json(folder / CONFIG, to_json(config))
     return folder
+
+
+@contextlib.contextmanager
+def undone_if_refused(folder: Path | str | None) -> Iterator[None]:
+    """Within it a ValueError removes the run that `create` made; any other error leaves it.
+
+    Its images or options cannot be used, so it could not be resumed, and what is asked for in its
+    place finds the folder free.
+
+    Args:
+        folder: of the run; None to remove nothing.
+
+    Example:
+        >>> with undone_if_refused("runs/photos"):  # doctest: +SKIP
+        ...     check(features)
+    """
+    try:
+        yield
+    except ValueError:
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def check_free(folder: Path | str, *, overwrite: bool = False) -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from test_buckets import assert_same, cases, draw_case
 
 import search
+from search.filters import Filter
 from search.hamming import cells, scan
 from search.hamming.blocks import BLOCK, arrange, restore
 from search.hamming.recall import Approximate, Probed
@@ -128,6 +129,15 @@ def test_exact_where_cells_save_nothing(rng):
     assert index.at(10, 0.999) is index.exact
     assert index.at(2000, 0.5) is index.exact
     assert index.at(10, 0.3) is index.at(10, 0.3)  # measured once
+
+
+def test_exact_where_too_few_may_be_found_to_measure_with(rng):
+    """Alike as they are, any one of them would do as a sample to find that one cell suffices."""
+    codes = draw_like("uniform", rng, 80_000)
+    codes[:5] = 0
+    blocks = arrange(codes)
+    index = Approximate(cells.build(blocks, cells=20), Scanned(blocks))
+    assert index.at(1, 0.5, allowed=Filter(np.arange(80_000) < 5)) is index.exact
 
 
 def test_as_many_as_there_are(rng):

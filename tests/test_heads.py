@@ -172,7 +172,8 @@ def test_images_that_are_all_alike_are_refused(tmp_path: Path) -> None:
             folder.mkdir(parents=True, exist_ok=True)
             Image.new("RGB", (30 + at, 40), "white").save(folder / f"{at}.png")
     with pytest.raises(ValueError, match=r"all 8 images are alike to the network.*that differ"):
-        jaxhash.train(tmp_path / "same", None, method="dlbhc", **EYE)
+        jaxhash.train(tmp_path / "same", tmp_path / "run", method="dlbhc", **EYE)
+    assert not (tmp_path / "run").exists()
 
 
 def test_without_a_hidden_layer_the_latent_reads_the_features(pets: Path) -> None:

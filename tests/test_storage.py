@@ -518,6 +518,17 @@ def test_verify_looks_at_the_order_of_ids_at_every_place(place, tmp_path, monkey
         HashIndex.open(path, verify=True)
 
 
+@pytest.mark.parametrize("block", range(3))
+def test_verify_looks_at_the_last_bits_of_every_code(block, tmp_path, monkeypatch):
+    """Codes are looked at in pieces, here of one block of 256."""
+    path = tmp_path / "i"
+    HashIndex(np.zeros((600, 1), np.uint8), bits=4).save(path)
+    path.write_bytes(alter(path.read_bytes(), "codes", 256 * block + 7, b"\1"))
+    monkeypatch.setattr(checking, "PIECE", 8 * 256)
+    with pytest.raises(DamagedFile, match="past bit 4"):
+        HashIndex.open(path, verify=True)
+
+
 def test_verify_compares_the_checksums_of_groups_and_the_next_id(tmp_path):
     path, _ = small(tmp_path)
     whole = path.read_bytes()

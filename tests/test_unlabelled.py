@@ -312,7 +312,7 @@ def test_a_file_that_turns_out_damaged_is_left_out_and_listed(photos: Path, tmp_
     whole = (photos / "03.png").read_bytes()
     (photos / "03.png").write_bytes(whole[: len(whole) // 2])  # its header is sound
     with pytest.raises(ValueError, match=r"1 of 24 files cannot be decoded.*max_undecodable"):
-        jaxhash.train(photos, None, bits=12)
+        jaxhash.train(photos, tmp_path / "run", bits=12)
     jaxhash.train(photos, tmp_path / "run", bits=12, max_undecodable=0.1)
     assert "03.png" in (tmp_path / "run" / runs.SKIPPED).read_text()
     assert jaxhash.evaluate(tmp_path / "run").images == 23
@@ -359,7 +359,8 @@ def test_folders_without_enough_images_say_what_to_do(tmp_path: Path) -> None:
     for at in range(9):
         (same / f"copy{at}.png").write_bytes((same / "00.png").read_bytes())
     with pytest.raises(ValueError, match=r"all 10 images are alike to the network"):
-        jaxhash.train(same, None, bits=4)
+        jaxhash.train(same, tmp_path / "run", bits=4)
+    assert not (tmp_path / "run").exists()
 
 
 def test_images_without_labels_need_such_a_method(photos: Path) -> None:

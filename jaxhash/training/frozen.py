@@ -174,44 +174,45 @@ def train(
     known = {name: kept_features.find(key, places, name) for name, key in keys.items()}
     if folder is not None and not resume:
         runs.create(folder, config, plan=_about(plan, trunk), overwrite=overwrite)
-    features, skipped = {}, []
-    for name, part in parts.items():
-        kept = known[name]
-        if kept is not None:
-            say(f"features of {len(kept.rows):,} images were kept, and are taken")
-        else:
-            kept, failed = kept_features.compute(
-                plan.spec,
-                trunk,
-                part,
-                max_undecodable=config.max_undecodable,
-                devices=devices,
-                on_images=on_images,
-                say=say,
-            )
-            skipped += [*part.skipped, *failed]
-        features[name] = kept
+    with runs.undone_if_refused(None if resume else folder):
+        features, skipped = {}, []
+        for name, part in parts.items():
+            kept = known[name]
+            if kept is not None:
+                say(f"features of {len(kept.rows):,} images were kept, and are taken")
+            else:
+                kept, failed = kept_features.compute(
+                    plan.spec,
+                    trunk,
+                    part,
+                    max_undecodable=config.max_undecodable,
+                    devices=devices,
+                    on_images=on_images,
+                    say=say,
+                )
+                skipped += [*part.skipped, *failed]
+            features[name] = kept
+            if folder is not None:
+                backbone = known_features.fingerprint(plan.spec, trunk)
+                kept_features.write(folder, kept, keys[name], backbone, name)
+        if skipped:
+            where = "" if folder is None else f": see {folder}/{runs.SKIPPED}"
+            say(f"left out: {summary.left_out(skipped)}{where}")
         if folder is not None:
-            backbone = known_features.fingerprint(plan.spec, trunk)
-            kept_features.write(folder, kept, keys[name], backbone, name)
-    if skipped:
-        where = "" if folder is None else f": see {folder}/{runs.SKIPPED}"
-        say(f"left out: {summary.left_out(skipped)}{where}")
-    if folder is not None:
-        runs.write_skipped(folder, skipped)
+            runs.write_skipped(folder, skipped)
 
-    kept = features[runs.FEATURES]
-    learned = np.isin(kept.rows, plan.rows)
-    learn_from, options = kept.features[learned], dict(plan.options)
-    if plan.unlabelled is not None:
-        labels, more = _labels(plan, kept.rows[learned]), features[runs.UNLABELLED].features
-        if plan.fit.takes_labels and labels is not None:
-            options["labels"] = np.concatenate([labels, np.full(len(more), -1)])
-        learn_from = np.concatenate([learn_from, more])
-    plan.fit.check(len(learn_from), config.bits)
-    begun = time.perf_counter()
-    layer = plan.fit.learn(learn_from, config.bits, seed=config.seed, **options)
-    say(f"{plan.fit.name} learned in {time.perf_counter() - begun:.1f} s")
+        kept = features[runs.FEATURES]
+        learned = np.isin(kept.rows, plan.rows)
+        learn_from, options = kept.features[learned], dict(plan.options)
+        if plan.unlabelled is not None:
+            labels, more = _labels(plan, kept.rows[learned]), features[runs.UNLABELLED].features
+            if plan.fit.takes_labels and labels is not None:
+                options["labels"] = np.concatenate([labels, np.full(len(more), -1)])
+            learn_from = np.concatenate([learn_from, more])
+        plan.fit.check(len(learn_from), config.bits)
+        begun = time.perf_counter()
+        layer = plan.fit.learn(learn_from, config.bits, seed=config.seed, **options)
+        say(f"{plan.fit.name} learned in {time.perf_counter() - begun:.1f} s")
     model = Model(plan.spec, _variables(trunk, layer))
     if folder is not None:
         models.save(model, folder)

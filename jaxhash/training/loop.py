@@ -195,9 +195,11 @@ def train(
     if folder is not None and plan.dataset.skipped:
         say(f"files that were left out: {folder}/{runs.SKIPPED}")
     if plan.backbone is not None:
-        plan = heads.with_features(
-            plan, trunk, kept, folder, devices=devices, on_images=on_images, say=say
-        )
+        made_here = folder if not resume and jax.process_index() == 0 else None
+        with runs.undone_if_refused(made_here):
+            plan = heads.with_features(
+                plan, trunk, kept, folder, devices=devices, on_images=on_images, say=say
+            )
 
     # ------------------------------------------------------------ optimiser and state
     optimizer = optimiser.build(plan.recipe, plan.steps, plan.trunk_rates)

@@ -45,10 +45,10 @@ class Engine:
     def best(self, threads: int | None) -> Searchable:
         """The codes in the form to search."""
         if self._automatic and not self._decided:
-            self.prepare(threads)
+            self.prepare(threads, tables=False)
         return self._best
 
-    def prepare(self, threads: int | None, tables: bool = False) -> None:
+    def prepare(self, threads: int | None, tables: bool) -> None:
         """Decide now, for mapped codes too; make multi-index tables as well when asked to."""
         with self._deciding.held():
             if tables:

@@ -84,7 +84,7 @@ class Tables:
         distances = np.full((len(queries), k), NO_DISTANCE, np.int32)
         rows = np.full((len(queries), k), NO_ROW, np.int64)
         reach = min(k, self.blocks.count)
-        if reach == 0 or len(queries) == 0:
+        if reach == 0:
             return distances, rows
         words = _words(queries, self.blocks.bits)
         radii = np.full(len(queries), self.blocks.bits, np.int64)
@@ -151,12 +151,10 @@ class Tables:
             look(start, stop, np.empty((stop - start, 0), np.int64), limit)
 
         tried = min(len(queries), _TRIED)
-        pool.run(tally, _tasks(0, tried), workers)
-        if (filled < 0).any():
-            return scan.radius(self.blocks, queries, radii, threads=workers)
-        pool.run(tally, _tasks(tried, len(queries)), workers)
-        if (filled < 0).any():
-            return scan.radius(self.blocks, queries, radii, threads=workers)
+        for first, last in ((0, tried), (tried, len(queries))):
+            pool.run(tally, _tasks(first, last), workers)
+            if (filled < 0).any():
+                return scan.radius(self.blocks, queries, radii, threads=workers)
         offsets = np.zeros(len(queries) + 1, np.int64)
         np.cumsum(filled, out=offsets[1:])
         keys = np.empty(offsets[-1], np.int64)
