@@ -2,6 +2,7 @@
 
 import gc
 import os
+import sys
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +16,10 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(REPOSITORY / ".cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("MPLBACKEND", "agg")
+# Bytecode is kept too, beside the kernels that numba keeps: images of containers like to forbid it,
+# and some sixty processes of the tests would each compile all of the package.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 # Most of the time of a first run is the compiler's, for programs that run once. Without LLVM's
 # optimisation, in one module a program, and with XLA's older emitters of fused operations, which
 # jaxlib 0.11 no longer has, it takes a seventh of the time; the operations are the same.
