@@ -42,7 +42,7 @@ def test_a_head_is_trained_and_goes_with_its_backbone(
     run = tmp_path / "run"
     said: list[str] = []
     model = jaxhash.train(pets, run, method=method, hidden=20, say=said.append, **EYE)
-    assert "a head on tiny-eye as it is" in said[0]
+    assert f"{method}, 8 bits, a head on tiny-eye as it is" in said[0]
     assert (model.spec.network, model.spec.hidden, model.spec.method) == ("tiny-eye", 20, method)
     assert model.variables["params"]["head"]["hidden"]["kernel"].shape == (30, 20)
     loaded = jaxhash.load(run)

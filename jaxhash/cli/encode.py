@@ -288,7 +288,9 @@ def _say_passed(passed: Mapping[str, int]) -> None:
 
 
 def _say_size(path: Path, count: int, bits: int) -> None:
-    print(f"{path}: {count} codes of {bits} bits, {path.stat().st_size / 1e6:.1f} MB")
+    size = path.stat().st_size
+    shown = f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"
+    print(f"{path}: {count} codes of {bits} bits, {shown}")
 
 
 COMMAND = Command(

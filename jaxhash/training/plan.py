@@ -53,13 +53,13 @@ class Plan(NamedTuple):
         """The run in two lines, for a person."""
         shape = self.spec.item_shape
         pixels = f" at {shape[1]} x {shape[0]} pixels" if self.spec.takes == "images" else ""
-        network = self.spec.network
+        network = f"on {self.spec.network}"
         if self.backbone is not None:
             network = f"a head on {self.backbone.network} as it is"
         elif self.tuned is not None:
             network += f", whose last {self.config.finetune_blocks} blocks are fine-tuned"
         return (
-            f"{self.method.name}, {self.config.bits} bits, on {network}; "
+            f"{self.method.name}, {self.config.bits} bits, {network}; "
             f"{self.dataset.name}{pixels}, {self.split.description}\n"
             f"{self.steps} steps of {self.recipe.batch_size}, "
             f"{self.steps / self.epoch_steps:.3g} epochs"
