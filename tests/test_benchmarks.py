@@ -205,9 +205,10 @@ def test_exports(benchmark: Benchmark, monkeypatch: pytest.MonkeyPatch, capsys) 
 def test_the_defaults(benchmark: Benchmark, tmp_path: Path, capsys) -> None:
     defaults, out = benchmark("defaults"), tmp_path / "defaults.jsonl"
     rng = np.random.default_rng(0)
-    np.savez(tmp_path / "d.npz", features=rng.random((60, 4)), labels=np.arange(60) % 3)
-    words = ["--data", tmp_path / "d.npz", "--network", "mhcln", "--epochs", 1, "--lengths", 8]
-    call(defaults, *words, "--methods", "csq", "--out", out)
+    np.savez(tmp_path / "d.npz", features=rng.random((600, 4)), labels=np.arange(600) % 3)
+    words = ["--data", tmp_path / "d.npz", "--network", "mhcln", "--validation", 0.25]
+    words += ["--epochs", 1, "--lengths", 8, "--methods", "csq"]
+    call(defaults, *words, "--out", out)
     call(defaults, "--table", "--out", out)
     printed = capsys.readouterr().out
     assert "| csq | by default |" in printed
@@ -294,12 +295,13 @@ def test_shards(benchmark: Benchmark, tmp_path: Path, capsys) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
-def test_encoding_into_shards(benchmark: Benchmark, tmp_path: Path, capsys) -> None:
+def test_encoding_into_shards(benchmark: Benchmark, tmp_path: Path, monkeypatch, capsys) -> None:
     pytest.importorskip("array_record")
     shards = benchmark("encode_shards")
-    config = shards.Config(images=2000, files=2, shards=3, kill=False, folder=tmp_path)
+    monkeypatch.setattr(shards, "BLOCK", 100)
+    config = shards.Config(images=200, files=2, shards=3, kill=False, folder=tmp_path)
     report = shards.main(config)
-    assert report["images"] == 2000
+    assert report["images"] == 200
     assert report["rows"][-1]["end"] == 0
     assert list(tmp_path.iterdir()) == []
 
