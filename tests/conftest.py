@@ -69,6 +69,7 @@ def eval_shape_once(function: Callable[..., Any], *args: Any) -> Any:
 flax.core.scope.jax = SimpleNamespace(**vars(jax) | {"eval_shape": eval_shape_once})
 
 
+@pytest.hookimpl(optionalhook=True)  # the suite runs without pytest-xdist, too
 def pytest_xdist_auto_num_workers() -> int:
     """One more than there are processors, as tests that wait for a process leave theirs idle."""
     return min(processors.available() + 1, 8)  # each takes a GiB or two of memory

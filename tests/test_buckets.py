@@ -154,9 +154,11 @@ def test_tables_are_the_scan(case, k, calibrate):
         assert_same(found, naive.hamming_radius(queries, codes, radius))
 
 
-def test_tables_give_up_at_any_point(rng):
+@pytest.mark.parametrize("at", [0, 18])
+def test_tables_give_up_at_any_point(at, rng):
     """Whatever part of the queries the budget suffices for, the answers are the scan's."""
     codes = search.pack(rng.integers(0, 2, (3000, 32)))
+    codes[2000:] = codes[at]  # one query has far more to look at than the others
     queries = np.concatenate([codes[:20], search.pack(rng.integers(0, 2, (30, 32)))])
     plain = tables.build(arrange(codes), calibrate=False)
     expected = naive.hamming_knn(queries, codes, 2)

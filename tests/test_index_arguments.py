@@ -7,6 +7,7 @@ import pytest
 
 import search
 from search import HashIndex, Writer, merge, pack, ranked_measure, rerank, unpack
+from search.collection.ids import some
 from search.hamming import scan
 from search.hamming.blocks import arrange
 
@@ -282,3 +283,8 @@ def test_what_is_left_out_is_what_is_written():
         ("ranked_measure", "at"): (),
         ("ranked_measure", "denominator"): "retrieved",
     }
+
+
+def test_a_message_names_the_first_five_ids():
+    assert some(np.arange(5)) == "5 ids (0, 1, 2, 3, 4)"
+    assert some(np.arange(6)) == "6 ids (0, 1, 2, 3, 4, ...)"

@@ -11,7 +11,7 @@ from search.kernels.shared import BLOCK, PLAIN
 from search.kernels.words import query_words
 
 FORMS = [
-    *(Registers(size, 32 if size == 64 else 16, True) for size in vectors.LOOK_UP),
+    *(Registers(size, 32 if size == 64 else 16, True) for size in (16, 32, 64)),
     Registers(16, 16, False),
     Registers(64, 32, False),
 ]

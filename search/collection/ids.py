@@ -43,11 +43,6 @@ def distinct(ids: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def some(ids: NDArray[np.int64]) -> str:
-    """The first few of `ids` in words.
-
-    Example:
-        >>> some(np.arange(7))
-        '7 ids (0, 1, 2, 3, 4, ...)'
-    """
+    """The first few of `ids` in words."""
     head = ", ".join(str(each) for each in ids[:5])
     return f"{len(ids)} ids ({head}{', ...' if len(ids) > 5 else ''})"
