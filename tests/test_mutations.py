@@ -116,6 +116,12 @@ def test_a_mutation_run_counts_and_goes_on(script, tmp_path, monkeypatch, capsys
     assert [row["result"] for row in rows] == ["killed", "survived", "elsewhere", "killed"]
 
 
+def test_no_fault_survives_because_no_test_is_known(script, tmp_path):
+    mutate = script("mutate_search")
+    with pytest.raises(SystemExit, match="knows no tests yet: run the way warm first"):
+        mutate.Anew(tmp_path, mutate.Options(tmp_path))
+
+
 SUBJECT = '''"""What a test runs through."""
 LIMIT = 2
 

@@ -15,7 +15,8 @@ mutant is killed. There are three ways:
     warm     in forks of one process (mutant_tests.py): all but kernels
     plain    the same with kernels as plain Python: kernels, by tests that are quick enough so
     anew     in a process that imports the changed source, and compiles what has changed: what the
-             two others could not try, and kernels that survived as plain Python
+             two others could not try, and kernels that survived as plain Python, by the tests
+             that warm has found
 
 Mutants that are as correct as the code are listed, with the reason, in mutate_search.toml. Prints a
 line for each mutant that survives, and the counts; exits with 1 if one survived.
@@ -206,6 +207,8 @@ class Anew:
                     self._by_module[module].add(name)
                 if not test[1]:
                     self._by_module[""].add(name)
+        if not self._seconds:
+            sys.exit(f"{folder} knows no tests yet: run the way warm first")
 
     def _users(self, kernel: str) -> set[str]:
         """Modules that import one, or import one that does; itself included."""
