@@ -90,6 +90,15 @@ def test_the_first_item_may_be_wanted_and_what_lacks_has_no_id(step):
     assert sorted(found[0].tolist()) == [-1] * 10 + ids[:20].tolist()
 
 
+@pytest.mark.parametrize("step", [1, 2, 1000])
+def test_ids_next_to_the_first_and_the_last_are_not_items(step):
+    ids = 5 + np.arange(40) * step
+    index = HashIndex(np.arange(40, dtype=np.uint8)[:, None], ids=ids)
+    for wrong in (ids[0] - 1, ids[-1] + 1):
+        with pytest.raises(ValueError, match=rf"where: 1 ids \({wrong}\) not in the index"):
+            index.search(np.array([[0]], np.uint8), 3, where=np.append(ids[:20], wrong))
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(-(2**63), 2**63 - 1) | st.integers(0, 5)))
 def test_distinct_is_unique(ids):
