@@ -133,11 +133,12 @@ def test_distances_that_overflow_a_byte_are_those_of_their_own_query(rng):
     queries = draw_codes(rng, 9, 256)
     nearly = ~queries
     nearly[:, 5] ^= 4
-    codes = np.concatenate([queries, ~queries, nearly, draw_codes(rng, 600, 256)])
+    almost = nearly ^ (np.arange(32) == 9).astype(np.uint8)  # a sum of 255 is the last that fits
+    codes = np.concatenate([queries, ~queries, nearly, almost, draw_codes(rng, 600, 256)])
     codes = codes[rng.permutation(len(codes))]
     for k in (1, len(codes)):
         assert_same(search.hamming_knn(queries, codes, k), naive.hamming_knn(queries, codes, k))
-    for radius in (0, 254, 255, 256):
+    for radius in (0, 253, 254, 255, 256):
         found = search.hamming_radius(queries, codes, radius)
         assert_same(found, naive.hamming_radius(queries, codes, radius))
 
