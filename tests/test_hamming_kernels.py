@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search.kernels import hamming
+from search.kernels import hamming, tables
 from search.kernels.shared import ROW_BITS
 
 
@@ -73,3 +73,14 @@ def test_blocks_are_done_when_their_results_are_written(monkeypatch):
     )  # fmt: skip
     assert done == [blocks]
     assert (out == np.arange(k)).all()
+
+
+@pytest.mark.parametrize(
+    ("start", "width"),
+    [(0, 1), (0, 63), (5, 16), (48, 16), (60, 10), (63, 2), (64, 16), (100, 28), (126, 2)],
+)
+def test_a_part_of_a_code_is_the_bits_that_it_names(start, width, rng):
+    bits = rng.integers(0, 2, 128, np.uint8)
+    words = np.packbits(bits).view(">u8").astype(np.uint64)
+    wanted = int("".join(map(str, bits[start : start + width])), 2)
+    assert tables.part(words, start, width) == wanted
