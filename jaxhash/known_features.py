@@ -89,6 +89,7 @@ def read(path: Path, wanted: Mapping[str, str]) -> dict[str, np.ndarray] | None:
             said = file.metadata() or {}
             if any(said.get(name) != value for name, value in wanted.items()):
                 return None
+            # An open file has keys, but is not iterable.
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (safetensors.SafetensorError, OSError):
         return None

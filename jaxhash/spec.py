@@ -1,6 +1,9 @@
 """The description of a network without its weights; hashable, as the key of compiled programs."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +14,17 @@ from jaxhash.onnx_files import OnnxFile
 
 ONNX_BATCH = 16
 """Images at once for an ONNX file: more are slower on a CPU, and a query is padded to a batch."""
+NO_HEAD: Mapping[str, Any] = MappingProxyType(
+    {
+        "method": "",
+        "bits": 1,
+        "classes": (),
+        "activation": "linear",
+        "classifier": "none",
+        "threshold": 0.0,
+    }
+)
+"""Fields of `ModelSpec` for a backbone that gives features alone."""
 PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -74,16 +88,7 @@ class ModelSpec:
 
     def of_backbone(self) -> "ModelSpec":
         """The description of its backbone alone, the same under every head."""
-        return replace(
-            self,
-            method="",
-            bits=1,
-            classes=(),
-            activation="linear",
-            classifier="none",
-            threshold=0.0,
-            hidden=None,
-        )
+        return replace(self, hidden=None, **NO_HEAD)
 
     def build(self, *, start: str = "fan-in") -> HashNetwork:
         """The network without its weights; `start` says how a new head would start."""

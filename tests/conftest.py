@@ -100,6 +100,22 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(2016)
 
 
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """The image files that are decoded, as paths or bytes; filled meanwhile."""
+    from jaxhash.data import decoding
+
+    seen: list[object] = []
+    real = decoding.decode
+
+    def counted(file: object, **options: Any) -> np.ndarray:
+        seen.append(file)
+        return real(file, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(decoding, "decode", counted)
+    return seen
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of prepared tensorflow-datasets; the test is skipped where it is absent."""

@@ -16,7 +16,7 @@ import jaxhash
 from jaxhash import data, models, nets, retrieval, runs
 from jaxhash.cli.encode import Encode, encode
 from jaxhash.config import Config
-from jaxhash.data import decoding, photographs
+from jaxhash.data import photographs
 from jaxhash.evaluation import order
 from jaxhash.nets.head import of_unit_square
 from jaxhash.training import backbones, defaults, heads, kept_features, loop, planning, run_data
@@ -90,16 +90,8 @@ def test_features_are_computed_once_for_all_methods(
     pets: Path,
     tmp_path: Path,
     encodings,  # noqa: F811
-    monkeypatch: pytest.MonkeyPatch,
+    decoded: list[object],
 ) -> None:
-    decoded: list[object] = []
-    real = decoding.decode
-
-    def counted(file, **options):
-        decoded.append(file)
-        return real(file, **options)
-
-    monkeypatch.setattr(decoding, "decode", counted)
     jaxhash.train(
         pets, tmp_path / "run", method="itq", **EYE | {"epochs": None, "batch_size": None}
     )

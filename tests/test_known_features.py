@@ -14,24 +14,10 @@ from test_unlabelled import SIDE, backbone, draw  # noqa: F401
 import jaxhash
 from jaxhash import index_files, known_features, runs
 from jaxhash.cli.encode import Encode, encode
-from jaxhash.data import Dataset, decoding, folders
+from jaxhash.data import Dataset, folders
 from jaxhash.models import Model
 
 HEAD: dict[str, Any] = {"method": "dlbhc", "epochs": 2, "batch_size": 8}
-
-
-@pytest.fixture
-def decoded(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """Filled with what is decoded: paths, or bytes."""
-    seen: list[object] = []
-    real = decoding.decode
-
-    def counted(file, **options):
-        seen.append(file)
-        return real(file, **options)
-
-    monkeypatch.setattr(decoding, "decode", counted)
-    return seen
 
 
 @pytest.fixture

@@ -38,7 +38,7 @@ class StoredImages(Images):
     def read(
         self, rows: np.ndarray, known: Container[bytes] = ()
     ) -> tuple[np.ndarray, list[tuple[int, str]]]:
-        """As `Images.read`; the bytes are fetched by the threads that decode them."""
+        """As `Images.read`, but decodes all; the threads that decode fetch the bytes too."""
         pixels = np.empty((len(rows), *self.shape[1:]), np.uint8)
         files = _Fetched([self.places[row] for row in rows])
         failed = decode_all(files, pixels, size=self.size, pool=self._pool)

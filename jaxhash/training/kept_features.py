@@ -24,7 +24,7 @@ from jaxhash.data.enlarged import Enlarged
 from jaxhash.data.folders import shown
 from jaxhash.encoding import Encoded
 from jaxhash.models import Model
-from jaxhash.spec import ModelSpec
+from jaxhash.spec import NO_HEAD, ModelSpec
 from jaxhash.training import backbones
 from jaxhash.training.backbones import Backbone
 from jaxhash.training.onnx_backbone import OnnxBackbone
@@ -124,15 +124,7 @@ def _encode(
 
 def spec_of(backbone: Backbone | OnnxBackbone, **options: Any) -> ModelSpec:
     """The spec of a backbone that gives features alone; options: precision, mirror, shift."""
-    return backbone.spec(
-        method="",
-        bits=1,
-        classes=(),
-        activation="linear",
-        classifier="none",
-        threshold=0.0,
-        **({"precision": "float32"} | options),
-    )
+    return backbone.spec(**NO_HEAD, **({"precision": "float32"} | options))
 
 
 def stand_in(backbone: Backbone | OnnxBackbone, images: Dataset) -> Dataset:
