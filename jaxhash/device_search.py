@@ -22,6 +22,7 @@ from search import HashIndex
 from search import codes as _codes
 from search.fine.rerank import check_queries
 from search.hamming.scan import NO_DISTANCE
+from search.memory import check_answer
 
 BLOCK = 1 << 16
 """Codes whose distances to all queries of a call are held at a time, on each device."""
@@ -161,6 +162,7 @@ def knn(
     queries = _codes.validate(queries, placed.bits, "queries")[0]
     k = _codes.check_count(k, "k")
     radius = None if radius is None else _codes.check_count(radius, "radius")
+    check_answer(len(queries), k)
     nearest = _Nearest(placed, _reach(placed, k), _way(way, placed.mesh), where)
     distances = np.full((len(queries), k), NO_DISTANCE, np.int32)
     ids = np.full((len(queries), k), -1, np.int64)
@@ -224,6 +226,7 @@ def coarse_to_fine(
         raise ValueError(
             f"query_features must have the shape ({len(queries)}, {width}), not {fine.shape}"
         )
+    check_answer(len(queries), k)
     nearest = _Nearest(placed, _reach(placed, pool), _way(way, placed.mesh), where)
     best = np.full((len(queries), k), np.inf, np.float32)
     ids = np.full((len(queries), k), -1, np.int64)

@@ -22,6 +22,7 @@ from search.collection.state import State, attached, get
 from search.collection.views import views_of
 from search.files import writing
 from search.files.checksums import Guard
+from search.memory import check_answer
 from search.threads import Lock
 
 
@@ -321,7 +322,8 @@ class HashIndex:
             Where there are fewer than k: id -1, with the largest int32 or infinity for a distance.
 
         Raises:
-            TypeError, ValueError: naming the argument.
+            TypeError, ValueError: naming the argument; also when the results, 12 bytes each,
+                would take more than half of the memory there is.
 
         Example:
             >>> codes = np.array([[1], [3], [255]], np.uint8)
@@ -335,6 +337,7 @@ class HashIndex:
         query_features = _as_rows(query_features, alone)
         query_latents = _as_rows(query_latents, alone)
         k = _codes.check_count(k, "k")
+        check_answer(len(queries), k)
         pool = None if pool is None else _codes.check_count(pool, "pool")
         radius = None if radius is None else _codes.check_count(radius, "radius")
         fine = refinement(state, query_features, query_latents, threshold, len(queries))
@@ -410,7 +413,8 @@ class HashIndex:
             offsets[i] to offsets[i + 1], in (distance, id) order.
 
         Raises:
-            TypeError, ValueError: naming the argument.
+            TypeError, ValueError: naming the argument; also when the results, 12 bytes each,
+                take more than half of the memory there is.
 
         Example:
             >>> index = HashIndex(np.array([[1], [3], [255]], np.uint8))

@@ -3,9 +3,13 @@
 import math
 import os
 from functools import cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+
+from search.control_groups import folders
 
 _ROOT = Path("/")  # one object, which knows its hash: this is looked up at every search
+# Of each version of control groups: the quota, and the period where that is another file.
+_FILES = {1: ("cpu.cfs_quota_us", "cpu.cfs_period_us"), 2: ("cpu.max",)}
 
 
 def available() -> int:
@@ -33,29 +37,16 @@ def available() -> int:
 def quota(root: Path) -> int | None:
     """The processors that control groups, version 1 and 2, leave this process; None: all.
 
-    A limit of any group around the process's own holds too. Source: cgroups(7) and the kernel's
-    Documentation/admin-guide/cgroup-v2.rst (cpu.max) and scheduler/sched-bwc.rst (cpu.cfs_*).
+    Source: the kernel's Documentation/admin-guide/cgroup-v2.rst (cpu.max) and
+    scheduler/sched-bwc.rst (cpu.cfs_*).
 
     Args:
         root: the folder that holds `proc` and `sys`.
     """
-    try:
-        lines = (root / "proc/self/cgroup").read_text().splitlines()
-    except (OSError, ValueError):
-        return None
-    limits: list[float] = []
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            top, names = root / "sys/fs/cgroup", ["cpu.max"]
-        elif "cpu" in controllers.split(","):
-            top, names = root / "sys/fs/cgroup/cpu", ["cpu.cfs_quota_us", "cpu.cfs_period_us"]
-        else:
-            continue
-        # Within a container the path may be the host's, with nothing at it: then the top counts.
-        own = PurePosixPath(path.lstrip("/"))
-        for group in [own, *own.parents] if ".." not in own.parts else [PurePosixPath()]:
-            limits.append(_limit([top / group / name for name in names]))
+    limits = [
+        _limit([folder / name for name in _FILES[version]])
+        for version, folder in folders(root, "cpu")
+    ]
     least = min(limits, default=math.inf)
     return None if math.isinf(least) else max(1, math.ceil(least))
 

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from jaxhash.data import Dataset, load
+from jaxhash.data import Dataset, load, memory
 from jaxhash.data.dataset import consecutive_parts
 from jaxhash.data.memory import default_memory_limit
 
@@ -85,6 +85,24 @@ def test_tensorflow_datasets_is_imported_only_when_needed():
 
 def test_memory_limit_is_positive_and_below_what_there_is():
     assert 0 < default_memory_limit() < 1 << 50
+
+
+@pytest.mark.parametrize(
+    ("group", "limit", "used"),
+    [
+        ("0::/a/b", "a/memory.max", "a/memory.current"),
+        ("9:memory:/a", "memory/a/memory.limit_in_bytes", "memory/a/memory.usage_in_bytes"),
+    ],
+)
+def test_memory_that_a_control_group_leaves(tmp_path, group, limit, used):
+    folder = tmp_path / "sys/fs/cgroup"
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text(f"{group}\n")
+    (folder / limit).parent.mkdir(parents=True)
+    assert memory._free_in_container(tmp_path) > 1 << 60
+    (folder / limit).write_text(f"{3 << 30}\n")
+    (folder / used).write_text(f"{1 << 30}\n")
+    assert memory._free_in_container(tmp_path) == 2 << 30
 
 
 PIXELS = np.zeros((4, 2, 2, 1), np.uint8)

@@ -116,6 +116,8 @@ FEATURES = np.zeros((4, 3), np.float32)
         ),
         (ValueError, "2 bytes", lambda: _knn(queries=np.zeros((1, 3), np.uint8))),
         (ValueError, "k must not be negative", lambda: _knn(k=-1)),
+        (ValueError, "give a smaller k", lambda: _knn(k=1 << 40)),
+        (ValueError, "give a smaller k", lambda: _fine(FEATURES, k=1 << 40)),
         (ValueError, "products, counts, not 'sums'", lambda: _knn(way="sums")),
         (ValueError, r"where must be bool of the shape \(4,\)", lambda: _knn(where=np.ones(4))),
         (ValueError, "no features; place it", lambda: _fine(None)),
@@ -134,7 +136,9 @@ def _knn(queries: np.ndarray = CODES, k: int = 1, **options: object) -> None:
     device_search.knn(device_search.place(CODES), queries, k, **options)
 
 
-def _fine(features: np.ndarray | None, width: int = 3, query: np.ndarray | None = None) -> None:
+def _fine(
+    features: np.ndarray | None, width: int = 3, query: np.ndarray | None = None, k: int = 1
+) -> None:
     placed = device_search.place(CODES, features=features)
     query = np.zeros((2, width)) if query is None else query
-    device_search.coarse_to_fine(placed, CODES[:2], query, 1, pool=4)
+    device_search.coarse_to_fine(placed, CODES[:2], query, k, pool=4)

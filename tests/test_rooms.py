@@ -11,8 +11,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # From the ground up; a unit (a sub-package, or a file beside them) may import those before it.
 ORDER = {
     "search": (
-        "codes processors threads paging filters kernels merging hamming measures fine files "
-        "collection shards index scattered faiss_layout interchange"
+        "codes control_groups memory processors threads paging filters kernels merging hamming "
+        "measures fine files collection shards index scattered faiss_layout interchange"
     ),
     "jaxhash": (
         "environment pickles recipes trees losses unlabelled nets data published method config "

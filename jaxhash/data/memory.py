@@ -3,8 +3,13 @@
 import os
 from pathlib import Path
 
-_CGROUP = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
-_CGROUP_USED = ("/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory/memory.usage_in_bytes")
+from search.control_groups import folders
+
+# Of each version of control groups: the limit, and what is in use.
+_FILES = {
+    1: ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+    2: ("memory.max", "memory.current"),
+}
 
 
 def default_memory_limit() -> int:
@@ -28,11 +33,13 @@ def _free_on_machine() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def _free_in_container() -> int:
-    """Bytes left under the control group's limit; a number too large to matter without one."""
-    for limit, used in zip(_CGROUP, _CGROUP_USED, strict=True):
+def _free_in_container(root: Path = Path("/")) -> int:
+    """Bytes left under the limits of the control groups; too many to matter without one."""
+    free = 1 << 62
+    for version, folder in folders(root, "memory"):
         try:
-            return max(0, int(Path(limit).read_text()) - int(Path(used).read_text()))
+            limit, used = (int((folder / name).read_text()) for name in _FILES[version])
         except (OSError, ValueError):  # no such group, or the limit is the word "max"
             continue
-    return 1 << 62
+        free = min(free, max(0, limit - used))
+    return free

@@ -14,6 +14,7 @@ from search.fine.rerank import MOST_CANDIDATES, check_queries
 from search.hamming.dealing import TILE
 from search.hamming.scan import NO_DISTANCE
 from search.hamming.searchable import Nearest, Within
+from search.memory import check_answer
 from search.merging import merge_nearest, merge_within
 
 # Queries are searched in groups of about so many results each, to bound the memory in use.
@@ -105,21 +106,25 @@ def answer(
             raise ValueError(f"recall does not combine with {name}; leave one of them out")
         views = views_at(state, min(k if pool is None else pool, len(state)), recall, threads)
     if fine is None:
-        return only_within(nearest(views, queries, k, threads), radius)
+        # What there is no more of is filled up once, not by every step and segment.
+        return filled_up(
+            only_within(nearest(views, queries, min(k, len(state)), threads), radius), k
+        )
     distances = np.full((len(queries), k), np.inf, np.float32)
     found = np.full((len(queries), k), -1, np.int64)
     if pool is None:
         assert radius is not None
         offsets, _, ids = all_within(views, queries, radius, threads)
         for some_queries, near in as_tables(offsets, ids):
-            best = fine.best(state, some_queries, near, k, threads)
-            distances[some_queries], found[some_queries] = best
+            best = fine.best(state, some_queries, near, reach := min(k, near.shape[1]), threads)
+            distances[some_queries, :reach], found[some_queries, :reach] = best
         return distances, found
     group = max(1, MOST_CANDIDATES // max(1, min(pool, len(state))))
     for start in range(0, len(queries), group):
         part = slice(start, start + group)
         near = candidates(views, queries[part], pool, radius, threads)
-        distances[part], found[part] = fine.best(state, part, near, k, threads)
+        best = fine.best(state, part, near, reach := min(k, near.shape[1]), threads)
+        distances[part, :reach], found[part, :reach] = best
     return distances, found
 
 
@@ -139,6 +144,7 @@ def rerank(
     if ids.ndim != 2:
         raise ValueError(f"ids must have the shape (q, p), not {ids.shape}")
     near = as_int64(ids.ravel(), "ids").reshape(ids.shape)
+    check_answer(len(near), k)
     distances = np.full((len(near), k), np.inf, np.float32)
     found = np.full((len(near), k), -1, np.int64)
     if not len(state) and (query_features is None) != (query_latents is None):
@@ -146,10 +152,12 @@ def rerank(
     fine = refinement(state, query_features, query_latents, threshold, len(near))
     if fine is None:
         raise ValueError("re-ranking needs query_features or query_latents; give one of them")
+    reach = min(k, ids.shape[1])
     group = max(1, MOST_CANDIDATES // max(1, ids.shape[1]))
     for start in range(0, len(near), group):
         part = slice(start, start + group)
-        distances[part], found[part] = fine.best(state, part, near[part], k, threads)
+        best = fine.best(state, part, near[part], reach, threads)
+        distances[part, :reach], found[part, :reach] = best
     return distances, found
 
 
@@ -196,6 +204,16 @@ def only_within(result: Nearest, radius: int | None) -> Nearest:
     far = distances > radius
     distances[far], ids[far] = NO_DISTANCE, -1  # in place: they may be large
     return distances, ids
+
+
+def filled_up(result: Nearest, k: int) -> Nearest:
+    """A result with as many missing ones behind it as make `k` for each query."""
+    distances, ids = result
+    if ids.shape[1] == k:
+        return result
+    whole = np.full((len(ids), k), NO_DISTANCE, np.int32), np.full((len(ids), k), -1, np.int64)
+    whole[0][:, : ids.shape[1]], whole[1][:, : ids.shape[1]] = distances, ids
+    return whole
 
 
 def as_tables(

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from search import codes as _codes
 from search import threads as _threads
 from search.fine.rerank import as_single, check_features, check_queries, rerank
+from search.memory import check_answer
 
 # Bytes of features in float32, and of their products with a chunk of queries, held at a time.
 BLOCK_BYTES = 1 << 26
@@ -60,6 +61,7 @@ def euclidean_knn(
             f"query_features have {queries.shape[1]} dimensions, features {features.shape[1]}"
         )
     k = _codes.check_count(k, "k")
+    check_answer(len(queries), k)
     kept = min(len(features), k + k // 8 + 32)
     best = np.full((len(queries), k), np.inf, np.float32)
     found = np.full((len(queries), k), -1, np.int64)

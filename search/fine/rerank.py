@@ -14,6 +14,7 @@ from search import codes as _codes
 from search import paging
 from search import threads as _threads
 from search.kernels import euclidean
+from search.memory import check_answer
 
 # A task below this many bytes costs more to hand to a thread than it saves: a thread reads 100 rows
 # of 4,096 float32 (1.6 MB) in some 90 microseconds, and may take half as long to wake up.
@@ -242,6 +243,7 @@ def _check_ids(ids: NDArray[np.int64], queries: int, rows: int) -> NDArray[np.in
 
 def _nearest(distances, queries, ids, k, most):  # type: ignore[no-untyped-def]
     """The `k` best of `ids` by `distances(queries, rows)`, at most about `most` at a time."""
+    check_answer(len(ids), k)
     best = np.full((len(ids), k), np.inf, np.float32)
     found = np.full((len(ids), k), -1, np.int64)
     group = max(1, most // max(1, ids.shape[1]))

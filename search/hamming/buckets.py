@@ -25,6 +25,7 @@ from search.hamming.tables import Tables
 from search.kernels import buckets as kernels
 from search.kernels import hamming
 from search.kernels.shared import ROW_BITS, ROW_MASK
+from search.memory import check_found
 
 _ANY: NDArray[np.bool_] = np.empty(0, np.bool_)
 _SAMPLE = 1 << 16  # rows looked at to estimate how often codes repeat
@@ -150,6 +151,7 @@ class Buckets:
         kernels.weigh(codes, starts, self.offsets, self.rows, mask, totals)
         offsets = np.zeros(len(starts), np.int64)
         np.cumsum(totals, out=offsets[1:])
+        check_found(int(offsets[-1]))
         keys = np.empty(offsets[-1], np.int64)
 
         def unfold(start: int, stop: int) -> None:

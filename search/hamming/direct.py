@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 from search.codes import check_count, validate_queries
 from search.hamming import scan
 from search.hamming.blocks import arrange
+from search.memory import check_answer
 
 
 def hamming_knn(
@@ -42,6 +43,8 @@ def hamming_knn(
     """
     blocks = arrange(codes, bits, threads=threads)
     queries, alone = validate_queries(queries, blocks.bits)
+    k = check_count(k, "k")
+    check_answer(len(queries), k)
     distances, ids = scan.knn(blocks, queries, k, threads=threads)
     return (distances[0], ids[0]) if alone else (distances, ids)
 

@@ -26,6 +26,7 @@ from search.hamming.dealing import (
 )
 from search.kernels import hamming
 from search.kernels.registers import registers
+from search.memory import check_found
 from search.merging import merge_tables
 
 NO_ROW = -1
@@ -230,6 +231,9 @@ def radius(
                 radii[start:stop], shape, mask, masks, sums, keys, owners,
             )  # fmt: skip
             piece = keys[:filled], owners[:filled]
+            so_far.append(filled)
+            if filled >= _FOUND:
+                check_found(sum(so_far))
             # Few results shall not keep all the room there was for many.
             pieces.append(piece if 4 * filled > room else (piece[0].copy(), piece[1].copy()))
         return pieces
@@ -241,6 +245,7 @@ def radius(
         return counts
 
     spans = list(pairwise(tiles))
+    so_far: list[int] = []
     tasks = [(part, *span) for span in spans for part in range(len(ranges) - 1)]
     found = pool.run(search, tasks, workers)
     by_span = [

@@ -23,6 +23,7 @@ from search.hamming.searchable import Nearest, Within
 from search.kernels import hamming
 from search.kernels import tables as kernels
 from search.kernels.shared import ROW_BITS, ROW_MASK
+from search.memory import check_found
 
 _TASK = 16  # queries of one task
 _TRIED = 16  # queries that show whether it is worth trying the others
@@ -157,6 +158,7 @@ class Tables:
                 return scan.radius(self.blocks, queries, radii, threads=workers)
         offsets = np.zeros(len(queries) + 1, np.int64)
         np.cumsum(filled, out=offsets[1:])
+        check_found(int(offsets[-1]))
         keys = np.empty(offsets[-1], np.int64)
 
         def collect(start: int, stop: int) -> None:
