@@ -14,6 +14,7 @@ from numba.core import caching
 from search.kernels import keeping
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+KERNELS = REPOSITORY / "search" / "kernels"
 
 # A kernel that calls another one, as those of the search do.
 MODULE = """
@@ -167,7 +168,7 @@ def test_another_signatures_file_is_not_taken(load, monkeypatch, tmp_path):
 
 def test_kernels_take_functions_from_kernels_alone():
     """A change elsewhere would not make kernels on disk out of date."""
-    for path in (REPOSITORY / "search/kernels").glob("*.py"):
+    for path in KERNELS.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and node.module.startswith("search"):
                 if [each.name for each in node.names] == ["Lock"]:
@@ -178,7 +179,7 @@ def test_kernels_take_functions_from_kernels_alone():
 def test_no_pointer_says_what_it_points_to():
     """llvmlite's typed pointers are to be removed: loads and addresses name their types."""
     generators = [
-        *(REPOSITORY / "search/kernels").glob("*.py"),
+        *KERNELS.glob("*.py"),
         *(REPOSITORY / "scripts").glob("*"),
     ]
     loads = 0
@@ -196,3 +197,38 @@ def test_no_pointer_says_what_it_points_to():
                 assert node.func.attr != "load" or "typ" in given, where
                 assert node.func.attr != "gep" or "source_etype" in given, where
     assert loads > 5
+
+
+def test_no_kernel_is_compiled_once_more_for_a_literal():
+    """numba gives a literal, and a variable that begins as one, a type of its own."""
+    kernels = [
+        node
+        for path in KERNELS.glob("*.py")
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.FunctionDef)
+        and any(ast.unparse(one).startswith("compiled") for one in node.decorator_list)
+    ]
+    names, calls = {kernel.name for kernel in kernels}, 0
+    for kernel in kernels:
+        literals: set[str] = set()
+        for node in ast.walk(kernel):
+            if isinstance(node, ast.Assign):
+                literals |= {name for to in node.targets for name in _literal(to, node.value)}
+        for node in ast.walk(kernel):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in names:
+                calls += 1
+                given = {ast.unparse(each) for each in node.args if isinstance(each, ast.Name)}
+                assert not given & literals, f"{kernel.name}: {ast.unparse(node)}"
+                assert not any(isinstance(each, ast.Constant) for each in node.args), (
+                    f"{kernel.name}: {ast.unparse(node)}"
+                )
+    assert calls > 30
+
+
+def _literal(target, value):
+    """The names that an assignment gives a whole number."""
+    if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
+        pairs = zip(target.elts, value.elts, strict=True)
+        return {name for pair in pairs for name in _literal(*pair)}
+    whole = isinstance(value, ast.Constant) and type(value.value) is int
+    return {target.id} if whole and isinstance(target, ast.Name) else set()

@@ -179,7 +179,7 @@ def _least(codes, offsets, rows, allowed, need, out):  # type: ignore[no-untyped
 
     Returns how many there are.
     """
-    size = 0
+    size = np.int64(0)
     if len(codes) == 1 and len(allowed) == 0:
         start, stop = offsets[codes[0]], offsets[codes[0] + 1]
         size = min(need, stop - start)

@@ -52,7 +52,7 @@ def probe(  # type: ignore[no-untyped-def]
     per_block = BLOCK // LANES
     queries, width = asked.shape
     probes = cells.shape[1]
-    words = query_words(asked, 1, by_table)
+    words = query_words(asked, np.int64(1), by_table)
     length = len(words) // queries  # words of a query,
     each = length // width  # and of a byte of it
     keys = np.empty((queries, 2 * k + 256), np.int64)

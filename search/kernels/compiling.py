@@ -18,6 +18,9 @@ def compiled_with(**more: Any) -> Callable[[Function], Function]:
 def compiled(function: Function, **more: Any) -> Function:
     """Compile a kernel at its first call, and keep the result on disk when a folder allows it.
 
+    It is compiled for each of its arguments' types, of which a literal 0 has one of its own: other
+    kernels are given `np.int64(0)`, and variables that began as one.
+
     Where none does, or what lies there is damaged, it is compiled anew, see
     `search.kernels.keeping`. Under `NUMBA_DISABLE_JIT=1` the function stays plain Python.
 

@@ -183,7 +183,7 @@ def nearest(  # type: ignore[no-untyped-def]
 
     # Without a bound to begin with, k (1 + ln(n / k)) codes would be collected, most of them in
     # vain. So guess one: the distance that enough of a sample is within.
-    guessed, enough = False, 0
+    guessed, enough = False, np.int64(0)
     if stride > 0 and k >= 16:
         sample = last * per_block // (stride * groups) * LANES * groups
         share = k / stride

@@ -227,8 +227,8 @@ def expected_average_precision(counts, top, of_possible, expected):  # type: ign
         for key in range(1, counts.shape[1], 2):
             total += counts[query, key]
         possible = min(top, total) if of_possible else 0
-        before = 0
-        relevant_before = 0
+        before = np.int64(0)
+        relevant_before = np.int64(0)
         done = 0.0
         result = -1.0
         for key in range(0, counts.shape[1], 2):

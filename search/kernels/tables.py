@@ -90,7 +90,7 @@ def probe(  # type: ignore[no-untyped-def]
     for query in range(len(queries)):
         code = queries[query]
         counts[:] = 0
-        fill, cost = 0, np.int64(0)
+        fill, cost = np.int64(0), np.int64(0)
         bound, within = np.int64(radii[query]), np.int64(0)
         done = bool(bound < 0)
         level = 0
