@@ -187,7 +187,7 @@ def nearest(  # type: ignore[no-untyped-def]
     if stride > 0 and k >= 16:
         sample = last * per_block // (stride * groups) * LANES * groups
         share = k / stride
-        enough = int(share + 4 * np.sqrt(share) + 4)
+        enough = np.int64(share + 4 * np.sqrt(share) + 4)
         guessed = sample >= 8 * enough
     if guessed:
         sweep(
