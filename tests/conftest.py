@@ -15,6 +15,9 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 REPOSITORY = Path(__file__).resolve().parent.parent
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(REPOSITORY / ".cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+# Where in Python each operation comes from, which errors of the compiler would say, is a tenth of
+# the time of tracing and lowering.
+os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
 os.environ.setdefault("MPLBACKEND", "agg")
 # Bytecode is kept too, beside the kernels that numba keeps: images of containers like to forbid it,
 # and some sixty processes of the tests would each compile all of the package.
@@ -28,7 +31,7 @@ if OPTIMISATION not in os.environ.get("XLA_FLAGS", ""):
     flags = [os.environ.get("XLA_FLAGS", ""), f"{OPTIMISATION}=0"]
     flags.append("--xla_cpu_parallel_codegen_split_count=1")
     if version("jaxlib").startswith("0.10."):  # one that does not know a flag would abort
-        flags.append("--xla_cpu_use_fusion_emitters=false")
+        flags.append("--xla_cpu_use_fusion_emitters=false --xla_llvm_disable_expensive_passes=true")
     os.environ["XLA_FLAGS"] = " ".join(flags).strip()
 
 import flax.core.scope

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxhash import cli, runs
@@ -84,6 +84,7 @@ def test_a_file_of_options_has_to_be_there_and_of_a_known_kind(tmp_path: Path) -
             choose(*words)
 
 
+@settings(max_examples=50)
 @given(
     bits=st.integers(-(2**40), 2**40),
     share=st.floats(allow_nan=False),

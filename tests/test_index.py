@@ -326,8 +326,8 @@ def test_strided_read_only_and_unmasked_input(rng):
 @pytest.mark.parametrize(("mapped", "tables"), [(False, False), (True, False), (True, True)])
 def test_grouping_equal_codes_changes_no_result(mapped, tables, rng, tmp_path, monkeypatch):
     monkeypatch.setattr(buckets, "worthwhile", lambda _: True)
-    rows, features = draw_items(rng, 900, 8)
-    ids = np.arange(900) * 2 + 7
+    rows, features = draw_items(rng, 300, 8)
+    ids = np.arange(300) * 2 + 7
     index = HashIndex(pack(rows), features=features, ids=ids)
     if mapped:
         index.save(tmp_path / "i")
@@ -339,11 +339,11 @@ def test_grouping_equal_codes_changes_no_result(mapped, tables, rng, tmp_path, m
     grouped = index._state.segments[0].best(1)
     assert isinstance(grouped, buckets.Buckets)
     assert (grouped.tables is not None) == tables
-    index.remove(ids[100:300])
-    for i in ids[100:300].tolist():
+    index.remove(ids[30:100])
+    for i in ids[30:100].tolist():
         del items[i]
     agree(index, items, rng)
-    new = index.add(pack(rows[:400]), features[:400])
+    new = index.add(pack(rows[:130]), features[:130])
     items.update(zip(new.tolist(), zip(rows, features, strict=False), strict=False))
     agree(index, items, rng)
 

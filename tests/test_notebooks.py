@@ -1,7 +1,6 @@
 """The notebooks run from top to bottom, on little data, and are kept without outputs."""
 
 import json
-import os
 import re
 from pathlib import Path
 
@@ -20,34 +19,62 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 BITS, KERNELS = (ROOT / "notebooks" / f"{n}.ipynb" for n in ("bit_distributions", "search_kernels"))
 
 
-@pytest.fixture
-def execute(tmp_path, monkeypatch):
-    """Run a notebook from a folder beside an empty `runs`; returns its outputs, cell by cell."""
-    folder = tmp_path / "notebooks"
-    folder.mkdir()
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setenv("PYTHONWARNINGS", "default")
-    for name in [name for name in os.environ if name.startswith("JAXHASH_")]:
-        monkeypatch.delenv(name)
+# All of them run in one process; this comes before each, and leaves nothing of the others.
+BEFORE = """%reset -f
+import os
+for _name in [_name for _name in os.environ if _name.startswith("JAXHASH_")]:
+    del os.environ[_name]
+os.environ |= {settings}
+os.chdir({folder!r})
+del os
+"""
 
-    def run(path, **settings):
-        for name, value in settings.items():
-            monkeypatch.setenv(name, str(value))
-        notebook = nbformat.read(path, 4)
-        client = NotebookClient(
-            notebook,
-            timeout=900,  # against hanging only: a busy machine may take its time
-            startup_timeout=300,
-            kernel_name="python3",
-            resources={"metadata": {"path": folder}},
-        )
-        client.execute()
-        outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-        for ours in (str(ROOT / "jaxhash"), str(ROOT / "search"), "ipykernel_"):
-            assert ours not in text_of(outputs, "stderr"), "a warning of our own code"
-        return outputs
 
-    return run
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    """A folder for each notebook, and its outputs, cell by cell, from beside an empty `runs`."""
+    folder = tmp_path_factory.mktemp("ran")
+    asked = {
+        "on the spot": (BITS, {"JAXHASH_NETWORK": "dsh", "JAXHASH_EPOCHS": "0.1"}),
+        "any run": (BITS, {"JAXHASH_RUN": str(any_run(folder))}),
+        "kernels": (KERNELS, {"JAXHASH_CODES": "20000"}),
+    }
+    whole = nbformat.v4.new_notebook()
+    for name, (path, settings) in asked.items():
+        (folder / name / "notebooks").mkdir(parents=True)
+        before = BEFORE.format(settings=settings, folder=str(folder / name / "notebooks"))
+        whole.cells.append(nbformat.v4.new_code_cell(before))
+        whole.cells.extend(nbformat.read(path, 4).cells)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(ROOT))
+        patch.setenv("PYTHONWARNINGS", "default")
+        # The times are against hanging only: a busy machine may take its.
+        NotebookClient(whole, timeout=900, startup_timeout=300, kernel_name="python3").execute()
+    outputs, name = {}, iter(asked)
+    for cell in whole.cells:
+        if cell.source.startswith("%reset"):
+            of_one = outputs.setdefault(next(name), [])
+        of_one.extend(cell.get("outputs", []))
+    for ours in (str(ROOT / "jaxhash"), str(ROOT / "search"), "ipykernel_"):
+        for each in outputs.values():
+            assert ours not in text_of(each, "stderr"), "a warning of our own code"
+    return folder, outputs
+
+
+def any_run(folder):
+    """A run on features with several classes each, under a protocol that leaves out the query."""
+    rng = np.random.default_rng(2016)
+    labels = rng.random((60, 4)) < 0.4
+    features = (rng.standard_normal((60, 5)) + labels.sum(axis=1)[:, None]).astype(np.float32)
+    np.savez(folder / "data.npz", features=features, labels=labels)
+    config = Config(
+        data=str(folder / "data.npz"), method="dsh", bits=11, network="mhcln", protocol="fraction"
+    )
+    spec = planning.settle(config).spec
+    variables = nets.init(spec.build(), jax.random.key(0), (1, *spec.item_shape))
+    given = runs.create(folder / "given", config)
+    models.save(models.Model(spec, jax.device_get(variables)), given)
+    return given
 
 
 def text_of(outputs, stream="stdout"):
@@ -81,38 +108,25 @@ def test_all_notebooks_are_tried_here():
     assert set(NOTEBOOKS) == {BITS, KERNELS}
 
 
-def test_bits_of_a_run_trained_on_the_spot(execute, tmp_path):
-    outputs = execute(BITS, JAXHASH_NETWORK="dsh", JAXHASH_EPOCHS=0.1)
-    said = text_of(outputs)
+def test_bits_of_a_run_trained_on_the_spot(ran):
+    folder, outputs = ran
+    said = text_of(outputs["on the spot"])
     assert "dlbhc, 48 bits, on dsh; p-all" in said
     assert "359 held-out items, 1,438 in the database" in said
     assert said.count(": mostly one for ") == 4
-    assert figures_in(outputs) == 9
-    assert (tmp_path / "runs" / "bit_distributions" / runs.WEIGHTS).is_file()
+    assert figures_in(outputs["on the spot"]) == 9
+    assert (folder / "on the spot" / "runs" / "bit_distributions" / runs.WEIGHTS).is_file()
 
 
-def test_bits_of_any_run(execute, tmp_path, rng):
-    """Features with several classes each, asked under a protocol that leaves out the query."""
-    labels = rng.random((60, 4)) < 0.4
-    features = (rng.standard_normal((60, 5)) + labels.sum(axis=1)[:, None]).astype(np.float32)
-    np.savez(tmp_path / "data.npz", features=features, labels=labels)
-    config = Config(
-        data=str(tmp_path / "data.npz"), method="dsh", bits=11, network="mhcln", protocol="fraction"
-    )
-    spec = planning.settle(config).spec
-    variables = nets.init(spec.build(), jax.random.key(0), (1, *spec.item_shape))
-    folder = runs.create(tmp_path / "given", config)
-    models.save(models.Model(spec, jax.device_get(variables)), folder)
-
-    outputs = execute(BITS, JAXHASH_RUN=folder)
-    assert "dsh, 11 bits, on mhcln; fraction" in text_of(outputs)
-    assert figures_in(outputs) == 8, "all but the images"
-    assert not (tmp_path / "runs").exists()
+def test_bits_of_any_run(ran):
+    folder, outputs = ran
+    assert "dsh, 11 bits, on mhcln; fraction" in text_of(outputs["any run"])
+    assert figures_in(outputs["any run"]) == 8, "all but the images"
+    assert not (folder / "any run" / "runs").exists()
 
 
-def test_search_kernels(execute):
-    outputs = execute(KERNELS, JAXHASH_CODES=20_000)
-    said = text_of(outputs)
+def test_search_kernels(ran):
+    said = text_of(ran[1]["kernels"])
     assert "20,000 codes of 64 bits" in said
     assert "the same distances and ids as NumPy's" in said
     assert "the same for any number of threads" in said

@@ -10,7 +10,6 @@ import naive
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from sklearn.metrics import average_precision_score
 
 from search.codes import pack
 from search.kernels import ranking as kernels
@@ -110,6 +109,8 @@ def test_twins_agree_with_each_other():
 
 
 def test_without_ties_average_precision_is_scikit_learns(rng):
+    from sklearn.metrics import average_precision_score  # here, as other processes do without
+
     # Item i has i ones, so that no two are equally far from the query of zeros.
     bits = 200
     database = pack(np.tri(bits + 1, bits, -1, dtype=np.uint8))[rng.permutation(bits + 1)]

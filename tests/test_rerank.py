@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_scan import GENERIC
 
 from search import asymmetric, merge, pack, paging, rerank
 from search.fine.rerank import as_single, check_features, smallest
@@ -347,7 +348,7 @@ PROGRAM = textwrap.dedent("""
 
 @pytest.mark.parametrize(
     "setting",
-    [{"NUMBA_DISABLE_JIT": "1"}, {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}],
+    [{"NUMBA_DISABLE_JIT": "1"}, GENERIC],
     ids=["plain Python", "a processor without half floats"],
 )
 def test_the_same_on_other_machines(setting, rng, tmp_path):
@@ -360,7 +361,7 @@ def test_the_same_on_other_machines(setting, rng, tmp_path):
         "codes": rng.integers(0, 256, (30, 2), dtype=np.uint8),
     }
     np.savez(tmp_path / "in.npz", **data)
-    environment = os.environ | setting | {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    environment = os.environ | setting
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, tmp_path / "in.npz", tmp_path / "out.npz"],
         env=environment,

@@ -1,6 +1,7 @@
 """The start of training and one step of it, as pure functions."""
 
 import functools
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -52,7 +53,9 @@ def initial_variables(
     """
     # It runs once, and LLVM's first level, which gives the same values, compiles it in a third of
     # the time.
-    quick = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
+    level = "xla_backend_optimization_level"
+    asked = jax.default_backend() == "cpu" and level not in os.environ.get("XLA_FLAGS", "")
+    quick = {level: 1} if asked else None
     begin = functools.partial(nets.init, module, items_shape=(1, *item_shape))
     return jax.jit(begin, compiler_options=quick)(key)
 
