@@ -11,6 +11,7 @@ in place of 144. The gradients are its adjoint, so that they save as much.
 """
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -48,16 +49,6 @@ OUTPUT = np.array(
         [0, 1, -1, 2, -2, 0],
         [0, 1, 1, 4, 4, 0],
         [0, 1, -1, 8, -8, 1],
-    ]
-)
-
-# The entries i * 6 + j of a window, a 4 x 4 block and what it sees of the three that follow it.
-_ENTRIES = np.arange((TILE + 2) ** 2).reshape(TILE + 2, TILE + 2)
-SEEN = np.concatenate(
-    [
-        _ENTRIES[i, j].ravel()
-        for i in (slice(TILE), slice(TILE, None))
-        for j in (slice(TILE), slice(TILE, None))
     ]
 )
 
@@ -163,24 +154,34 @@ def _convolve_and_pool_forward(images: jax.Array, kernel: jax.Array) -> tuple[ja
     _, h, w, _ = images.shape
     tiles, weights = transform_images(images), transform_kernel(kernel)
     full = _mix(OUTPUT, multiply(tiles, weights))
+    upper, lower = (jnp.maximum(*row) for row in _corners(full))
+    pooled = jnp.maximum(upper, lower).reshape(-1, *full.shape[1:])
+    # In a pass of its own: else what the gradient keeps is all of `full`, not a byte a window.
+    saved = _like(images), tiles, weights, _alone(_first_largest, full)
+    return _join(pooled, h // 2, w // 2).astype(images.dtype), saved
+
+
+def _corners(full: jax.Array) -> list[list[jax.Array]]:
+    """The corners [[a, b], [c, d]] of each window, (half, half, n, down, across, c) each."""
     half = TILE // 2
     windows = full.reshape(half, 2, half, 2, *full.shape[1:])
-    a, b, c, d = (windows[:, i, :, j] for i in range(2) for j in range(2))
-    upper, lower = jnp.maximum(a, b), jnp.maximum(c, d)
-    pooled = jnp.maximum(upper, lower).reshape(half * half, *full.shape[1:])
-    # The first corner, in reading order, that holds the maximum.
-    winner = jnp.where(upper >= lower, jnp.where(a >= b, 0, 1), jnp.where(c >= d, 2, 3))
-    saved = _like(images), tiles, weights, winner.astype(jnp.int8)
-    return _join(pooled, h // 2, w // 2).astype(images.dtype), saved
+    return [[windows[:, i, :, j] for j in range(2)] for i in range(2)]
+
+
+def _first_largest(full: jax.Array) -> jax.Array:
+    """The first corner of each window, in reading order, that holds its maximum: int8, 0 to 3."""
+    (a, b), (c, d) = _corners(full)
+    above = jnp.maximum(a, b) >= jnp.maximum(c, d)
+    corner = jnp.where(above, jnp.where(a >= b, 0, 1), jnp.where(c >= d, 2, 3))
+    return corner.astype(jnp.int8)
 
 
 def _convolve_and_pool_backward(saved: Saved, slope: jax.Array) -> tuple[jax.Array, jax.Array]:
     like, tiles, weights, winner = saved
     _, h, w, _ = like.shape
     half = TILE // 2
-    # A product with ones on its diagonal: XLA fuses nothing across it, where it would otherwise
-    # compute whatever made the slopes again for each corner of a window.
-    slopes = _mix(np.eye(half), _split(slope, *_tiles(h, w), half))
+    # Alone, or what made the slopes would be computed again for each corner of a window.
+    slopes = _alone(lambda slope: _split(slope, *_tiles(h, w), half), slope)
     within = slopes.shape[1:]
     corner = jnp.arange(4, dtype=jnp.int8).reshape(1, 2, 1, 2, 1, 1, 1, 1)
     spread = jnp.where(
@@ -230,8 +231,30 @@ def _correlate(tiles: jax.Array, slopes: jax.Array) -> jax.Array:
 
 
 def transform_images(images: jax.Array) -> jax.Array:
-    """Images (n, h, w, c) -> float32 ((TILE + 2)^2, n, down, across, c)."""
-    return _apply(np.kron(IMAGE, IMAGE)[:, SEEN], _windows(images))
+    """Images (n, h, w, c) -> float32 ((TILE + 2)^2, n, down, across, c), a row an entry.
+
+    Sums of every fourth pixel, weighted, along one side and then along the other: a fifth of the
+    operations of a product with whole windows, and no copies of the pixels that these share.
+    """
+    n, h, w, c = images.shape
+    down, across = _tiles(h, w)
+    ends = ((1, tiles * TILE + 1 - size) for tiles, size in ((down, h), (across, w)))
+    padded = jnp.pad(images, ((0, 0), *ends, (0, 0)))
+    rows = _alone(lambda padded: _transform_windows(padded[None], down), padded)
+    tiles = _transform_windows(rows.reshape(TILE + 2, n * down, -1, c), across)
+    return tiles.reshape(-1, n, down, across, c)
+
+
+def _transform_windows(pixels: jax.Array, count: int) -> jax.Array:
+    """(a, b, pixels, ...) -> float32 (a, TILE + 2, b, count, ...): windows along the third axis."""
+    weights = jnp.asarray(IMAGE, jnp.float32)
+    last = (count - 1) * TILE + 1
+    total = jnp.float32(0)
+    for i in range(TILE + 2):
+        seen = lax.slice_in_dim(pixels, i, i + last, TILE, axis=2).astype(jnp.float32)
+        weight = weights[:, i].reshape(-1, *(1,) * (pixels.ndim - 1))
+        total = total + weight * seen[:, None]
+    return total
 
 
 def transform_kernel(kernel: jax.Array) -> jax.Array:
@@ -241,13 +264,8 @@ def transform_kernel(kernel: jax.Array) -> jax.Array:
 
 def _mix(matrix: np.ndarray, entries: jax.Array) -> jax.Array:
     """Apply a (q, p) transform along both sides of tiles: (p^2, ...) -> float32 (q^2, ...)."""
-    return _apply(np.kron(matrix, matrix), entries)
-
-
-def _apply(both: np.ndarray, entries: jax.Array) -> jax.Array:
-    """(q, p) x (p, ...) -> float32 (q, ...)."""
-    flat = entries.reshape(len(entries), -1)
-    # The transforms of bfloat16 images and slopes are whole numbers small enough to be exact in it.
+    both, flat = np.kron(matrix, matrix), entries.reshape(len(entries), -1)
+    # The transforms of bfloat16 slopes are whole numbers small enough to be exact in it.
     mixed = jnp.dot(jnp.asarray(both, flat.dtype), flat, preferred_element_type=jnp.float32)
     return mixed.reshape(-1, *entries.shape[1:])
 
@@ -257,30 +275,19 @@ def _tiles(h: int, w: int) -> tuple[int, int]:
     return -(-h // TILE), -(-w // TILE)
 
 
-def _windows(images: jax.Array) -> jax.Array:
-    """(n, h, w, c) -> ((TILE + 2)^2, n, down, across, c): what each output tile sees.
+def _alone(function: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array:
+    """What `function` gives of the arrays, made once and laid out in memory.
 
-    Its entries stand in the order `SEEN`: a window is a block of TILE x TILE pixels with the first
-    ones of the blocks to its right, below, and below to the right, so that four copies do.
+    XLA's CPU backend would else compute it again inside each expression that reads it. It fuses
+    nothing across a branch, and the barrier hides that this one is always taken.
     """
-    n, h, w, c = images.shape
-    down, across = _tiles(h, w)
-    ends = ((1, (size + 1) * TILE - 1 - side) for size, side in ((down, h), (across, w)))
-    padded = jnp.pad(images, ((0, 0), *ends, (0, 0)))
-    grid = padded.reshape(n, down + 1, TILE, across + 1, TILE, c).transpose(2, 4, 0, 1, 3, 5)
-    here, more = slice(TILE), slice(2)
-    parts = (
-        grid[i, j, :, k : k + down, m : m + across].reshape(-1, n, down, across, c)
-        for i, k in ((here, 0), (more, 1))
-        for j, m in ((here, 0), (more, 1))
-    )
-    # A gather would be one pass in place of three, but XLA then computes whatever made the images
-    # again for each of the windows that share a pixel.
-    return jnp.concatenate(list(parts))
+    like = jax.eval_shape(function, *arrays)
+    taken = lax.optimization_barrier(jnp.bool_(True))
+    return lax.cond(taken, function, lambda *_: jnp.zeros(like.shape, like.dtype), *arrays)
 
 
 def _add_windows(windows: jax.Array, h: int, w: int) -> jax.Array:
-    """The adjoint of `_windows`: (n, h, w, c), where overlapping windows add up.
+    """Entries of windows back at their pixels, (n, h, w, c), where overlapping windows add up.
 
     Gathers with constant indices: XLA's CPU backend makes one vectorised pass of them, where
     padding and adding takes several.
