@@ -13,6 +13,7 @@ import search
 from search.hamming import buckets, scan, tables
 from search.hamming.blocks import arrange, restore
 from search.hamming.scan import knn
+from search.kernels import buckets as kernels
 
 
 def assert_same(found, expected):
@@ -110,6 +111,34 @@ def test_a_task_keeps_to_its_own_queries(rng, monkeypatch):
     for k in (5, 300):
         assert_same(found.knn(queries, k), naive.hamming_knn(queries, codes, k))
     assert_same(found.radius(queries, 8), naive.hamming_radius(queries, codes, 8))
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 60), st.booleans(), st.integers(0, 2**32 - 1))
+def test_of_buckets_that_tie_the_least_rows_are_kept(distinct, need, filtered, seed):
+    rng = np.random.default_rng(seed)
+    index = buckets.build(arrange(rng.integers(0, distinct, (200, 1), np.uint8)))
+    allowed = rng.random(200) < 0.5 if filtered else np.empty(0, np.bool_)
+    some = np.flatnonzero(rng.random(index.blocks.count) < 0.7)
+    rows = [index.rows[index.offsets[code] : index.offsets[code + 1]] for code in some]
+    rows = np.concatenate([np.empty(0, np.int64), *rows]).astype(np.int64)
+    expected = np.sort(rows[allowed[rows]] if filtered else rows)[:need]
+    out = np.full(need + 2, -7)
+    found = kernels._least(some, index.offsets, index.rows, allowed, need, out[1:-1])
+    assert out[1 : 1 + found].tolist() == expected.tolist()
+    assert out[[0, -1]].tolist() == [-7, -7]
+
+
+@pytest.mark.parametrize("word", [0, 1])
+@pytest.mark.parametrize("lowest", [0, 20, 52])
+def test_codes_that_differ_in_few_bits_have_places_of_their_own(lowest, word, rng):
+    """In a hash table, where many at one place would be looked through one by one."""
+    seeds = rng.integers(0, 2**64, 2, np.uint64) | np.uint64(1)
+    codes = np.zeros((4096, 2), np.uint64)
+    codes[:, word] = np.arange(4096, dtype=np.uint64) << np.uint64(lowest)
+    hashes = [int(kernels._hash(codes, position, seeds)) for position in range(4096)]
+    at_a_place = np.bincount([each % 8192 for each in hashes])
+    assert at_a_place.max() < 64  # six or seven at random; one factor in a hundred makes it 20
 
 
 def test_more_distinct_codes_than_the_first_tables_hold(rng):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search.kernels import hamming, tables
+from search.kernels import hamming, tables, vectors
 from search.kernels.shared import ROW_BITS
 
 
@@ -73,6 +73,39 @@ def test_blocks_are_done_when_their_results_are_written(monkeypatch):
     )  # fmt: skip
     assert done == [blocks]
     assert (out == np.arange(k)).all()
+
+
+def test_bounds_stay_within_the_arrays_that_they_index(monkeypatch):
+    """Of two queries the first has a guess that is too low, and the other none."""
+    bits, blocks, k = 64, 4, 16
+    seen, ordered = [], []
+
+    def sweep(*arguments):
+        *_, bounds, limits = arguments
+        seen.append((bounds.tolist(), limits[:2].tolist()))
+        if len(seen) == 1:
+            bounds[0] = 3
+
+    monkeypatch.setattr(hamming, "claim", vectors._claim_python)
+    monkeypatch.setattr(hamming, "sweep", sweep)
+    monkeypatch.setattr(hamming, "query_words", lambda *_: None)
+    monkeypatch.setattr(hamming, "limit_of", lambda bound, wide: np.uint64(bound))
+    monkeypatch.setattr(
+        hamming, "order", lambda keys, filled, counts, bound, places, out: ordered.append(bound)
+    )
+    in_python = getattr(hamming.nearest, "py_func", hamming.nearest)
+    in_python(
+        None, blocks * 256, bits, blocks, np.zeros(hamming.PROGRESS, np.int64), blocks, 1,
+        np.zeros((2, 8), np.uint8), False, (0,) * 12, None, k, None, np.empty(0, np.uint8),
+        np.empty((2, k), np.int64),
+    )  # fmt: skip
+    beyond = bits + 1  # lets all codes pass; counts and places have room for it
+    assert seen == [
+        ([beyond, beyond], [beyond, beyond]),
+        ([4, beyond], [4, beyond]),
+        ([beyond, beyond], [beyond, 0]),
+    ]
+    assert ordered == [beyond, beyond]
 
 
 @pytest.mark.parametrize(

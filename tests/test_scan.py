@@ -174,6 +174,20 @@ def test_the_sample_misleads(rng):
             assert_same(found, naive.hamming_knn(part, codes, k))
 
 
+def test_what_a_guess_left_out_is_found_however_far_it_is(rng):
+    """The scan goes back for the misled query alone: of the other nothing is found twice."""
+    misled = draw_codes(rng, 1, 64)
+    codes = np.repeat(~misled, 64 * 256, axis=0)
+    codes[:256] = codes[32 * 256 : 33 * 256] = misled  # where it samples; all others are at 64
+    other = ~misled
+    other[0, 3] ^= 0x81
+    codes[40 * 256] = other
+    queries = np.concatenate([misled, other])
+    for k in (500, 600):
+        found = scan.knn(arrange(codes), queries, k, threads=1)
+        assert_same(found, naive.hamming_knn(queries, codes, k))
+
+
 def test_radius_of_every_query_its_own(rng):
     codes, queries = draw_codes(rng, 3000, 24), draw_codes(rng, 5, 24)
     radii = np.array([-1, 0, 6, 12, 24])

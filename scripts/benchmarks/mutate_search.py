@@ -5,6 +5,8 @@
     python scripts/benchmarks/mutate_search.py --folder /tmp/mutants --way anew --minutes 9
     python scripts/benchmarks/mutate_search.py --folder /tmp/mutants --modules codes.py --all
     python scripts/benchmarks/mutate_search.py --folder /tmp/mutants --lines shards.py:93 --most 60
+    python scripts/benchmarks/mutate_search.py --folder /tmp/mutants --way anew \
+        --modules kernels/buckets.py --tests tests/test_buckets.py
 
 The folder keeps the copy, the lines that each test runs, and the results: a call goes on where the
 last one ended, with the tests as they are now, and survivors are tried again by one that grants
@@ -16,7 +18,7 @@ mutant is killed. There are three ways:
     plain    the same with kernels as plain Python: kernels, by tests that are quick enough so
     anew     in a process that imports the changed source, and compiles what has changed: what the
              two others could not try, and kernels that survived as plain Python, by the tests
-             that warm has found
+             that warm has found, or all tests of some files (`--tests`)
 
 Mutants that are as correct as the code are listed, with the reason, in mutate_search.toml. Prints a
 line for each mutant that survives, and the counts; exits with 1 if one survived.
@@ -49,6 +51,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 COPIED = ("search", "tests", "scripts", "jaxhash", "docs", "pyproject.toml", "README.md")
 EQUIVALENT = Path(__file__).with_suffix(".toml")
 FIRST = 8  # tests that a mutant meets before all the others, if each takes a process
+OF_A_FILE = 10.0  # seconds that all tests of a file are reckoned to take
 # Tests of other things that import search, or that no fault in a function can fail.
 NOT_ASKED = ("messages", "mutations", "rooms", "startup", "cliffs", "stress", "docstrings", "words")
 # Those that run kernels often enough and on codes so few that they can do without a compiler.
@@ -93,6 +96,8 @@ class Options:
     """No new mutant is begun after so long."""
     most: float = 30.0
     """A mutant meets tests of so many seconds, as they took without a fault."""
+    tests: tuple[str, ...] = ()
+    """Files such as tests/test_scan.py: mutants meet all tests of these, in this order (anew)."""
 
 
 # ---------------------------------------------------------------- the copy
@@ -207,8 +212,17 @@ class Anew:
                     self._by_module[module].add(name)
                 if not test[1]:
                     self._by_module[""].add(name)
-        if not self._seconds:
+        if options.tests:
+            self._seconds |= dict.fromkeys(options.tests, OF_A_FILE)
+            self._keep_kernels()
+        elif not self._seconds:
             sys.exit(f"{folder} knows no tests yet: run the way warm first")
+
+    def _keep_kernels(self) -> None:
+        """Run the files of tests without a fault: they pass, and leave their kernels on disk."""
+        log = self._folder / "anew.txt"
+        if forked(lambda: tests_in(self._place, self._options.tests), log) != 0:
+            sys.exit(f"these tests fail without a fault: see {log}")
 
     def _users(self, kernel: str) -> set[str]:
         """Modules that import one, or import one that does; itself included."""
@@ -236,6 +250,9 @@ class Anew:
 
     def result(self, module: str, mutant: Mutant) -> Outcome:
         """'killed', 'hung' or 'survived', and by what."""
+        if self._options.tests:
+            result, by = self._meet(module, mutant, list(self._options.tests))
+            return result, by or "all tests of " + ", ".join(self._options.tests)
         names = list(dict.fromkeys(self._tests(module, mutant)))
         seconds, most = 0.0, []
         for name in names:
@@ -271,7 +288,8 @@ class Anew:
             os.environ["NUMBA_CACHE_DIR"] = str(cache)
             importlib.import_module("numba").config.CACHE_DIR = str(cache)
             limited(60 + 5 * sum(self._seconds[name] for name in names))
-            return tests_in(self._place, ["-x", *files], Chosen(names))
+            chosen = [] if self._options.tests else [Chosen(names)]
+            return tests_in(self._place, ["-x", *files], *chosen)
 
         try:
             path.write_text(mutant.source)
