@@ -37,41 +37,70 @@ def test_a_tile_in_every_form(form: Registers, monkeypatch, rng: np.random.Gener
         asked = rng.integers(0, 256, (queries, width), np.uint8)
         asked[0] = codes[7] ^ np.uint8(1)
         distances = naive.hamming_distances(asked, codes)
-        bounds = np.sort(distances, axis=1)[:, 5]
-        bounds[1:2] = 0  # nothing is within it
+        few = np.sort(distances, axis=1)[:, 5]
+        few[1:2] = 0  # nothing is within it
         repeated = 0x0101010101010101 if kind == np.uint8 else 0x0001000100010001
-        masks, sums = np.zeros(queries * 4, np.uint64), np.zeros(queries * BLOCK, kind)
-        which = tile(
-            codes.T.reshape(-1).copy(), 0, width, query_words(asked, queries, form.by_table), 0,
-            (bounds + 1).astype(np.uint64) * np.uint64(repeated), 0, (0,) * (8 * queries + 4),
-            masks, sums,
-        )  # fmt: skip
-        near = (distances <= bounds[:, None]).reshape(queries * 4, vectors.LANES)
-        hit = near.any(axis=1)
-        assert which == np.packbits(hit, bitorder="little").astype(np.uint64) @ (
-            np.uint64(256) ** np.arange(-(-len(hit) // 8), dtype=np.uint64)
-        )
-        expected = np.packbits(near, axis=1, bitorder="little").view(np.uint64)[:, 0]
-        np.testing.assert_array_equal(masks[hit], expected[hit])
-        np.testing.assert_array_equal(
-            sums.reshape(-1, vectors.LANES)[hit],
-            (distances + 1).reshape(-1, vectors.LANES).astype(kind)[hit],
-        )
+        for bounds in (few, np.full(queries, 8 * width - 2)):  # or everything is
+            masks, sums = np.zeros(queries * 4, np.uint64), np.zeros(queries * BLOCK, kind)
+            which = tile(
+                codes.T.reshape(-1).copy(), 0, width, query_words(asked, queries, form.by_table),
+                0, (bounds + 1).astype(np.uint64) * np.uint64(repeated), 0,
+                (0,) * (8 * queries + 4), masks, sums,
+            )  # fmt: skip
+            near = (distances <= bounds[:, None]).reshape(queries * 4, vectors.LANES)
+            hit = near.any(axis=1)
+            assert which == np.packbits(hit, bitorder="little").astype(np.uint64) @ (
+                np.uint64(256) ** np.arange(-(-len(hit) // 8), dtype=np.uint64)
+            )
+            expected = np.packbits(near, axis=1, bitorder="little").view(np.uint64)[:, 0]
+            np.testing.assert_array_equal(masks[hit], expected[hit])
+            np.testing.assert_array_equal(
+                sums.reshape(-1, vectors.LANES)[hit],
+                (distances + 1).reshape(-1, vectors.LANES).astype(kind)[hit],
+            )
+
+
+def in_a_kernel(function):
+    """One of the functions that only kernels can call, for a test to call."""
+    return function if PLAIN else numba.njit(lambda *arguments: function(*arguments))
 
 
 def test_a_byte_against_every_byte(monkeypatch) -> None:
     asked = np.arange(256, dtype=np.uint8)
     for form in (Registers(64, 32, False), Registers(64, 32, not PLAIN)):
         monkeypatch.setattr(vectors, "registers", lambda form=form: form)
-        distance = (
-            vectors.byte_distance
-            if PLAIN
-            else numba.njit(lambda *arguments: vectors.byte_distance(*arguments))
-        )
+        distance = in_a_kernel(vectors.byte_distance)
         words = query_words(asked[:, None], 1, form.by_table)
         for value in (0, 1, 0x0F, 0xF0, 0xA5, 255):
             found = [distance(words, entry, np.uint64(value)) for entry in range(256)]
             np.testing.assert_array_equal(found, np.bitwise_count(asked ^ np.uint8(value)))
+
+
+def test_the_lowest_bit_of_a_mask() -> None:
+    lowest = in_a_kernel(vectors.lowest)
+    for bit in range(64):
+        for mask in (1 << bit, 2**64 - (1 << bit)):
+            assert lowest(np.uint64(mask)) == bit
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_a_mask_of_the_sums_within_a_limit(kind, rng) -> None:
+    mask_of = in_a_kernel(vectors.mask_of)
+    sums = rng.integers(0, 4, 3 * vectors.LANES).astype(kind)
+    sums[[0, 63, 64, 127, 128]] = np.iinfo(kind).max
+    ones = (2**64 - 1) // int(np.iinfo(kind).max)  # 1 in all the places of a word
+    for index in range(3):
+        own = sums[index * vectors.LANES : (index + 1) * vectors.LANES]
+        for limit in (0, 1, 2, int(np.iinfo(kind).max)):
+            expected = np.packbits(own <= limit, bitorder="little").view(np.uint64)[0]
+            assert mask_of(sums, index, np.uint64(limit * ones)) == expected
+
+
+def test_a_claim_adds_and_tells_what_was_there() -> None:
+    claim = in_a_kernel(vectors.claim)
+    progress = np.array([10, 20, 30])
+    assert [claim(progress, 1, amount) for amount in (5, 0, 7)] == [20, 25, 25]
+    assert progress.tolist() == [10, 32, 30]
 
 
 @pytest.mark.parametrize("abreast", [1, 4])
