@@ -331,6 +331,7 @@ PROGRAM = textwrap.dedent("""
     import sys
     import numpy as np
     from search import asymmetric, merge, rerank
+    from search.fine.rerank import as_single
 
     data = dict(np.load(sys.argv[1]))
     found = []
@@ -339,10 +340,14 @@ PROGRAM = textwrap.dedent("""
     found.append(asymmetric(data["latents"], data["codes"], data["ids"], 5))
     found.append(merge(*found[:2]))
     np.savez(sys.argv[2], *[each for pair in found for each in pair])
-    try:
-        rerank(data["asked"], np.full_like(data["features"], np.nan), data["ids"], 5)
-    except ValueError:
-        print("refused")
+    every = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    every = every[np.isfinite(every)][:, None]
+    assert (as_single(every) == every.astype(np.float32)).all()
+    for bad in np.nan, np.inf, -np.inf:
+        try:
+            rerank(data["asked"], np.full_like(data["features"], bad), data["ids"], 5)
+        except ValueError:
+            print("refused", bad)
 """)
 
 
@@ -370,7 +375,11 @@ def test_the_same_on_other_machines(setting, rng, tmp_path):
         text=True,
         check=False,
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "refused\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (
+        0,
+        "refused nan\nrefused inf\nrefused -inf\n",
+        "",
+    )
     found = list(np.load(tmp_path / "out.npz").values())
     fine = naive.rerank(data["asked"], data["features"], data["ids"], 5)
     expected = [*fine, *fine]
