@@ -1,11 +1,15 @@
 """Kernels of the Hamming search by themselves: what no search shows at will."""
 
+import naive
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from search.hamming import scan
+from search.hamming.blocks import BLOCK, arrange, restore
 from search.kernels import hamming, tables, vectors
+from search.kernels.registers import registers
 from search.kernels.shared import ROW_BITS
 
 
@@ -106,6 +110,27 @@ def test_bounds_stay_within_the_arrays_that_they_index(monkeypatch):
         ([beyond, beyond], [beyond, 0]),
     ]
     assert ordered == [beyond, beyond]
+
+
+@pytest.mark.parametrize("stride", [0, 1])
+def test_a_thread_searches_the_blocks_that_it_claims(stride, rng):
+    """Others have claimed the first 56; what a guess leaves out is told to all of them."""
+    k, blocks = 16, arrange(rng.integers(0, 256, (64 * BLOCK, 8), np.uint8))
+    queries = rng.integers(0, 256, (2, 8), np.uint8)
+    progress = np.zeros(hamming.PROGRESS, np.int64)
+    progress[hamming.NEXT] = 56
+    shape, masks, sums = scan.scratch(2, 8)
+    out = np.empty((2, k), np.int64)
+    hamming.nearest(
+        blocks.planes.reshape(-1), blocks.count, 64, 64, progress, 4, stride, queries,
+        registers().by_table, shape, np.empty(0, np.uint64), k, masks, sums, out,
+    )  # fmt: skip
+    distances, rows = naive.hamming_knn(queries, restore(blocks, 56 * BLOCK), k)
+    expected = distances.astype(np.int64) << ROW_BITS | (rows + 56 * BLOCK)
+    assert (out[out != hamming.MISSING] == expected[out != hamming.MISSING]).all()
+    assert (out == hamming.MISSING).any() == bool(stride)
+    assert progress[hamming.GUESSED] == stride
+    assert progress[hamming.DONE] == 8
 
 
 @pytest.mark.parametrize(

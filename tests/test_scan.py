@@ -367,6 +367,7 @@ from search.hamming.blocks import arrange
 rng = np.random.default_rng(3)
 for bits in {widths}:
     codes = search.pack(rng.integers(0, 2, (300, bits)))
+    codes[9] = search.pack(1 - np.eye(1, bits, dtype=int))  # 255 bits from where no query is
     queries = search.pack(rng.integers(0, 2, (5, bits)))
     queries[0] = codes[7] ^ search.pack(np.ones((1, bits)))[0]
     queries[1] = codes[64]  # the first of a vector, and often the only one within

@@ -51,7 +51,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 COPIED = ("search", "tests", "scripts", "jaxhash", "docs", "pyproject.toml", "README.md")
 EQUIVALENT = Path(__file__).with_suffix(".toml")
 FIRST = 8  # tests that a mutant meets before all the others, if each takes a process
-OF_A_FILE = 10.0  # seconds that all tests of a file are reckoned to take
+OF_A_FILE = 3.0  # seconds that all tests of a file are reckoned to take
 # Tests of other things that import search, or that no fault in a function can fail.
 NOT_ASKED = ("messages", "mutations", "rooms", "startup", "cliffs", "stress", "docstrings", "words")
 # Those that run kernels often enough and on codes so few that they can do without a compiler.
@@ -97,7 +97,7 @@ class Options:
     most: float = 30.0
     """A mutant meets tests of so many seconds, as they took without a fault."""
     tests: tuple[str, ...] = ()
-    """Files such as tests/test_scan.py: mutants meet all tests of these, in this order (anew)."""
+    """Files such as tests/test_scan.py, or tests in one: mutants meet all of these (anew)."""
 
 
 # ---------------------------------------------------------------- the copy
@@ -268,7 +268,8 @@ class Anew:
 
     def _meet(self, module: str, mutant: Mutant, names: list[str]) -> Outcome:
         """`result` of some of the tests."""
-        files = list(dict.fromkeys(name.partition("::")[0] for name in names))
+        whole = self._options.tests
+        files = list(whole or dict.fromkeys(name.partition("::")[0] for name in names))
         path = self._place / "search" / module
         kept, times = path.read_text(), path.stat()
         cache, log = self._folder / "kernels", self._folder / "anew.txt"
@@ -288,7 +289,7 @@ class Anew:
             os.environ["NUMBA_CACHE_DIR"] = str(cache)
             importlib.import_module("numba").config.CACHE_DIR = str(cache)
             limited(60 + 5 * sum(self._seconds[name] for name in names))
-            chosen = [] if self._options.tests else [Chosen(names)]
+            chosen = [] if whole else [Chosen(names)]
             return tests_in(self._place, ["-x", *files], *chosen)
 
         try:
