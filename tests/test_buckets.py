@@ -114,9 +114,7 @@ def test_a_task_keeps_to_its_own_queries(rng, monkeypatch):
 
 
 @settings(max_examples=80, deadline=None)
-@given(
-    st.sampled_from([1, 2, 3, 40]), st.integers(1, 60), st.booleans(), st.integers(0, 2**32 - 1)
-)
+@given(st.sampled_from([1, 2, 3, 40]), st.integers(1, 60), st.booleans(), st.integers(0, 2**32 - 1))
 def test_of_buckets_that_tie_the_least_rows_are_kept(distinct, need, filtered, seed):
     rng = np.random.default_rng(seed)
     index = buckets.build(arrange(rng.integers(0, distinct, (200, 1), np.uint8)))
