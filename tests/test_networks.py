@@ -256,9 +256,9 @@ def test_trunks_start_as_released(name, shape, variances, key):
 @pytest.mark.parametrize("side", [1, 2, 3, 8, 9])
 def test_dsh_pooling_rounds_up(side, rng):
     image = rng.normal(size=(side, side)).astype(np.float32)
-    average = dsh.pool_average(image[None, :, :, None])[0, :, :, 0]
+    average = jax.jit(dsh.pool_average)(image[None, :, :, None])[0, :, :, 0]
     np.testing.assert_allclose(average, naive.pool_rounding_up(image, "mean"), atol=1e-6)
-    largest = dsh.pool_largest(image[None, :, :, None])[0, :, :, 0]
+    largest = jax.jit(dsh.pool_largest)(image[None, :, :, None])[0, :, :, 0]
     np.testing.assert_allclose(largest, naive.pool_rounding_up(image, "max"))
 
 
@@ -297,10 +297,14 @@ def test_dsh_convolution_is_the_librarys(channels, dtype, rng):
     kernel = jnp.asarray(rng.normal(size=(5, 5, channels, 2)), dtype)
     run = {"window_strides": (1, 1), "padding": "SAME"}
     run |= {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
-    expected, expected_pull = jax.vjp(partial(jax.lax.conv_general_dilated, **run), images, kernel)
-    value, pull = jax.vjp(partial(dsh.convolve_in_fours, **run), images, kernel)
+
+    def value_and_pulled(convolve):
+        value, pull = jax.vjp(partial(convolve, **run), images, kernel)
+        return value, *pull(value)
+
+    got = jax.jit(lambda: value_and_pulled(dsh.convolve_in_fours))()
+    wanted = jax.jit(lambda: value_and_pulled(jax.lax.conv_general_dilated))()
     loose = 1e-5 if dtype == jnp.float32 else 2e-2
-    got, wanted = (value, *pull(value)), (expected, *expected_pull(expected))
     for a, b in zip(got, wanted, strict=True):
         assert a.dtype == b.dtype == dtype
         a, b = (np.asarray(x, np.float32) for x in (a, b))
