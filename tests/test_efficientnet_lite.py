@@ -15,7 +15,7 @@ import safetensors.numpy
 
 from jaxhash import nets
 from jaxhash.nets import efficientnet_lite
-from jaxhash.nets.cpu import depthwise
+from jaxhash.nets.cpu import colours, depthwise, one_by_one
 from jaxhash.spec import ModelSpec
 from jaxhash.training import pretrained
 from jaxhash.training.backbones import BACKBONES, Backbone
@@ -46,6 +46,43 @@ def test_depthwise_is_its_twin(way, shape, side, stride, rng):
 def test_depthwise_refuses_a_kernel_of_other_channels():
     with pytest.raises(ValueError, match=r"\(k, k, c\)"):
         depthwise.depthwise(jnp.ones((1, 8, 8, 4)), jnp.ones((3, 3, 5)))
+
+
+@pytest.mark.parametrize("way", [colours.spread, colours.library_convolve, colours.convolve])
+@pytest.mark.parametrize(("shape", "side", "stride"), [((2, 7, 6, 3), 3, 2), ((1, 8, 5, 2), 5, 1)])
+def test_a_convolution_of_colours_is_a_sum_of_depthwise_ones(way, shape, side, stride, rng):
+    images = rng.normal(size=shape).astype(np.float32)
+    kernel = rng.normal(size=(side, side, shape[3], 4)).astype(np.float32)
+    found = jax.jit(partial(way, stride=stride))(images, kernel)
+    wanted = [naive.depthwise(images, kernel[..., out], stride).sum(axis=3) for out in range(4)]
+    np.testing.assert_allclose(found, np.stack(wanted, axis=3), atol=1e-5)
+
+
+def test_a_convolution_of_colours_refuses_a_kernel_of_other_channels():
+    with pytest.raises(ValueError, match=r"\(k, k, c, out\)"):
+        colours.convolve(jnp.ones((1, 8, 8, 4)), jnp.ones((3, 3, 5, 2)))
+
+
+def test_one_by_one_gives_what_all_at_once_give(rng):
+    module = efficientnet_lite.Block(2, 5, 2, 3)
+    images = rng.normal(size=(3, 5, 6, 4)).astype(np.float32)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), images)
+    params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes)
+    run = partial(module.apply, params)
+    found = jax.jit(partial(one_by_one.each, run))(images)
+    np.testing.assert_allclose(found, jax.jit(run)(images), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("devices", "count", "loops"), [(1, 2, True), (1, 1, False), (8, 2, False)]
+)
+def test_images_go_in_one_by_one_where_there_is_one_device(devices, count, loops, monkeypatch):
+    module = efficientnet_lite.lite0()
+    images = jnp.zeros((count, 32, 32, 3))
+    monkeypatch.setattr(one_by_one.jax, "device_count", lambda: devices)
+    params = jax.eval_shape(partial(module.init, train=False), jax.random.key(0), images)
+    lowered = jax.jit(partial(module.apply, train=False)).lower(params, images)
+    assert ("stablehlo.while" in lowered.as_text()) is loops
 
 
 @pytest.mark.parametrize(("expansion", "width", "stride"), [(1, 4, 1), (3, 5, 2), (2, 4, 1)])

@@ -14,13 +14,16 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax import lax
 
+from jaxhash.nets.cpu import colours
 from jaxhash.nets.cpu.depthwise import depthwise
+from jaxhash.nets.cpu.one_by_one import one_by_one
 
 # Five halvings leave one place.
 MIN_SIZE = 32
 STEM, HEAD = 32, 1280
+# Blocks from the first to one at an eighth of the images' side.
+EARLY = 5
 # (expansion, channels, repeats, stride, side of the kernel) of each stage, before scaling.
 STAGES = (
     (1, 16, 1, 1, 3),
@@ -77,13 +80,7 @@ class Convolution(nn.Module):
         if self.side == self.stride == 1:
             y = jnp.dot(x, kernel[0, 0])
         else:
-            y = lax.conv_general_dilated(
-                x,
-                kernel,
-                (self.stride, self.stride),
-                "SAME",
-                dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            )
+            y = colours.convolve(x, kernel, self.stride)
         return y + bias[None, None, None]
 
 
@@ -149,10 +146,27 @@ class Trunk(nn.Module):
 
     def pooled(self, images: jax.Array) -> jax.Array:
         """(n, h, w, c) -> float32 (n, 1280), what the ImageNet classifier reads."""
-        x = relu6(self.stem(images.astype(self.dtype)))
-        for at in range(len(blocks(self.width, self.depth))):
+        if self.is_initializing():
+            x = self.early(images)
+        else:
+            # Without its scope, as a loop over images cannot be inside of it.
+            alone, variables = self.unbind()
+
+            def early(some: jax.Array) -> jax.Array:
+                found: Any = alone.apply(variables, some, method="early")
+                return found
+
+            x = one_by_one(early, images)
+        for at in range(EARLY, len(blocks(self.width, self.depth))):
             x = getattr(self, f"block{at + 1}")(x)
         return relu6(self.head(x)).astype(jnp.float32).mean(axis=(1, 2))
+
+    def early(self, images: jax.Array) -> jax.Array:
+        """(n, h, w, c) -> (n, h / 8, w / 8, c), rounded up: the layers at the larger sizes."""
+        x = relu6(self.stem(images.astype(self.dtype)))
+        for at in range(EARLY):
+            x = getattr(self, f"block{at + 1}")(x)
+        return x
 
 
 def relu6(x: jax.Array) -> jax.Array:

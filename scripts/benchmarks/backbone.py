@@ -1,18 +1,25 @@
 """CPU milliseconds an image of EfficientNet-Lite0 by jax, onnxruntime and PyTorch, in turn.
 
     python scripts/benchmarks/backbone.py --rounds 10
+    taskset -c 0 python scripts/benchmarks/backbone.py --rounds 30 --layers
 
 The same weights in all: for onnxruntime a graph is written from them, with the package `onnx`;
 PyTorch, which is left out where it is not installed, keeps channels last, as its own pages advise.
 Features are compared first. CPU time counts all threads; onnxruntime's are not left spinning, which
 would count too. Memory is kept between calls, as the command `jaxhash` does. A minute.
+
+`--layers`: the depthwise layers alone, by jax and as onnxruntime's own profile has them, which
+leaves out how it lays out their input. That is time on the clock: onnxruntime has one thread, and
+`taskset` gives jax one.
 """
 
 import argparse
 import importlib.metadata
 import importlib.util
+import json
 import os
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from typing import Any
@@ -24,6 +31,7 @@ from limits import processor
 from onnx import TensorProto, helper, numpy_helper
 
 from jaxhash.nets import efficientnet_lite
+from jaxhash.nets.cpu.depthwise import depthwise
 from jaxhash.training.allocator import keep_memory
 from jaxhash.training.backbones import BACKBONES
 from jaxhash.trees import flatten
@@ -63,16 +71,16 @@ def graph(params: dict[str, Any]) -> bytes:
         x, channels = y, width
     nodes.append(helper.make_node("GlobalAveragePool", [convolution(x, "head")], ["mean"]))
     nodes.append(helper.make_node("Flatten", ["mean"], ["pooled"]))
-    shapes: dict[str, Any] = {
-        "images": ["n", 3, SIDE, SIDE],
-        "pooled": ["n", efficientnet_lite.HEAD],
-    }
-    sides = [
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, shapes[name]) for name in shapes
-    ]
-    made = helper.make_graph(nodes, "efficientnet-lite0", sides[:1], sides[1:], kept)
-    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-    return bytes(model.SerializeToString())
+    sides = {"images": ["n", 3, SIDE, SIDE], "pooled": ["n", efficientnet_lite.HEAD]}
+    return model(nodes, sides, kept)
+
+
+def model(nodes: list[Any], sides: dict[str, Any], kept: list[Any]) -> bytes:
+    """Nodes as an ONNX file. sides: the shapes of its input and its output."""
+    infos = [helper.make_tensor_value_info(name, TensorProto.FLOAT, sides[name]) for name in sides]
+    made = helper.make_graph(nodes, "efficientnet-lite0", infos[:1], infos[1:], kept)
+    found = helper.make_model(made, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    return bytes(found.SerializeToString())
 
 
 def by_torch(params: dict[str, Any], images: np.ndarray) -> Callable[[], np.ndarray]:
@@ -141,11 +149,84 @@ def compare(tasks: dict[str, Callable[[], Any]], batch: int, rounds: int) -> Non
         )
 
 
+def compare_layers(params: dict[str, Any], batch: int, rounds: int) -> None:
+    """Time each depthwise layer with its bias and clip, in turn, and print a row for each."""
+    rng = np.random.default_rng(0)
+    side, sums = SIDE // 2, np.zeros(2)
+    print(f"batches of {batch}, ms an image, least, on the clock; load {os.getloadavg()}")
+    print("| layer | image | kernel | stride | jax | onnxruntime | jax by onnxruntime |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for at, (_, _, stride, _) in enumerate(efficientnet_lite.blocks(1.0, 1.0)):
+        layer = params[f"block{at + 1}"]["depthwise"]
+        size, _, channels = layer["kernel"].shape
+        images = rng.uniform(0, 6, (batch, side, side, channels)).astype(np.float32)
+        times = layer_times(layer, images, stride, rounds)
+        sums += times
+        print(
+            f"| {at + 1} | {side} x {side} x {channels} | {size} x {size} | {stride} | "
+            f"{times[0]:.3f} | {times[1]:.3f} | {times[0] / times[1]:.2f} |"
+        )
+        side = -(-side // stride)
+    print(f"| all | | | | {sums[0]:.2f} | {sums[1]:.2f} | {sums[0] / sums[1]:.2f} |")
+
+
+def layer_times(
+    layer: dict[str, np.ndarray], images: np.ndarray, stride: int, rounds: int
+) -> tuple[float, float]:
+    """Least milliseconds an image of a depthwise layer by jax and by onnxruntime."""
+
+    @jax.jit
+    def ours(images: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+        return efficientnet_lite.relu6(depthwise(images, kernel, stride) + bias)
+
+    arrays = jax.device_put((images, layer["kernel"], layer["bias"]))
+    kernel = np.ascontiguousarray(layer["kernel"].transpose(2, 0, 1)[:, None])
+    kept = {"kernel": kernel, "bias": layer["bias"], "l": np.zeros((), np.float32)}
+    kept["h"] = np.full((), 6, np.float32)
+    words: dict[str, Any] = {
+        "auto_pad": "SAME_UPPER",
+        "strides": [stride] * 2,
+        "group": len(kernel),
+    }
+    nodes = [
+        helper.make_node("Conv", ["x", "kernel", "bias"], ["sum"], **words),
+        helper.make_node("Clip", ["sum", "l", "h"], ["y"]),
+    ]
+    turned = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+    sides = {"x": turned.shape, "y": ["n", len(kernel), "h", "w"]}
+    file = model(nodes, sides, [numpy_helper.from_array(kept[name], name) for name in kept])
+    settings = onnxruntime.SessionOptions()
+    settings.enable_profiling, settings.intra_op_num_threads = True, 1
+    spent = []
+    with tempfile.TemporaryDirectory() as folder:
+        settings.profile_file_prefix = os.path.join(folder, "profile")
+        session = onnxruntime.InferenceSession(file, settings, providers=["CPUExecutionProvider"])
+        (theirs,) = session.run(None, {"x": turned})
+        found = np.asarray(ours(*arrays)).transpose(0, 3, 1, 2)
+        np.testing.assert_allclose(found, theirs, atol=1e-3)
+        for _ in range(rounds):
+            spent.append(measured(lambda: jax.block_until_ready(ours(*arrays)), len(images))[1])
+            session.run(None, {"x": turned})
+        with open(session.end_profiling(), encoding="utf-8") as lines:
+            events = json.load(lines)
+    # Where it lays out the input first, the clip is in the convolution's node.
+    layers = [
+        [
+            event["dur"]
+            for event in events
+            if event["name"].endswith("_kernel_time") and event["args"].get("op_name") == kind
+        ]
+        for kind in ("Conv", "Clip")
+    ]
+    return min(spent), sum(min(one) for one in layers if one) / 1e3 / len(images)
+
+
 def main() -> None:
     """Measure, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=10, help="timed calls of each")
     parser.add_argument("--batches", type=int, nargs="+", default=[16, 4, 1])
+    parser.add_argument("--layers", action="store_true", help="the depthwise layers alone")
     options = parser.parse_args()
     keep_memory()
     params = BACKBONES["efficientnet-lite0"].params()
@@ -172,6 +253,9 @@ def main() -> None:
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in programs)
     print(f"{processor()}, {os.cpu_count()} processors; {versions}")
     for batch in options.batches:
+        if options.layers:
+            compare_layers(params, batch, options.rounds)
+            continue
         images = np.random.default_rng(0).normal(size=(batch, SIDE, SIDE, 3)).astype(np.float32)
         compare(tasks(images), batch, options.rounds)
 

@@ -6,6 +6,7 @@ keep the library's own; which one runs is settled when the program is lowered fo
 """
 
 import functools
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -61,16 +62,28 @@ def grouped(images: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
 
 def shifted(images: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     """`depthwise` as a sum of shifted images, each times its place of the kernel."""
-    size = len(kernel)
+    total, *others = (
+        one * kernel[None, None, None, i, j] for i, j, one in views(images, len(kernel), stride)
+    )
+    return sum(others, start=total)
+
+
+def views(images: jax.Array, size: int, stride: int) -> Iterator[tuple[int, int, jax.Array]]:
+    """What each place (i, j) of a kernel sees, with the padding of `depthwise`.
+
+    Yields:
+        (i, j, images (n, ceil(h / stride), ceil(w / stride), c)), in reading order.
+
+    Example:
+        >>> [one.shape for _, _, one in views(jnp.ones((1, 9, 8, 4)), 2, 3)]
+        [(1, 3, 3, 4), (1, 3, 3, 4), (1, 3, 3, 4), (1, 3, 3, 4)]
+    """
     _, *sides, _ = images.shape
     ends = [(-(-side // stride) - 1) * stride + 1 for side in sides]
     missing = [max(end + size - 1 - side, 0) for end, side in zip(ends, sides, strict=True)]
     edges = [(zeros // 2, zeros - zeros // 2) for zeros in missing]
-    padded = jnp.pad(images, ((0, 0), *edges, (0, 0)))
-    total = jnp.zeros((), images.dtype)
+    # Behind the barrier XLA sees no unpadded images, which it would compute anew for the middle.
+    padded = lax.optimization_barrier(jnp.pad(images, ((0, 0), *edges, (0, 0))))
     for i in range(size):
         for j in range(size):
-            seen = padded[:, i : i + ends[0] : stride, j : j + ends[1] : stride]
-            part = seen * kernel[None, None, None, i, j]
-            total = part if i == j == 0 else total + part
-    return total
+            yield i, j, padded[:, i : i + ends[0] : stride, j : j + ends[1] : stride]
