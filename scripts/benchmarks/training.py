@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import avx2
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -74,12 +75,16 @@ class Config:
     """Of both optimisers."""
     threads: int = len(os.sched_getaffinity(0))
     """Threads of PyTorch; jax takes all processors it is allowed."""
+    avx2: bool = False
+    """Hold both to AVX2, see avx2.py."""
     out: Path | None = None
     """Also write everything as JSON."""
 
 
 def main(config: Config) -> None:
     """Compare, measure, print a table."""
+    if config.avx2:
+        avx2.hold()
     kept = keep_memory()
     torch.set_num_threads(config.threads)
     torch.manual_seed(0)
