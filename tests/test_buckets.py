@@ -141,6 +141,15 @@ def test_codes_that_differ_in_few_bits_have_places_of_their_own(lowest, word, rn
     assert at_a_place.max() < 64  # six or seven at random; one factor in a hundred makes it 20
 
 
+def test_a_filter_that_leaves_fewer_codes_than_are_asked_for():
+    """Each query's list of codes ends early, and the next query's begins."""
+    codes = np.repeat(np.array([[0], [255]], np.uint8), 20, axis=0)
+    queries = np.array([[0], [1], [3]], np.uint8)
+    allowed = np.arange(40) < 3
+    found = buckets.build(arrange(codes)).knn(queries, 30, allowed=allowed)
+    assert_same(found, naive.hamming_knn(queries, codes, 30, allowed))
+
+
 def test_more_distinct_codes_than_the_first_tables_hold(rng):
     codes = rng.integers(0, 256, (9000, 3), dtype=np.uint8)
     codes[4000:] = codes[rng.integers(0, 4000, 5000)]

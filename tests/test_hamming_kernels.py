@@ -133,6 +133,23 @@ def test_a_thread_searches_the_blocks_that_it_claims(stride, rng):
     assert progress[hamming.DONE] == 8
 
 
+def test_a_search_within_a_radius_stops_where_a_stretch_might_not_fit():
+    stretch = hamming.STRETCH // (8 * BLOCK)  # blocks
+    blocks = arrange(np.zeros((3 * stretch * BLOCK, 8), np.uint8))
+    shape, masks, sums = scan.scratch(1, 8)
+    keys, owners = np.full(blocks.count, -7), np.empty(blocks.count, np.int32)
+    for room, stretches in ((1, 0), (1.9, 1), (2, 2), (3, 3)):
+        last = int(room * stretch * BLOCK) - (room == 1)
+        filled, block = hamming.within(
+            blocks.planes.reshape(-1), blocks.count, 0, 3 * stretch, np.zeros((1, 8), np.uint8),
+            registers().by_table, np.array([5]), shape, np.empty(0, np.uint64), masks, sums,
+            keys[:last], owners[:last],
+        )  # fmt: skip
+        assert (filled, block) == (stretches * stretch * BLOCK, stretches * stretch)
+        assert keys[:filled].tolist() == list(range(filled))
+        assert (keys[filled:] == -7).all()
+
+
 @pytest.mark.parametrize(
     ("start", "width"),
     [(0, 1), (0, 63), (5, 16), (48, 16), (60, 10), (63, 2), (64, 16), (100, 28), (126, 2)],

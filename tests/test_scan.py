@@ -195,6 +195,12 @@ def test_radius_of_every_query_its_own(rng):
     assert_same(found, naive.hamming_radius(queries, codes, radii))
 
 
+def test_codes_of_which_a_block_is_more_than_a_stretch(rng):
+    codes, queries = draw_codes(rng, 600, 1025), draw_codes(rng, 2, 1025)
+    found = search.hamming_radius(queries, codes, 500, bits=1025)
+    assert_same(found, naive.hamming_radius(queries, codes, 500))
+
+
 def test_radius_of_more_queries_than_a_tile(rng):
     codes, queries = draw_codes(rng, 300, 16), draw_codes(rng, 150, 16)
     for threads_used in (1, 3):
