@@ -25,13 +25,24 @@ def free_port() -> int:
         return free.getsockname()[1]
 
 
+# Gloo writes to descriptor 1 by pieces, from threads of its own: here it has none.
+PYTHON_ALONE = """
+import os, sys
+sys.stdout = os.fdopen(os.dup(1), "w")
+os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+"""
+
+
 def both(code: str, *words: object, devices: int = 2) -> list[subprocess.CompletedProcess]:
-    """Run code in two processes of some devices each, given their number, a port and the words."""
+    """Run code in two processes of some devices each, given their number, a port and the words.
+
+    What they return as stdout is what Python writes, not the libraries below it.
+    """
     port = free_port()
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "JAX_NUM_CPU_DEVICES": str(devices)}
     started = [
         subprocess.Popen(
-            [sys.executable, "-c", code, str(process), str(port), *map(str, words)],
+            [sys.executable, "-c", PYTHON_ALONE + code, str(process), str(port), *map(str, words)],
             cwd=REPOSITORY,
             env=environment,
             stdout=subprocess.PIPE,

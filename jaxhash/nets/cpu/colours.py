@@ -29,7 +29,8 @@ def convolve(images: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array
         ValueError: the kernel is not square, or its channels are not the images'.
 
     Example:
-        >>> convolve(jnp.ones((1, 9, 8, 3)), jnp.ones((3, 3, 3, 16)), stride=2).shape
+        >>> images, kernel = jax.numpy.ones((1, 9, 8, 3)), jax.numpy.ones((3, 3, 3, 16))
+        >>> convolve(images, kernel, stride=2).shape
         (1, 5, 4, 16)
     """
     if images.ndim != 4 or kernel.shape[:3] != (len(kernel), len(kernel), images.shape[3]):

@@ -21,7 +21,7 @@ def one_by_one(function: Callable[[jax.Array], jax.Array], images: jax.Array) ->
         What the function returns, (n, ...).
 
     Example:
-        >>> one_by_one(lambda images: images.sum(axis=3), jnp.ones((2, 8, 8, 3))).shape
+        >>> one_by_one(lambda images: images.sum(axis=3), jax.numpy.ones((2, 8, 8, 3))).shape
         (2, 8, 8)
     """
     if len(images) == 1 or jax.device_count() > 1:
