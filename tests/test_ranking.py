@@ -89,6 +89,19 @@ def test_large_ties_agree_with_exact_fractions(top, denominator):
     assert twin > 0
 
 
+def test_a_cut_through_a_tie_of_a_million():
+    # The chance of the least and the most relevant items before the cut is below any number.
+    before, items, relevant, taken = 7, 1_000_000, 300_000, 500_000
+    counts = np.array([[4, 3, items - relevant, relevant]], np.int64)
+    expected = np.empty(1)
+    kernels.expected_average_precision(counts, before + taken, True, expected)
+    place = np.arange(taken)
+    precision = (3 + 1 + place * (relevant - 1) / (items - 1)) / (before + 1 + place)
+    first = naive.expected_average_precision([(7, 3)], 7, "possible") * 3
+    whole = first + precision.sum() * relevant / items
+    assert expected[0] == pytest.approx(whole / (3 + relevant), rel=1e-9)
+
+
 @pytest.mark.parametrize("before", [0, 255, 256, 257, 5000])
 def test_harmonic_steps_are_exact(before):
     for items in (0, 1, 2, 300, 40_000):
