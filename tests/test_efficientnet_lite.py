@@ -15,7 +15,7 @@ import safetensors.numpy
 
 from jaxhash import nets
 from jaxhash.nets import efficientnet_lite
-from jaxhash.nets.cpu import colours, depthwise, one_by_one
+from jaxhash.nets.cpu import colours, convolution, depthwise, one_by_one
 from jaxhash.spec import ModelSpec
 from jaxhash.training import pretrained
 from jaxhash.training.backbones import BACKBONES, Backbone
@@ -48,7 +48,7 @@ def test_depthwise_refuses_a_kernel_of_other_channels():
         depthwise.depthwise(jnp.ones((1, 8, 8, 4)), jnp.ones((3, 3, 5)))
 
 
-@pytest.mark.parametrize("way", [colours.spread, colours.library_convolve, colours.convolve])
+@pytest.mark.parametrize("way", [colours.spread, convolution.library_convolve, colours.convolve])
 @pytest.mark.parametrize(("shape", "side", "stride"), [((2, 7, 6, 3), 3, 2), ((1, 8, 5, 2), 5, 1)])
 def test_a_convolution_of_colours_is_a_sum_of_depthwise_ones(way, shape, side, stride, rng):
     images = rng.normal(size=shape).astype(np.float32)

@@ -10,6 +10,7 @@ import functools
 import jax
 from jax import lax
 
+from jaxhash.nets.cpu.convolution import library_convolve
 from jaxhash.nets.cpu.depthwise import views
 
 
@@ -43,13 +44,6 @@ def convolve(images: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array
         kernel,
         cpu=lambda images, kernel: spread(images, kernel, stride),
         default=lambda images, kernel: library_convolve(images, kernel, stride),
-    )
-
-
-def library_convolve(images: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    """`convolve` by XLA's own convolution."""
-    return lax.conv_general_dilated(
-        images, kernel, (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
 
 

@@ -103,10 +103,10 @@ def _check(images: jax.Array, kernel: jax.Array) -> None:
         )
 
 
-def library_convolve(images: jax.Array, kernel: jax.Array) -> jax.Array:
-    """`convolve` by XLA's own convolution."""
+def library_convolve(images: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
+    """`convolve` by XLA's own convolution, which knows any kernel and any stride."""
     return lax.conv_general_dilated(
-        images, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        images, kernel, (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
 
 
