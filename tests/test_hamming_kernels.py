@@ -72,8 +72,7 @@ def test_blocks_are_done_when_their_results_are_written(monkeypatch):
     in_python = getattr(hamming.nearest, "py_func", hamming.nearest)
     in_python(
         np.empty(0, np.uint8), blocks * 256, 64, blocks, progress, 3, 0,
-        np.zeros((queries, 8), np.uint8), False, (0,) * 12, nothing, k, nothing,
-        np.empty(0, np.uint8), out,
+        np.zeros((queries, 8), np.uint8), False, (0,) * 12, nothing, k, np.empty(0, np.uint8), out,
     )  # fmt: skip
     assert done == [blocks]
     assert (out == np.arange(k)).all()
@@ -100,7 +99,7 @@ def test_bounds_stay_within_the_arrays_that_they_index(monkeypatch):
     in_python = getattr(hamming.nearest, "py_func", hamming.nearest)
     in_python(
         None, blocks * 256, bits, blocks, np.zeros(hamming.PROGRESS, np.int64), blocks, 1,
-        np.zeros((2, 8), np.uint8), False, (0,) * 12, None, k, None, np.empty(0, np.uint8),
+        np.zeros((2, 8), np.uint8), False, (0,) * 12, None, k, np.empty(0, np.uint8),
         np.empty((2, k), np.int64),
     )  # fmt: skip
     beyond = bits + 1  # lets all codes pass; counts and places have room for it
@@ -119,11 +118,11 @@ def test_a_thread_searches_the_blocks_that_it_claims(stride, rng):
     queries = rng.integers(0, 256, (2, 8), np.uint8)
     progress = np.zeros(hamming.PROGRESS, np.int64)
     progress[hamming.NEXT] = 56
-    shape, masks, sums = scan.scratch(2, 8)
+    shape, sums = scan.scratch(2, 8)
     out = np.empty((2, k), np.int64)
     hamming.nearest(
         blocks.planes.reshape(-1), blocks.count, 64, 64, progress, 4, stride, queries,
-        registers().by_table, shape, np.empty(0, np.uint64), k, masks, sums, out,
+        registers().by_table, shape, np.empty(0, np.uint64), k, sums, out,
     )  # fmt: skip
     distances, rows = naive.hamming_knn(queries, restore(blocks, 56 * BLOCK), k)
     expected = distances.astype(np.int64) << ROW_BITS | (rows + 56 * BLOCK)
@@ -136,13 +135,13 @@ def test_a_thread_searches_the_blocks_that_it_claims(stride, rng):
 def test_a_search_within_a_radius_stops_where_a_stretch_might_not_fit():
     stretch = hamming.STRETCH // (8 * BLOCK)  # blocks
     blocks = arrange(np.zeros((3 * stretch * BLOCK, 8), np.uint8))
-    shape, masks, sums = scan.scratch(1, 8)
+    shape, sums = scan.scratch(1, 8)
     keys, owners = np.full(blocks.count, -7), np.empty(blocks.count, np.int32)
     for room, stretches in ((1, 0), (1.9, 1), (2, 2), (3, 3)):
         last = int(room * stretch * BLOCK) - (room == 1)
         filled, block = hamming.within(
             blocks.planes.reshape(-1), blocks.count, 0, 3 * stretch, np.zeros((1, 8), np.uint8),
-            registers().by_table, np.array([5]), shape, np.empty(0, np.uint64), masks, sums,
+            registers().by_table, np.array([5]), shape, np.empty(0, np.uint64), sums,
             keys[:last], owners[:last],
         )  # fmt: skip
         assert (filled, block) == (stretches * stretch * BLOCK, stretches * stretch)

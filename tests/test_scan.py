@@ -1,6 +1,7 @@
 """The scan against its NumPy twin: every width, every edge of the layout, every thread count."""
 
 import os
+import platform
 import subprocess
 import sys
 import threading
@@ -18,13 +19,14 @@ from search.hamming import scan
 from search.hamming.blocks import BLOCK, Blocks, arrange, restore, take
 from search.hamming.dealing import ABREAST
 from search.kernels.hamming import LANES
+from search.kernels.registers import Registers
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 # A processor of this kind that can do least. It takes half as long to compile for level 1; in a
 # folder of its own, as numba does not keep apart what it compiles for each level.
-GENERIC = {
-    "NUMBA_CPU_NAME": "generic",
+GENERIC = {  # on x86 one that looks distances up, as all have for long been able to
+    "NUMBA_CPU_NAME": "x86-64-v2" if platform.machine() in ("x86_64", "AMD64") else "generic",
     "NUMBA_CPU_FEATURES": "",
     "NUMBA_OPT": "1",
     "NUMBA_CACHE_DIR": str(REPOSITORY / ".cache" / "numba-1"),
@@ -152,13 +154,17 @@ def test_distances_that_overflow_a_byte_are_those_of_their_own_query(rng):
         assert_same(found, naive.hamming_radius(queries, codes, radius))
 
 
-@pytest.mark.parametrize(("count", "abreast"), [(1, 1), (2, ABREAST), (64, ABREAST)])
+@pytest.mark.parametrize("count", [1, 2, 64])
+@pytest.mark.parametrize("by_table", [False, True])
 @pytest.mark.parametrize(("bytes_each", "kind"), [(32, np.uint8), (33, np.uint16)])
-def test_the_kernel_takes_a_block_at_a_time_and_no_more(count, abreast, bytes_each, kind):
+def test_the_kernel_takes_a_block_at_a_time_and_no_more(
+    count, by_table, bytes_each, kind, monkeypatch
+):
     """Of other shapes it would read past the codes, which shows in no answer."""
-    shape, masks, sums = scan.scratch(count, bytes_each)
+    monkeypatch.setattr(scan, "registers", lambda: Registers(32, 16, by_table))
+    shape, sums = scan.scratch(count, bytes_each)
+    abreast = 1 if count == 1 else 8 if by_table else ABREAST
     assert divmod(len(shape), 8) == (abreast, BLOCK // LANES)
-    assert masks.shape == (abreast * BLOCK // LANES,)
     assert (sums.shape, sums.dtype) == ((abreast * BLOCK,), kind)
 
 
@@ -368,7 +374,7 @@ IN_ANOTHER_PROCESS = """
 import itertools, sys
 sys.path[:0] = [{tests!r}, {root!r}]
 import naive, numba, numpy as np, search
-from search.hamming import buckets
+from search.hamming import buckets, cells
 from search.hamming.blocks import arrange
 rng = np.random.default_rng(3)
 for bits in {widths}:
@@ -387,6 +393,10 @@ for bits in {widths}:
             for one, other in zip(found, naive.hamming_radius(part, codes, radius)):
                 np.testing.assert_array_equal(one, other)
     if not numba.config.DISABLE_JIT:
+        if bits == 64:  # all the cells that there are, of which each query wants its own
+            index = cells.build(arrange(codes, bits), cells=5)
+            found, _ = index.knn(codes[:11], 9, probes=len(index.centres))
+            np.testing.assert_array_equal(found, naive.hamming_knn(codes[:11], codes, 9)[0])
         continue  # the other kernels have no vectors of their own
     repeated = codes[rng.integers(0, 20, 60)]
     index = buckets.build(arrange(repeated, bits), tables=bits < 100)
@@ -417,7 +427,7 @@ assert "jax" not in sys.modules
     ("settings", "widths"),
     [
         ({"NUMBA_DISABLE_JIT": "1"}, (5, 64, 256, 264)),
-        (GENERIC, (5, 64, 264)),
+        (GENERIC, (5, 64, 256, 264)),
     ],
     ids=["plain-python", "generic-processor"],
 )

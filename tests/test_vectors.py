@@ -5,7 +5,7 @@ import numba
 import numpy as np
 import pytest
 
-from search.kernels import vectors
+from search.kernels import tile, vectors, words
 from search.kernels.registers import Registers, registers
 from search.kernels.shared import BLOCK, PLAIN
 from search.kernels.words import query_words
@@ -29,35 +29,50 @@ def can(form: Registers) -> bool:
 def test_a_tile_in_every_form(form: Registers, monkeypatch, rng: np.random.Generator) -> None:
     if not can(form):
         pytest.skip("this processor has no such instructions")
-    monkeypatch.setattr(vectors, "registers", lambda: form)
+    monkeypatch.setattr(tile, "registers", lambda: form)
     # Not `compiled`: what is kept on disk is for the form that the processor has.
-    tile = numba.njit(lambda *arguments: vectors.tile(*arguments))
+    compare = numba.njit(lambda *arguments: tile.tile(*arguments))
     for queries, width, kind in ((4, 6, np.uint8), (1, 32, np.uint8), (4, 40, np.uint16)):
-        codes = rng.integers(0, 256, (BLOCK, width), np.uint8)
-        asked = rng.integers(0, 256, (queries, width), np.uint8)
-        asked[0] = codes[7] ^ np.uint8(1)
-        distances = naive.hamming_distances(asked, codes)
-        few = np.sort(distances, axis=1)[:, 5]
-        few[1:2] = 0  # nothing is within it
-        repeated = 0x0101010101010101 if kind == np.uint8 else 0x0001000100010001
-        for bounds in (few, np.full(queries, 8 * width - 2)):  # or everything is
-            masks, sums = np.zeros(queries * 4, np.uint64), np.zeros(queries * BLOCK, kind)
-            which = tile(
-                codes.T.reshape(-1).copy(), 0, width, query_words(asked, queries, form.by_table),
-                0, (bounds + 1).astype(np.uint64) * np.uint64(repeated), 0,
-                (0,) * (8 * queries + 4), masks, sums,
-            )  # fmt: skip
-            near = (distances <= bounds[:, None]).reshape(queries * 4, vectors.LANES)
-            hit = near.any(axis=1)
-            assert which == np.packbits(hit, bitorder="little").astype(np.uint64) @ (
-                np.uint64(256) ** np.arange(-(-len(hit) // 8), dtype=np.uint64)
-            )
-            expected = np.packbits(near, axis=1, bitorder="little").view(np.uint64)[:, 0]
-            np.testing.assert_array_equal(masks[hit], expected[hit])
-            np.testing.assert_array_equal(
-                sums.reshape(-1, vectors.LANES)[hit],
-                (distances + 1).reshape(-1, vectors.LANES).astype(kind)[hit],
-            )
+        check_a_tile(compare, form, queries, queries, width, kind, rng)
+    for queries, awake, width, kind in (
+        (8, 8, 8, np.uint8),  # bytes that are no multiple of three, and one
+        (8, 4, 31, np.uint8),
+        (8, 5, 3, np.uint8),
+        (8, 7, 64, np.uint16),
+        (8, 3, 33, np.uint16),
+    ):
+        if form.by_table:
+            check_a_tile(compare, form, queries, awake, width, kind, rng)
+
+
+def check_a_tile(
+    compare, form: Registers, queries: int, awake: int, width: int, kind: type, rng
+) -> None:
+    """Compare a tile of queries, of which the first `awake` have limits, with a block of codes."""
+    codes = rng.integers(0, 256, (BLOCK, width), np.uint8)
+    asked = rng.integers(0, 256, (queries, width), np.uint8)
+    asked[0] = codes[7] ^ np.uint8(1)
+    asked[1:2] = ~codes[200]  # the largest distance that there is
+    distances = naive.hamming_distances(asked, codes)
+    few = np.sort(distances, axis=1)[:, 5]
+    few[2:3] = 0  # nothing is within it
+    repeated = 0x0101010101010101 if kind == np.uint8 else 0x0001000100010001
+    for bounds in (few, np.full(queries, 8 * width - 2)):  # or everything is
+        limits = (bounds + 1).astype(np.uint64) * np.uint64(repeated)
+        limits[awake:] = 0
+        sums = np.zeros(queries * BLOCK, kind)
+        which = compare(
+            codes.T.reshape(-1).copy(), 0, width, query_words(asked, queries, form.by_table),
+            0, limits, 0, (0,) * (8 * queries + 4), sums,
+        )  # fmt: skip
+        expected = (distances + 1).astype(kind).reshape(queries, 4, vectors.LANES)
+        near = expected <= (bounds + 1)[:, None, None]
+        hit = near.any(axis=2).T
+        found = np.array([int(which) >> bit & 1 for bit in range(4 * queries)], bool)
+        found = found.reshape(4, queries)
+        np.testing.assert_array_equal(found[:, :awake], hit[:, :awake])
+        own = sums.reshape(4, queries, vectors.LANES).transpose(1, 0, 2)
+        np.testing.assert_array_equal(own[:awake][hit.T[:awake]], expected[:awake][hit.T[:awake]])
 
 
 def in_a_kernel(function):
@@ -68,12 +83,13 @@ def in_a_kernel(function):
 def test_a_byte_against_every_byte(monkeypatch) -> None:
     asked = np.arange(256, dtype=np.uint8)
     for form in (Registers(64, 32, False), Registers(64, 32, not PLAIN)):
-        monkeypatch.setattr(vectors, "registers", lambda form=form: form)
-        distance = in_a_kernel(vectors.byte_distance)
-        words = query_words(asked[:, None], 1, form.by_table)
-        for value in (0, 1, 0x0F, 0xF0, 0xA5, 255):
-            found = [distance(words, entry, np.uint64(value)) for entry in range(256)]
-            np.testing.assert_array_equal(found, np.bitwise_count(asked ^ np.uint8(value)))
+        monkeypatch.setattr(words, "registers", lambda form=form: form)
+        distance = in_a_kernel(words.byte_distance)
+        for abreast in (1, 4, 8):
+            own = query_words(asked[:, None], abreast, form.by_table)
+            for value in (0, 1, 0x0F, 0xF0, 0xA5, 255):
+                found = [distance(own, entry, np.uint64(value), abreast) for entry in range(256)]
+                np.testing.assert_array_equal(found, np.bitwise_count(asked ^ np.uint8(value)))
 
 
 def test_the_lowest_bit_of_a_mask() -> None:
@@ -113,8 +129,11 @@ def test_words_repeat_a_byte_or_hold_the_tables_of_its_halves(count, abreast, rn
     in_order = padded.reshape(-1, abreast, 3).transpose(0, 2, 1).ravel()
     plain = query_words(queries, abreast, False)
     assert plain.tolist() == [int(byte) * 0x0101010101010101 for byte in in_order]
-    tables = query_words(queries, abreast, True).view(np.uint8).reshape(-1, 2, 16)
     held = np.tile(np.arange(len(padded)).reshape(-1, 1, abreast), (1, 3, 1)).ravel() < count
     halves = np.stack([in_order & 15, in_order >> 4], axis=1)
     expected = np.bitwise_count(halves[:, :, None] ^ np.arange(16, dtype=np.uint8))
-    np.testing.assert_array_equal(tables[held], expected[held])
+    expected[~held] = 0
+    if abreast > 1:  # of two queries in one
+        expected = expected[::2] | expected[1::2] << 4
+    tables = query_words(queries, abreast, True).view(np.uint8).reshape(-1, 2, 16)
+    np.testing.assert_array_equal(tables, expected)

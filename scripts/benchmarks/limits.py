@@ -28,17 +28,27 @@ CHAINS = 12  # independent chains of operations, at most: enough to keep every u
 
 
 def chains() -> int:
-    """As many of them as fit into the registers, with some to spare."""
+    """As many of them as fit into the registers, with some to spare.
+
+    By table each has two sums, of which some may go to memory: with four chains of AVX2 as many
+    bytes were compared as with five, and more than with fewer or six.
+    """
     own = registers()
-    return max(1, min(CHAINS, (own.number - 4) * own.size // 64))
+    return max(1, min(CHAINS, (own.number - 4) * own.size // (96 if own.by_table else 64)))
+
+
+def compared() -> int:
+    """Bytes that a round of a chain compares: three half bytes with two queries' by table."""
+    return 64 * (3 if registers().by_table else 1)
 
 
 @intrinsic
 def comparisons(typingctx: Any, rounds: Any, seed: Any) -> Any:
-    """`rounds` times `chains()` comparisons of 64 bytes with a query's byte, in registers.
+    """`rounds` times `chains()` comparisons of `compared()` bytes with a query's, in registers.
 
     A comparison is what the scan does at least: an xor and a count of bits, of which the count
-    stands for both; or, where the processor has none of bytes, two look-ups and two additions.
+    stands for both; or, where the processor has none of bytes, three look-ups in a table of two
+    queries, whose sum is added to that of both, and its upper half to that of one.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -47,26 +57,31 @@ def comparisons(typingctx: Any, rounds: Any, seed: Any) -> Any:
         count = cgutils.get_or_insert_function(
             builder.module, ir.FunctionType(byte, [byte]), "llvm.ctpop.v64i8"
         )
-        table = ir.Constant(ir.VectorType(ir.IntType(8), 16), [n.bit_count() for n in range(16)])
-        places = []
+        half = ir.VectorType(ir.IntType(8), 16)
+        tables = [ir.Constant(half, [(n ^ q).bit_count() for n in range(16)]) for q in (1, 2, 4)]
+        places, uppers = [], []
         for chain in range(chains()):
             start = builder.insert_element(
                 ir.Constant(word, [chain + 1] * 8), seed, ir.Constant(ir.IntType(32), chain % 8)
             )
             places.append(cgutils.alloca_once_value(builder, builder.bitcast(start, byte)))
+            uppers.append(cgutils.alloca_once_value(builder, ir.Constant(byte, [chain] * 64)))
         zero, one = ir.Constant(ir.IntType(64), 0), ir.Constant(ir.IntType(64), 1)
         with cgutils.for_range_slice(builder, zero, rounds, one):
-            for place in places:
+            for place, upper in zip(places, uppers, strict=True):
                 value = builder.load(place, typ=byte)
                 if registers().by_table:
-                    for step in (1, 2):
-                        found = look_up(builder, table, value, registers().size)
-                        value = builder.add(found, ir.Constant(byte, [step] * 64))
+                    size = registers().size
+                    found = [look_up(builder, table, value, size) for table in tables]
+                    both = builder.add(builder.add(found[0], found[1]), found[2])
+                    value = builder.add(value, both)
+                    both = builder.lshr(both, ir.Constant(byte, [4] * 64))
+                    builder.store(builder.add(builder.load(upper, typ=byte), both), upper)
                 else:
                     value = builder.call(count, [value])
                 builder.store(value, place)
         total = builder.load(places[0], typ=byte)
-        for place in places[1:]:
+        for place in places[1:] + uppers:
             total = builder.xor(total, builder.load(place, typ=byte))
         return builder.extract_element(builder.bitcast(total, word), ir.Constant(ir.IntType(32), 0))
 
@@ -93,7 +108,7 @@ def comparison_rate(threads: int) -> float:
     rounds = 20_000_000  # tens of milliseconds, next to which waking a thread is nothing
     tasks = [(rounds, np.uint64(seed)) for seed in range(threads)]
     seconds = min(timed(lambda: pool.run(compare_bytes, tasks, threads)) for _ in range(8))
-    return threads * rounds * chains() * 64 / seconds
+    return threads * rounds * chains() * compared() / seconds
 
 
 def bandwidth(size: int, threads: int) -> float:

@@ -106,11 +106,11 @@ class Cells:
         near = scan.knn(self.centres, queries, probes, threads=workers)[1]
 
         def search(start: int, stop: int) -> None:
-            shape, masks, sums = scan.scratch(count, width(bits))
+            shape, sums = scan.scratch(count, width(bits))
             keys = np.empty((stop - start, reach), np.int64)
             kernels.probe(
                 planes, bits, self.starts, self.rows, mask, queries[start:stop], by_table,
-                near[start:stop], shape, reach, masks, sums, keys,
+                near[start:stop], shape, reach, sums, keys,
             )  # fmt: skip
             keys.sort(axis=1)  # equal distances are in the order of places until here
             hamming.split(keys, distances[start:stop], found[start:stop])

@@ -32,8 +32,11 @@ from search.merging import merge_tables
 NO_ROW = -1
 NO_DISTANCE = np.iinfo(np.int32).max
 
-_ONE_QUERY = (0,) * (8 * 1 + 4)  # the kernel's two shapes: one query or four, in either case
-_FOUR_QUERIES = (0,) * (8 * ABREAST + 4)  # with four vectors of 64 codes, a block, at a time
+# The kernel's shapes: one query or more, in each case with four vectors of 64 codes, a block, at a
+# time. Eight where distances are looked up, of which four may be asleep.
+_ONE_QUERY = (0,) * (8 * 1 + 4)
+_FOUR_QUERIES = (0,) * (8 * ABREAST + 4)
+_EIGHT_QUERIES = (0,) * (8 * 2 * ABREAST + 4)
 _ALL: NDArray[np.uint64] = np.empty(0, np.uint64)
 _SPARSE = 16  # gather the allowed codes first where fewer than one in so many is allowed
 _CHUNK = 1 << 18  # bytes of codes that a thread claims at a time where threads share the database
@@ -105,12 +108,12 @@ def _nearest_by_query(
     by_table = registers().by_table
 
     def search(start: int, stop: int) -> None:
-        shape, masks, sums = scratch(stop - start, queries.shape[1])
+        shape, sums = scratch(stop - start, queries.shape[1])
         keys = np.empty((stop - start, k), np.int64)
         progress = np.zeros(hamming.PROGRESS, np.int64)
         hamming.nearest(
             planes, blocks.count, blocks.bits, total, progress, total, hamming.SAMPLE,
-            queries[start:stop], by_table, shape, mask, k, masks, sums, keys,
+            queries[start:stop], by_table, shape, mask, k, sums, keys,
         )  # fmt: skip
         hamming.split(keys, distances[start:stop], found[start:stop])
 
@@ -168,10 +171,10 @@ def _together(
 
     def search(out: NDArray[np.int64]) -> None:
         for (start, stop), own in zip(spans, progress, strict=True):
-            shape, masks, sums = scratch(stop - start, queries.shape[1])
+            shape, sums = scratch(stop - start, queries.shape[1])
             hamming.nearest(
                 planes, blocks.count, blocks.bits, total, own, chunk, stride,
-                queries[start:stop], by_table, shape, mask, k, masks, sums, out[start:stop],
+                queries[start:stop], by_table, shape, mask, k, sums, out[start:stop],
             )  # fmt: skip
 
     def finished() -> bool:
@@ -221,14 +224,14 @@ def radius(
     stretch = max(BLOCK, hamming.STRETCH // width(blocks.bits))
 
     def search(part: int, start: int, stop: int) -> list[tuple[NDArray, NDArray]]:
-        shape, masks, sums = scratch(stop - start, queries.shape[1])
+        shape, sums = scratch(stop - start, queries.shape[1])
         room = _FOUND + stretch * (stop - start)  # the kernel stops before a stretch may not fit
         pieces, block = [], ranges[part]
         while block < ranges[part + 1]:
             keys, owners = np.empty(room, np.int64), np.empty(room, np.int32)
             filled, block = hamming.within(
                 planes, blocks.count, block, ranges[part + 1], queries[start:stop], by_table,
-                radii[start:stop], shape, mask, masks, sums, keys, owners,
+                radii[start:stop], shape, mask, sums, keys, owners,
             )  # fmt: skip
             piece = keys[:filled], owners[:filled]
             so_far.append(filled)
@@ -326,9 +329,10 @@ def _apply(
     return blocks, None, mask.view("<u8").astype(np.uint64, copy=False)
 
 
-def scratch(count: int, bytes_each: int) -> tuple[tuple, NDArray[np.uint64], NDArray]:
+def scratch(count: int, bytes_each: int) -> tuple[tuple, NDArray]:
     """The shape in which the kernel compares so many queries, and what it writes to meanwhile."""
-    shape = _ONE_QUERY if count == 1 else _FOUR_QUERIES
+    many = _EIGHT_QUERIES if registers().by_table else _FOUR_QUERIES
+    shape = _ONE_QUERY if count == 1 else many
     pairs = len(shape) // 8 * (len(shape) % 8)  # of queries and vectors
     kind = np.uint8 if bytes_each <= hamming.NARROW_BYTES else np.uint16
-    return shape, np.empty(pairs, np.uint64), np.empty(pairs * hamming.LANES, kind)
+    return shape, np.empty(pairs * hamming.LANES, kind)

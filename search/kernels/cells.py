@@ -34,7 +34,7 @@ def gather(planes, rows, left, farthest, out):  # type: ignore[no-untyped-def]
 
 @compiled
 def probe(  # type: ignore[no-untyped-def]
-    planes, bits, starts, rows, allowed, asked, by_table, cells, shape, k, masks, sums, out
+    planes, bits, starts, rows, allowed, asked, by_table, cells, shape, k, sums, out
 ):  # fmt: skip
     """The k nearest codes of each query among those of its cells.
 
@@ -55,6 +55,7 @@ def probe(  # type: ignore[no-untyped-def]
     words = query_words(asked, np.int64(1), by_table)
     length = len(words) // queries  # words of a query,
     each = length // width  # and of a byte of it
+    paired = np.int64(by_table and abreast > 1)  # tables are of two queries, see `query_words`
     keys = np.empty((queries, 2 * k + 256), np.int64)
     filled = np.zeros(queries, np.int64)
     counts = np.zeros((queries, bits + 2), np.int32)
@@ -88,11 +89,14 @@ def probe(  # type: ignore[no-untyped-def]
                 owners[awake] = query
                 limits[awake] = limit_of(bounds[query], wide)
                 quad, lane = awake // abreast, awake % abreast
-                place = (quad * width * abreast + lane) * each
-                for word in range(query * length, query * length + length, each):
+                shift = np.uint64(4 * (lane & paired))
+                for plane in range(width):
+                    place = (((quad * width + plane) * abreast + lane) >> paired) * each
                     for part in range(each):
-                        abreast_words[place + part] = words[word + part]
-                    place += abreast * each
+                        word = words[(query * width + plane) * each + part] << shift
+                        if shift > 0:  # the table has been begun by the query before
+                            word |= abreast_words[place + part]
+                        abreast_words[place + part] = word
                 awake += 1
             begin = ends[cell]
             if awake == 0:
@@ -102,7 +106,7 @@ def probe(  # type: ignore[no-untyped-def]
                 limits[place] = 0
             sweep(
                 planes, len(rows), width, starts[cell] * per_block, starts[cell + 1] * per_block,
-                groups, abreast_words, shape, allowed, k, masks, sums, owners,
+                groups, abreast_words, shape, allowed, k, sums, owners,
                 keys, filled, counts, below, bounds, limits[:places],
             )  # fmt: skip
     cursors = np.empty(bits + 2, np.int64)

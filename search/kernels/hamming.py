@@ -15,9 +15,10 @@ import numpy as np
 from search.kernels.compiling import compiled
 from search.kernels.shared import BLOCK, ROW_BITS, ROW_MASK
 from search.kernels.shared import MISSING as MISSING
+from search.kernels.tile import tile
 from search.kernels.vectors import LANES as LANES
-from search.kernels.vectors import byte_distance, claim, lowest, mask_of, tile
-from search.kernels.words import query_words
+from search.kernels.vectors import claim, lowest, mask_of
+from search.kernels.words import byte_distance, query_words
 
 STRETCH = 24576  # bytes of codes that stay in the first-level cache while queries walk them
 # One vector in so many is looked at to guess how near the k nearest will be. Each of the threads
@@ -38,7 +39,7 @@ def _distance(planes, width, row, words, first, step):  # type: ignore[no-untype
     total = 0
     for plane in range(width):
         byte = np.uint64(planes[at + plane * BLOCK])
-        total += byte_distance(words, first + plane * step, byte)
+        total += byte_distance(words, first + plane * step, byte, step)
     return total
 
 
@@ -70,7 +71,7 @@ def _keep(keys, filled, bound, spare):  # type: ignore[no-untyped-def]
 
 @compiled
 def sweep(  # type: ignore[no-untyped-def]
-    planes, size, width, first, last, step, words, shape, allowed, k, masks, sums,
+    planes, size, width, first, last, step, words, shape, allowed, k, sums,
     owners, keys, filled, counts, below, bounds, limits,
 ):  # fmt: skip
     """Collect what is nearer than the bounds, in vectors first, first + step, ... before last.
@@ -80,7 +81,7 @@ def sweep(  # type: ignore[no-untyped-def]
     bounds[q]. As soon as k are nearer than the bound, it falls: it ends where the k-th nearest
     lies, because what comes later, in row order, must be strictly nearer to be a result.
     """
-    abreast, groups = len(shape) // 8, len(shape) % 8
+    abreast = len(shape) // 8
     wide = sums.itemsize == 2
     room = keys.shape[1]
     tiles = len(limits) // abreast
@@ -99,17 +100,17 @@ def sweep(  # type: ignore[no-untyped-def]
                 offset = vector // per_block * width * BLOCK + vector % per_block * LANES
                 which = tile(
                     planes, offset, width, words, quad * width * abreast,
-                    limits, quad * abreast, shape, masks, sums,
+                    limits, quad * abreast, shape, sums,
                 )  # fmt: skip
                 while which != 0:
                     index = lowest(which)
                     which &= which - np.uint64(1)
-                    place = quad * abreast + index // groups
+                    place = quad * abreast + index % abreast
                     if limits[place] == 0:
                         continue
                     query = owners[place]
-                    part = vector + index % groups
-                    # Not masks[index]: the bound may have fallen since.
+                    part = vector + index // abreast
+                    # Of the limit as it is now: the bound may have fallen.
                     mask = mask_of(sums, index, limits[place])
                     if len(allowed):
                         mask &= allowed[part]
@@ -122,7 +123,7 @@ def sweep(  # type: ignore[no-untyped-def]
                         row = part * LANES + lane
                         distance = np.int64(sums[index * LANES + lane]) - 1
                         if distance < 1 and width == NARROW_BYTES:
-                            word = quad * width * abreast + index // groups
+                            word = quad * width * abreast + index % abreast
                             distance = _distance(planes, width, row, words, word, abreast)
                         if distance >= bound or row >= size:
                             continue
@@ -145,7 +146,7 @@ def sweep(  # type: ignore[no-untyped-def]
 @compiled
 def nearest(  # type: ignore[no-untyped-def]
     planes, size, bits, last, progress, chunk, stride, asked, by_table, shape, allowed, k,
-    masks, sums, out,
+    sums, out,
 ):  # fmt: skip
     """The k nearest codes, among blocks [0, last), of each of a tile of queries.
 
@@ -192,7 +193,7 @@ def nearest(  # type: ignore[no-untyped-def]
     if guessed:
         sweep(
             planes, size, width, origin, last * per_block, stride * groups, words, shape, allowed,
-            enough, masks, sums, owners, keys, filled, counts, below, bounds, limits,
+            enough, sums, owners, keys, filled, counts, below, bounds, limits,
         )  # fmt: skip
         for query in range(queries):
             bounds[query] = min(bounds[query], bits) + 1
@@ -207,7 +208,7 @@ def nearest(  # type: ignore[no-untyped-def]
         stop = min(start + chunk, last)
         sweep(
             planes, size, width, start * per_block, stop * per_block, groups, words, shape,
-            allowed, k, masks, sums, owners, keys, filled, counts, below, bounds, limits,
+            allowed, k, sums, owners, keys, filled, counts, below, bounds, limits,
         )  # fmt: skip
         swept += stop - start
         start = claim(progress, NEXT, chunk)
@@ -225,7 +226,7 @@ def nearest(  # type: ignore[no-untyped-def]
         if again:
             sweep(
                 planes, size, width, origin, last * per_block, groups, words, shape, allowed, k,
-                masks, sums, owners, keys, filled, counts, below, bounds, limits,
+                sums, owners, keys, filled, counts, below, bounds, limits,
             )  # fmt: skip
     places = np.empty(bits + 2, np.int64)
     ordered = np.empty(k + 1, np.int64)
@@ -274,7 +275,7 @@ def await_others(progress, blocks):  # type: ignore[no-untyped-def]
 
 @compiled
 def within(  # type: ignore[no-untyped-def]
-    planes, size, first, last, asked, by_table, radii, shape, allowed, masks, sums, found,
+    planes, size, first, last, asked, by_table, radii, shape, allowed, sums, found,
     owners,
 ):  # fmt: skip
     """The codes of blocks [first, last) within radii[query] of each of a tile of queries.
@@ -302,16 +303,16 @@ def within(  # type: ignore[no-untyped-def]
                 offset = block * width * BLOCK + vector % (BLOCK // LANES) * LANES
                 which = tile(
                     planes, offset, width, words, quad * width * abreast,
-                    limits, quad * abreast, shape, masks, sums,
+                    limits, quad * abreast, shape, sums,
                 )  # fmt: skip
                 while which != 0:
                     index = lowest(which)
                     which &= which - np.uint64(1)
-                    mask = masks[index]
-                    query = quad * abreast + index // groups
+                    query = quad * abreast + index % abreast
                     if limits[query] == 0:
                         continue
-                    part = vector + index % groups
+                    mask = mask_of(sums, index, limits[query])
+                    part = vector + index // abreast
                     if len(allowed):
                         mask &= allowed[part]
                     reach = radii[query]
@@ -321,7 +322,7 @@ def within(  # type: ignore[no-untyped-def]
                         row = part * LANES + lane
                         distance = np.int64(sums[index * LANES + lane]) - 1
                         if distance < 1 and width == NARROW_BYTES:
-                            word = quad * width * abreast + index // groups
+                            word = quad * width * abreast + index % abreast
                             distance = _distance(planes, width, row, words, word, abreast)
                         if distance > reach or row >= size:
                             continue
