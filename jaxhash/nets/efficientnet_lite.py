@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxhash.nets.cpu import colours
-from jaxhash.nets.cpu.depthwise import depthwise
+from jaxhash.nets.cpu.depthwise import depthwise, relu6
 from jaxhash.nets.cpu.one_by_one import one_by_one
 
 # Five halvings leave one place.
@@ -85,7 +85,7 @@ class Convolution(nn.Module):
 
 
 class Depthwise(nn.Module):
-    """A kernel for each channel, with bias."""
+    """A kernel for each channel, with bias and relu6."""
 
     side: int
     stride: int
@@ -96,8 +96,7 @@ class Depthwise(nn.Module):
         start = nn.initializers.normal(math.sqrt(2) / self.side)
         kernel = self.param("kernel", start, (self.side, self.side, x.shape[-1]))
         bias = self.param("bias", nn.initializers.zeros_init(), (x.shape[-1],))
-        y = depthwise(x, kernel.astype(x.dtype), self.stride)
-        return y + bias.astype(x.dtype)[None, None, None]
+        return depthwise(x, kernel.astype(x.dtype), bias.astype(x.dtype), self.stride)
 
 
 class Block(nn.Module):
@@ -114,7 +113,7 @@ class Block(nn.Module):
         y = x
         if self.expansion > 1:
             y = relu6(Convolution(self.expansion * x.shape[-1], name="expand")(y))
-        y = relu6(Depthwise(self.side, self.stride, name="depthwise")(y))
+        y = Depthwise(self.side, self.stride, name="depthwise")(y)
         y = Convolution(self.width, name="project")(y)
         return x + y if y.shape == x.shape else y
 
@@ -167,11 +166,6 @@ class Trunk(nn.Module):
         for at in range(EARLY):
             x = getattr(self, f"block{at + 1}")(x)
         return x
-
-
-def relu6(x: jax.Array) -> jax.Array:
-    """x between 0 and 6."""
-    return jnp.clip(x, 0, 6)
 
 
 lite0: Callable[..., Trunk] = functools.partial(Trunk, width=1.0, depth=1.0)

@@ -12,10 +12,17 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxhash.nets.cpu import channelwise
+
+
+def relu6(x: jax.Array) -> jax.Array:
+    """x between 0 and 6."""
+    return jnp.clip(x, 0, 6)
+
 
 @functools.partial(jax.jit, static_argnames="stride", inline=True)  # traced once a shape
-def depthwise(images: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
-    """Convolve each channel with a kernel of its own, borders padded with zeros.
+def depthwise(images: jax.Array, kernel: jax.Array, bias: jax.Array, stride: int = 1) -> jax.Array:
+    """Convolve each channel with a kernel of its own, borders padded with zeros, then relu6.
 
     Padding is TensorFlow's "SAME": where an odd number of zeros is needed, the last side has the
     one more.
@@ -23,29 +30,57 @@ def depthwise(images: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Arra
     Args:
         images: (n, h, w, c).
         kernel: (k, k, c), of the same dtype.
+        bias: (c,), of the same dtype.
         stride: of the places in both directions.
 
     Returns:
-        (n, ceil(h / stride), ceil(w / stride), c).
+        (n, ceil(h / stride), ceil(w / stride), c), from 0 to 6.
 
     Raises:
-        ValueError: the kernel is not square, or its channels are not the images'.
+        ValueError: the kernel is not square, or its channels or the bias's are not the images'.
 
     Example:
-        >>> depthwise(jnp.ones((1, 9, 8, 4)), jnp.ones((3, 3, 4)), stride=2).shape
+        >>> depthwise(jnp.ones((1, 9, 8, 4)), jnp.ones((3, 3, 4)), jnp.zeros(4), stride=2).shape
         (1, 5, 4, 4)
     """
-    if images.ndim != 4 or kernel.shape != (kernel.shape[0], kernel.shape[0], images.shape[3]):
+    side, channels = len(kernel), images.shape[-1]
+    if (
+        images.ndim != 4
+        or kernel.shape != (side, side, channels)
+        or bias.shape != (channels,)
+    ):
         raise ValueError(
-            f"got images of shape {images.shape} and a kernel of shape {kernel.shape}; they must "
-            "be (n, h, w, c) and (k, k, c)"
+            f"got images of shape {images.shape}, a kernel of shape {kernel.shape} and a bias of "
+            f"shape {bias.shape}; they must be (n, h, w, c), (k, k, c) and (c,)"
         )
+    on_cpu = compiled if channelwise.knows(images, kernel, stride) else functools.partial(layer, shifted)
     return lax.platform_dependent(
-        images,
-        kernel,
-        cpu=lambda images, kernel: shifted(images, kernel, stride),
-        default=lambda images, kernel: grouped(images, kernel, stride),
+        images, kernel, bias,
+        cpu=functools.partial(on_cpu, stride=stride),
+        default=functools.partial(layer, grouped, stride=stride),
     )
+
+
+def layer(way, images, kernel, bias, stride):
+    """`depthwise` by one way to convolve."""
+    return relu6(way(images, kernel, stride) + bias[None, None, None])
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def compiled(images, kernel, bias, stride):
+    return channelwise.convolve(images, kernel, bias, stride)
+
+
+def _forward(images, kernel, bias, stride):
+    """Under differentiation, what XLA fuses..."""
+    return jax.vjp(lambda *operands: layer(shifted, *operands, stride), images, kernel, bias)
+
+
+def _backward(stride, pull, cotangent):
+    return pull(cotangent)
+
+
+compiled.defvjp(_forward, _backward)
 
 
 def grouped(images: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
