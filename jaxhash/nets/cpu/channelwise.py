@@ -5,7 +5,6 @@ kernel pass, and what places see in common is loaded once for all of them.
 """
 
 import functools
-import logging
 from typing import Any
 
 import jax
@@ -19,33 +18,23 @@ from jaxhash.nets.cpu import foreign
 from jaxhash.nets.cpu.foreign import (
     ARRAY,
     ARRAYS,
-    NUMBER,
     PIECES,
-    add_to,
-    answered,
-    await_others,
-    call,
     claim,
-    divide,
     finish,
-    HOLDERS,
+    handled,
     let_go,
     load,
     symbol,
-    task_of,
 )
 from search.kernels.compiling import compiled
-from search.kernels.shared import PLAIN
 
-NAME = "jaxhash_depthwise"
 LANES = 16  # channels of a vector: one register of 64 bytes, two of 32
 TILE = 4  # places of a tile, whose sums and kernel fit into 16 registers of 32 bytes
 CLOSE = 20_000  # bytes of a kernel that the nearest cache keeps beside the images
-PIECE = 250_000  # multiplications that are worth another thread
 
 from numba import njit
+
 _inlined = njit(inline="always")
-_log = logging.getLogger("jaxhash")
 
 
 @intrinsic
@@ -222,58 +211,31 @@ def work_5_1(task):  # type: ignore[no-untyped-def]
 def work_5_2(task):  # type: ignore[no-untyped-def]
     """By two places."""
     return work(task, 5, 2, S52)
-KERNELS=((3,1),(3,2),(5,1),(5,2))
-S31,S32,S51,S52= shapes_of(3, 1), shapes_of(3, 2), shapes_of(5, 1), shapes_of(5, 2)
+
+
+KERNELS = ((3, 1), (3, 2), (5, 1), (5, 2))
+S31, S32, S51, S52 = shapes_of(3, 1), shapes_of(3, 2), shapes_of(5, 1), shapes_of(5, 2)
+
 
 @compiled
 def handle(frame):  # type: ignore[no-untyped-def]
     """What XLA calls."""
-    if answered(frame):
-        return 0
-    task = task_of(frame)
-    side, result = load(task + 8 * (ARRAYS + ARRAY + 1)), task + 8 * (ARRAYS + 3 * ARRAY)
-    rows = load(result + 8) * load(result + 16)
-    products = rows * load(result + 24) * load(result + 32) * side * side
-    stride= load(task+8*NUMBER)
-    f = symbol("jaxhash_5_2")
-    if side == 3 and stride == 1:
-        f = symbol("jaxhash_3_1")
-    elif side == 3:
-        f = symbol("jaxhash_3_2")
-    elif stride == 1:
-        f = symbol("jaxhash_5_1")
-    divide(frame, task, min(rows, products // PIECE), f)
-    add_to(task + 8 * HOLDERS, 1)
-    call(f, task)
-    await_others(task)
-    let_go(task)
-    return 0
+    return handled(frame, symbol("jaxhash_depthwise"))
 
 
 @functools.cache
 def available() -> bool:
-    """Whether XLA can call these sums here; they are compiled, or read from disk, meanwhile."""
-    if PLAIN:
-        return False
-    try:
-        foreign.publish("jaxhash_3_1", work_3_1)
-        foreign.publish("jaxhash_3_2", work_3_2)
-        foreign.publish("jaxhash_5_1", work_5_1)
-        foreign.publish("jaxhash_5_2", work_5_2)
-        foreign.register(NAME, handle)
-    except Exception as failure:  # whatever it is, there is another way
-        _log.warning("depthwise layers take XLA's own, slower passes on CPU: %s", failure)
-        return False
-    return True
+    """Whether XLA can call these sums here."""
+    kernels = work_3_1, work_3_2, work_5_1, work_5_2
+    return foreign.offered("jaxhash_depthwise", handle, kernels)
 
 
 def knows(images: jax.Array, kernel: jax.Array, stride: int) -> bool:
     """Whether `convolve` can take these: there is one device, and their form was compiled."""
     return (
-        images.dtype == kernel.dtype == np.float32
+        foreign.usable(images)
         and (len(kernel), stride) in KERNELS
         and images.shape[3] % LANES == 0
-        and jax.device_count() == 1
         and available()
     )
 
@@ -283,4 +245,5 @@ def convolve(images: jax.Array, kernel: jax.Array, bias: jax.Array, stride: int)
     n, height, width, channels = images.shape
     shape = n, -(-height // stride), -(-width // stride), channels
     result = jax.ShapeDtypeStruct(shape, images.dtype)
-    return jax.ffi.ffi_call(NAME, result)(images, kernel, bias, stride=np.int64(stride))
+    number = np.int64(KERNELS.index((len(kernel), stride)))
+    return jax.ffi.ffi_call("jaxhash_depthwise", result)(images, kernel, bias, number=number)

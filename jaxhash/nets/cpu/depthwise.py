@@ -44,18 +44,18 @@ def depthwise(images: jax.Array, kernel: jax.Array, bias: jax.Array, stride: int
         (1, 5, 4, 4)
     """
     side, channels = len(kernel), images.shape[-1]
-    if (
-        images.ndim != 4
-        or kernel.shape != (side, side, channels)
-        or bias.shape != (channels,)
-    ):
+    if images.ndim != 4 or kernel.shape != (side, side, channels) or bias.shape != (channels,):
         raise ValueError(
             f"got images of shape {images.shape}, a kernel of shape {kernel.shape} and a bias of "
             f"shape {bias.shape}; they must be (n, h, w, c), (k, k, c) and (c,)"
         )
-    on_cpu = compiled if channelwise.knows(images, kernel, stride) else functools.partial(layer, shifted)
+    on_cpu = (
+        compiled if channelwise.knows(images, kernel, stride) else functools.partial(layer, shifted)
+    )
     return lax.platform_dependent(
-        images, kernel, bias,
+        images,
+        kernel,
+        bias,
         cpu=functools.partial(on_cpu, stride=stride),
         default=functools.partial(layer, grouped, stride=stride),
     )

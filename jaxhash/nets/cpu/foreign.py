@@ -6,25 +6,34 @@ interface lays them out; `register` tells XLA so, which refuses what it does not
 """
 
 import ctypes
+import logging
+import os
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import llvmlite.binding as llvm
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
 from search.kernels.compiling import compiled
+from search.kernels.shared import PLAIN
 
 VERSION = 3 << 32 | 0  # minor and major version of the interface, side by side in one word
 RANK = 4  # dimensions kept of each array; those that it lacks are 1
 ARRAY = 1 + RANK  # words of an array: its address, and its dimensions
 # Words of a task, which threads share. Its arrays follow: the operands, then the results.
-CLAIMED, FINISHED, HOLDERS, PIECES, NUMBER = range(5)
-SCRATCH = 5  # from here on, what XLA's own functions are asked with
-ARRAYS = 12
+CLAIMED, FINISHED, HOLDERS, PIECES, NUMBER, ARRAYS = range(6)
+# Where XLA's functions are in its table, in bytes.
+CREATE, DESTROY, SCHEDULE, THREADS = 48, 64, 136, 144
+PIECE = 30_000  # numbers of the first operand that are worth another thread
 
+_NO_MEMORY = ctypes.create_string_buffer(b"no memory is left for a layer")
+_log = logging.getLogger("jaxhash")
+_tables: list[Any] = []  # kept, as compiled functions read them
 _WORD = ir.IntType(64)
 _FUNCTION = ir.FunctionType(_WORD, [_WORD])
 
@@ -84,13 +93,23 @@ def call(typingctx: Any, function: Any, argument: Any) -> Any:
 
 @intrinsic(prefer_literal=True)
 def symbol(typingctx: Any, name: Any) -> Any:
-    """The address of a C function by its name: one of the C library, or `publish`ed."""
+    """The address of a function of the C library, or of a table that was `offer`ed, by its name."""
 
     def emit(builder: Any, _: Any) -> Any:
         function = cgutils.get_or_insert_function(builder.module, _FUNCTION, name.literal_value)
         return builder.ptrtoint(function, _WORD)
 
     return _intrinsic(emit, types.int64, name)
+
+
+@intrinsic
+def stack(typingctx: Any) -> Any:
+    """The address of five words of a function's own."""
+
+    def emit(builder: Any) -> Any:
+        return builder.ptrtoint(cgutils.alloca_once(builder, _WORD, size=5), _WORD)
+
+    return _intrinsic(emit, types.int64)
 
 
 @compiled
@@ -105,9 +124,14 @@ def answered(frame):  # type: ignore[no-untyped-def]
 
 @compiled
 def task_of(frame):  # type: ignore[no-untyped-def]
-    """A new task of one piece, with a call frame's arrays and number, held by one thread."""
+    """A new task of one piece, with a call frame's arrays and number; 0: there is no memory.
+
+    One thread holds it.
+    """
     operands, results = load(frame + 56), load(frame + 96)
     task = call(symbol("malloc"), 8 * (ARRAYS + ARRAY * (operands + results)))
+    if task == 0:
+        return task
     store(task + 8 * CLAIMED, 0)
     store(task + 8 * FINISHED, 0)
     store(task + 8 * HOLDERS, 1)
@@ -127,20 +151,35 @@ def task_of(frame):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def asked(frame, function, task, size, first, second):  # type: ignore[no-untyped-def]
-    """Whether a function of XLA's, of which the frame knows the address, did what it was asked."""
-    api, scratch = load(frame + 16), task + 8 * SCRATCH
-    store(scratch, size)
-    store(scratch + 8, 0)
-    store(scratch + 16, load(frame + 24))
-    store(scratch + 24, first)
-    store(scratch + 32, second)
-    error = call(load(api + function), scratch)
+def asked(frame, function, size, first, second):  # type: ignore[no-untyped-def]
+    """Whether a function of XLA's, which it gave the frame, did what it was asked for.
+
+    `function`: its place in XLA's table, in bytes. `size`: of what it is asked with, `first` and
+    `second` among that.
+    """
+    xla, words = load(frame + 16), stack()
+    store(words, size)
+    store(words + 8, 0)
+    store(words + 16, load(frame + 24))
+    store(words + 24, first)
+    store(words + 32, second)
+    error = call(load(xla + function), words)
     if error:
-        store(scratch, 24)
-        store(scratch + 16, error)
-        call(load(api + 64), scratch)
+        store(words, 24)
+        store(words + 16, error)
+        call(load(xla + DESTROY), words)
     return error == 0
+
+
+@compiled
+def no_memory(frame):  # type: ignore[no-untyped-def]
+    """An error for XLA to raise."""
+    words = stack()
+    store(words, 28)
+    store(words + 8, 0)
+    store(words + 16, symbol("jaxhash_no_memory"))
+    store(words + 24, 8)
+    return call(load(load(frame + 16) + CREATE), words)
 
 
 @compiled
@@ -149,15 +188,15 @@ def divide(frame, task, most, function):  # type: ignore[no-untyped-def]
 
     Each of them holds the task until it lets go. It may be late, and find no piece left.
     """
-    threads = task + 8 * (SCRATCH + 5)
+    threads = stack()
     store(threads, 1)
-    if most < 2 or not asked(frame, 144, task, 32, threads, 0) or load(threads) < 2:
+    if most < 2 or not asked(frame, THREADS, 32, threads, 0) or load(threads) < 2:
         return
     # More pieces than threads, as one of them may be at something else.
     store(task + 8 * PIECES, min(most, 4 * load(threads)))
     for _ in range(min(most, load(threads)) - 1):
         add_to(task + 8 * HOLDERS, 1)
-        if not asked(frame, 136, task, 40, function, task):
+        if not asked(frame, SCHEDULE, 40, function, task):
             add_to(task + 8 * HOLDERS, -1)
             return
 
@@ -175,22 +214,35 @@ def finish(task):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def await_others(task):  # type: ignore[no-untyped-def]
-    """Wait until every piece is done. Each is in the hands of a thread that runs."""
-    while add_to(task + 8 * FINISHED, 0) < load(task + 8 * PIECES):
-        call(symbol("sched_yield"), 0)
-
-
-@compiled
 def let_go(task):  # type: ignore[no-untyped-def]
-    """Hold the task no more; the last thread that did frees it."""
+    """Hold a task no more; the last thread that did frees it."""
     if add_to(task + 8 * HOLDERS, -1) == 1:
         call(symbol("free"), task)
 
 
-def publish(name: str, kernel: Any) -> None:
-    """Let `symbol` know a compiled function of one word, that returns one, by a name."""
-    llvm.add_symbol(name, address_of(kernel))
+@compiled
+def handled(frame, table):  # type: ignore[no-untyped-def]
+    """Do what XLA asks for by a call frame, with a function of a table; 0, or XLA's error.
+
+    `table`: the address of those that were `offer`ed; the frame's number says which. It is called
+    with a task, claims its pieces until none is left, and lets it go.
+    """
+    if answered(frame):
+        return 0
+    task = task_of(frame)
+    if task == 0:
+        return no_memory(frame)
+    function = load(table + 8 * load(task + 8 * NUMBER))
+    first = task + 8 * ARRAYS
+    numbers = load(first + 8) * load(first + 16) * load(first + 24) * load(first + 32)
+    divide(frame, task, numbers // PIECE, function)
+    add_to(task + 8 * HOLDERS, 1)
+    call(function, task)
+    while add_to(task + 8 * FINISHED, 0) < load(task + 8 * PIECES):
+        # The last pieces are in the hands of other threads, which run.
+        call(symbol("sched_yield"), 0)
+    let_go(task)
+    return 0
 
 
 def address_of(kernel: Any) -> int:
@@ -198,14 +250,37 @@ def address_of(kernel: Any) -> int:
     word = types.int64
     kernel.compile((word,))
     made = kernel.overloads[(word,)]
-    return made.library.get_pointer_to_function(made.fndesc.llvm_cfunc_wrapper_name)
+    found: int = made.library.get_pointer_to_function(made.fndesc.llvm_cfunc_wrapper_name)
+    return found
 
 
-def register(name: str, kernel: Any) -> None:
-    """Make a compiled function known to XLA on CPU, which calls it with call frames.
+def offered(name: str, handle: Any, kernels: Sequence[Any]) -> bool:
+    """Let XLA call compiled functions on CPU: `jax.ffi.ffi_call(name, ...)`, by their number.
 
-    Raises:
-        jax.errors.JaxRuntimeError: XLA does not know this version of the interface.
+    They are compiled meanwhile, or read from disk. Whether that was possible: it is not on Windows,
+    where numba does not compile, and where XLA does not know this version of its interface.
+
+    Args:
+        name: of XLA's target, and of the table of the functions, for `symbol`.
+        handle: a compiled function of a call frame that returns `handled(frame, symbol(name))`.
+        kernels: compiled functions of a task, which return 0.
     """
-    function = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64)(address_of(kernel))
-    jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(function), platform="cpu")
+    if PLAIN or not hasattr(os, "sched_yield"):
+        return False
+    try:
+        table = (ctypes.c_int64 * len(kernels))(*map(address_of, kernels))
+        llvm.add_symbol(name, ctypes.addressof(table))
+        llvm.add_symbol("jaxhash_no_memory", ctypes.addressof(_NO_MEMORY))
+        function = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64)(address_of(handle))
+        jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(function), platform="cpu")
+    except Exception as failure:  # whatever it is, XLA has slower ways of its own
+        _log.warning("%s: networks on CPU are slower than they could be: %s", name, failure)
+        return False
+    _tables.append(table)
+    return True
+
+
+def usable(array: jax.Array) -> bool:
+    """Whether what is offered can be called with an array: float32, and one device, a CPU."""
+    alone = jax.device_count() == 1 and jax.default_backend() == "cpu"
+    return alone and array.dtype == np.float32

@@ -7,7 +7,6 @@ the borders are zeros.
 """
 
 import functools
-import logging
 from typing import Any, NamedTuple
 
 import jax
@@ -22,30 +21,19 @@ from jaxhash.nets.cpu import foreign
 from jaxhash.nets.cpu.foreign import (
     ARRAY,
     ARRAYS,
-    HOLDERS,
-    NUMBER,
     PIECES,
-    add_to,
-    answered,
-    await_others,
-    call,
     claim,
-    divide,
     finish,
+    handled,
     let_go,
     load,
     symbol,
-    task_of,
 )
 from jaxhash.nets.cpu.winograd import IMAGE, KERNEL, OUTPUT, TILE
 from search.kernels.compiling import compiled
-from search.kernels.shared import PLAIN
 
-NAME = "jaxhash_tiles"
 LANES = 16  # channels of a vector: one register of 64 bytes, two of 32
-PIECE = 30_000  # numbers that are worth another thread
 
-_log = logging.getLogger("jaxhash")
 _inlined = numba.njit(inline="always")
 
 
@@ -53,7 +41,8 @@ class Transform(NamedTuple):
     """What is made of tiles.
 
     matrix: (q, p), applied along both sides. reads, writes: whether these are images, not planes.
-    edge: pixels that windows on images reach beyond their tile, on each side.
+    edge: pixels that windows on images reach beyond their tile, on each side; where windows that
+    are written overlap, they are added.
     """
 
     matrix: np.ndarray
@@ -62,17 +51,27 @@ class Transform(NamedTuple):
     edge: int = 0
 
 
-# The number of a transform is its place here.
+# A transform's number is its place.
 TRANSFORMS = {
-    "windows": Transform(IMAGE, reads=True, edge=1),
+    "images": Transform(IMAGE, reads=True, edge=1),
+    "image_gradient": Transform(IMAGE.T, writes=True, edge=1),
     "output": Transform(OUTPUT, writes=True),
-    "slopes": Transform(OUTPUT.T, reads=True),
-    "gradient": Transform(IMAGE.T, writes=True, edge=1),  # where windows overlap they are added
-    "full": Transform(OUTPUT),
-    "spread": Transform(OUTPUT.T),
+    "slope": Transform(OUTPUT.T, reads=True),
+    "output_tiles": Transform(OUTPUT),
+    "slope_tiles": Transform(OUTPUT.T),
     "kernel": Transform(KERNEL),
     "kernel_gradient": Transform(KERNEL.T),
 }
+
+
+def form_of(name: str) -> Any:
+    """A transform for compiled functions: tuples whose lengths, known to the compiler, say all.
+
+    They are its number, and whether it reads, whether it writes images, and its edge.
+    """
+    one = TRANSFORMS[name]
+    numbers = [*TRANSFORMS].index(name), one.reads, one.writes, one.edge
+    return tuple((0,) * int(number) for number in numbers)
 
 
 def _weighted(builder: Any, weights: np.ndarray, values: list[Any]) -> Any:
@@ -89,31 +88,34 @@ def _weighted(builder: Any, weights: np.ndarray, values: list[Any]) -> Any:
     return total
 
 
-def cgutils_splat(builder, value, kind):
-    one = builder.insert_element(ir.Constant(kind, ir.Undefined), value, ir.Constant(ir.IntType(32), 0))
-    zeros = ir.Constant(ir.VectorType(ir.IntType(32), kind.count), [0] * kind.count)
-    return builder.shuffle_vector(one, ir.Constant(kind, ir.Undefined), zeros)
+def _from(builder: Any, first: Any) -> Any:
+    """Of each lane, whether it is the first one or after it."""
+    kind, short = ir.VectorType(ir.IntType(64), LANES), ir.IntType(32)
+    undefined = ir.Constant(kind, ir.Undefined)
+    one = builder.insert_element(undefined, first, ir.Constant(short, 0))
+    all_lanes = ir.Constant(ir.VectorType(short, LANES), [0] * LANES)
+    repeated = builder.shuffle_vector(one, undefined, all_lanes)
+    return builder.icmp_signed(">=", ir.Constant(kind, [*range(LANES)]), repeated)
 
 
 @intrinsic
 def transform(
     typingctx: Any, source: Any, target: Any, plane: Any, height: Any, width: Any,
-    channels: Any, top: Any, left: Any, start: Any, spare: Any, which: Any,
+    channels: Any, top: Any, left: Any, start: Any, spare: Any, form: Any,
 ) -> Any:  # fmt: skip
     """LLVM for one tile and 16 channels, from `start` on or, where so many are not left, the last.
 
     `source` and `target` are addresses: in planes, of the tile's first entry; of an image, its
-    first pixel. `plane`: bytes from one plane to the next. An image has `height` x `width` pixels, and the window begins at row `top` and column `left`, which may lie
-    outside. `spare`: the address of a vector that is zeros and stays so, and of one that is
-    overwritten. The length of `which` is the number of the transform.
+    first pixel. `plane`: bytes from one plane to the next. An image has `height` x `width` pixels,
+    and the window begins at row `top` and column `left`, which may lie outside. `spare`: the
+    address of a vector of zeros, read for pixels outside, and of one that is written for them.
     """
-    matrix, reads, writes, edge = [*TRANSFORMS.values()][len(which)]
-    words = (source, target, plane, height, width, channels, top, left, start, spare)
+    number_of, _, _, edge = map(len, form)
+    matrix, reads, writes, _ = [*TRANSFORMS.values()][number_of]
+    words = source, target, plane, height, width, channels, top, left, start, spare
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        source, target, plane, height, width, channels, top, left, start, spare, _ = (
-            arguments
-        )
+        source, target, plane, height, width, channels, top, left, start, spare, _ = arguments
         word = ir.IntType(64)
         vector = ir.VectorType(ir.FloatType(), LANES)
 
@@ -154,11 +156,7 @@ def transform(
         for column in range(p):
             entries = [builder.load(seen[i * p + column], typ=vector, align=4) for i in range(p)]
             halves.append([_weighted(builder, weights, entries) for weights in matrix])
-        lanes = ir.VectorType(word, LANES)
-        nothing = ir.Constant(vector, [0.0] * LANES)
-        new = builder.icmp_signed(
-            "<=", cgutils_splat(builder, again, lanes), ir.Constant(lanes, [*range(LANES)])
-        )
+        new, nothing = _from(builder, again), ir.Constant(vector, [0.0] * LANES)
         found = addresses(target, q, writes, plane, 4 * LANES)
         for row in range(q):
             entries = [half[row] for half in halves]
@@ -170,32 +168,33 @@ def transform(
                 builder.store(value, place, align=4)
         return context.get_dummy_value()
 
-    return types.void(*words, which), generate
+    return types.void(*words, form), generate
 
 
 @intrinsic
 def clear(typingctx: Any, address: Any, size: Any) -> Any:
-    """Put zeros at an address, for `size` bytes."""
+    """LLVM for zeros at an address, for `size` bytes."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        cgutils.memset(builder, builder.inttoptr(arguments[0], cgutils.voidptr_t), arguments[1], 0)
+        address, size = arguments
+        cgutils.memset(builder, builder.inttoptr(address, ir.PointerType()), size, 0)
         return context.get_dummy_value()
 
     return types.void(address, size), generate
 
 
 @_inlined
-def work(task, reads, writes, edge, which):  # type: ignore[no-untyped-def]
-    """Take pieces of a task until none is left, and let it go."""
+def work(task, form):  # type: ignore[no-untyped-def]
+    """Take pieces of a task, which are rows of tiles, until none is left, and let it go."""
+    reads, writes, edge = len(form[1]) == 1, len(form[2]) == 1, len(form[3])
     source, target = task + 8 * ARRAYS, task + 8 * (ARRAYS + ARRAY)
     image, planes = (source, target) if reads else (target, source)
     rows, across, channels = load(planes + 16), load(planes + 24), load(planes + 32)
     height, width = load(image + 16), load(image + 24)
+    size, plane = 4 * height * width * channels, 4 * rows * across * channels
     down = rows // max(load(image + 8), 1) if reads or writes else 1
-    together = down if writes and edge else 1  # rows of tiles that write to the same pixels
+    together = down if writes and edge else 1  # rows that write to the same pixels
     pieces, groups = load(task + 8 * PIECES), rows // together
-    size = 4 * height * width * channels
-    step = 4 * rows * across * channels
     spare = np.zeros(2 * LANES, np.float32)
     while True:
         piece = claim(task)
@@ -204,7 +203,7 @@ def work(task, reads, writes, edge, which):  # type: ignore[no-untyped-def]
         first, last = groups * piece // pieces, groups * (piece + 1) // pieces
         for row in range(first * together, last * together):
             at, top = row // down, row % down * TILE - edge
-            if together > 1 and row % down == 0:
+            if writes and edge and row % down == 0:
                 clear(load(target) + at * size, size)
             for tile in range(across):
                 place = 4 * (row * across + tile) * channels
@@ -212,111 +211,99 @@ def work(task, reads, writes, edge, which):  # type: ignore[no-untyped-def]
                     transform(
                         load(source) + (at * size if reads else place),
                         load(target) + (at * size if writes else place),
-                        step, height, width, channels, top, tile * TILE - edge,
-                        start, spare.ctypes.data, which,
+                        plane, height, width, channels, top, tile * TILE - edge, start,
+                        spare.ctypes.data, form,
                     )  # fmt: skip
         finish(task)
     let_go(task)
     return 0
 
 
-WHICH = tuple((0,) * number for number in range(len(TRANSFORMS)))
-
-W0 = (0,) * 0
-@compiled
-def work_windows(task):  # type: ignore[no-untyped-def]
-    return work(task, True, False, 1, W0)
-
-W1 = (0,) * 1
-@compiled
-def work_output(task):  # type: ignore[no-untyped-def]
-    return work(task, False, True, 0, W1)
-
-W2 = (0,) * 2
-@compiled
-def work_slopes(task):  # type: ignore[no-untyped-def]
-    return work(task, True, False, 0, W2)
-
-W3 = (0,) * 3
-@compiled
-def work_gradient(task):  # type: ignore[no-untyped-def]
-    return work(task, False, True, 1, W3)
-
-W4 = (0,) * 4
-@compiled
-def work_full(task):  # type: ignore[no-untyped-def]
-    return work(task, False, False, 0, W4)
-
-W5 = (0,) * 5
-@compiled
-def work_spread(task):  # type: ignore[no-untyped-def]
-    return work(task, False, False, 0, W5)
-
-W6 = (0,) * 6
-@compiled
-def work_kernel(task):  # type: ignore[no-untyped-def]
-    return work(task, False, False, 0, W6)
-
-W7 = (0,) * 7
-@compiled
-def work_kernel_gradient(task):  # type: ignore[no-untyped-def]
-    return work(task, False, False, 0, W7)
+(
+    IMAGES, IMAGE_GRADIENT, OUTPUTS, SLOPE, OUTPUT_TILES, SLOPE_TILES, KERNELS, KERNEL_GRADIENT
+) = map(form_of, TRANSFORMS)  # fmt: skip
 
 
 @compiled
-def handle_tiles(frame):  # type: ignore[no-untyped-def]
+def images(task):  # type: ignore[no-untyped-def]
+    """Images -> planes of windows of 6 x 6 pixels, transformed."""
+    return work(task, IMAGES)
+
+
+@compiled
+def image_gradient(task):  # type: ignore[no-untyped-def]
+    """The adjoint of `images`."""
+    return work(task, IMAGE_GRADIENT)
+
+
+@compiled
+def output(task):  # type: ignore[no-untyped-def]
+    """Planes of products -> images."""
+    return work(task, OUTPUTS)
+
+
+@compiled
+def slope(task):  # type: ignore[no-untyped-def]
+    """The adjoint of `output`."""
+    return work(task, SLOPE)
+
+
+@compiled
+def output_tiles(task):  # type: ignore[no-untyped-def]
+    """Planes of products -> planes of the output's tiles of 4 x 4 pixels."""
+    return work(task, OUTPUT_TILES)
+
+
+@compiled
+def slope_tiles(task):  # type: ignore[no-untyped-def]
+    """The adjoint of `output_tiles`."""
+    return work(task, SLOPE_TILES)
+
+
+@compiled
+def kernel(task):  # type: ignore[no-untyped-def]
+    """Planes of a kernel's entries -> planes of its transform."""
+    return work(task, KERNELS)
+
+
+@compiled
+def kernel_gradient(task):  # type: ignore[no-untyped-def]
+    """The adjoint of `kernel`."""
+    return work(task, KERNEL_GRADIENT)
+
+
+@compiled
+def handle(frame):  # type: ignore[no-untyped-def]
     """What XLA calls."""
-    if answered(frame):
-        return 0
-    task = task_of(frame)
-    number = load(task + 8 * NUMBER)
-    f = symbol("jaxhash_tiles_0")
-    if number == 1:
-        f = symbol("jaxhash_tiles_1")
-    if number == 2:
-        f = symbol("jaxhash_tiles_2")
-    if number == 3:
-        f = symbol("jaxhash_tiles_3")
-    if number == 4:
-        f = symbol("jaxhash_tiles_4")
-    if number == 5:
-        f = symbol("jaxhash_tiles_5")
-    if number == 6:
-        f = symbol("jaxhash_tiles_6")
-    if number == 7:
-        f = symbol("jaxhash_tiles_7")
-    source = task + 8 * ARRAYS
-    size = load(source + 8) * load(source + 16) * load(source + 24) * load(source + 32)
-    divide(frame, task, size // PIECE, f)
-    add_to(task + 8 * HOLDERS, 1)
-    call(f, task)
-    await_others(task)
-    let_go(task)
-    return 0
+    return handled(frame, symbol("jaxhash_tiles"))
 
 
 @functools.cache
 def available() -> bool:
-    if PLAIN:
-        return False
-    for i, w in enumerate((work_windows, work_output, work_slopes, work_gradient, work_full, work_spread, work_kernel, work_kernel_gradient)):
-        foreign.publish(f"jaxhash_tiles_{i}", w)
-    foreign.register("jaxhash_tiles", handle_tiles)
-    return True
+    """Whether XLA can call the transforms here."""
+    kernels = (
+        images, image_gradient, output, slope, output_tiles, slope_tiles, kernel, kernel_gradient,
+    )  # fmt: skip
+    return foreign.offered("jaxhash_tiles", handle, kernels)
 
 
 def know(array: jax.Array) -> bool:
-    """Whether `transformed` can take an array: there is one device, and enough channels."""
-    return (
-        array.dtype == np.float32
-        and array.shape[-1] >= LANES
-        and jax.device_count() == 1
-        and available()
-    )
+    """Whether `transformed` can take an array (..., c)."""
+    return foreign.usable(array) and array.shape[-1] >= LANES and available()
 
 
 def transformed(name: str, entries: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """What a transform makes of planes or images."""
-    number = [*TRANSFORMS].index(name)
+    """What a transform makes of tiles, on CPU.
+
+    Args:
+        name: which, of `TRANSFORMS`.
+        entries: what it reads, float32: planes (p^2, rows, across, c), or images (n, h, w, c). Of
+            images, rows are n times as many as tiles of 4 x 4 pixels are needed from top to bottom.
+        shape: of what it writes, as above.
+
+    Returns:
+        float32, of that shape.
+    """
+    number = np.int64([*TRANSFORMS].index(name))
     result = jax.ShapeDtypeStruct(shape, entries.dtype)
-    return jax.ffi.ffi_call("jaxhash_tiles", result)(entries, which=np.int64(number))
+    return jax.ffi.ffi_call("jaxhash_tiles", result)(entries, number=number)

@@ -25,7 +25,7 @@ def transform_images(images: jax.Array) -> jax.Array:
     n, h, w, c = images.shape
     down, across = grid(h, w)
     if tiles.know(images):
-        planes = tiles.transformed("windows", images, ((TILE + 2) ** 2, n * down, across, c))
+        planes = tiles.transformed("images", images, ((TILE + 2) ** 2, n * down, across, c))
         return planes.reshape(-1, n, down, across, c)
     ends = ((1, count * TILE + 1 - size) for count, size in ((down, h), (across, w)))
     padded = jnp.pad(images, ((0, 0), *ends, (0, 0)))
@@ -58,7 +58,7 @@ def kernel_gradient(slopes: jax.Array) -> jax.Array:
 
 def output_tiles(products: jax.Array) -> jax.Array:
     """The products of tiles and weights -> the output's tiles (TILE^2, n, down, across, out)."""
-    return _both_sides("full", products)
+    return _both_sides("output_tiles", products)
 
 
 def output_image(products: jax.Array, h: int, w: int) -> jax.Array:
@@ -75,14 +75,14 @@ def transform_slope(slope: jax.Array) -> jax.Array:
     n, h, w, c = slope.shape
     down, across = grid(h, w)
     if tiles.know(slope):
-        planes = tiles.transformed("slopes", slope, ((TILE + 2) ** 2, n * down, across, c))
+        planes = tiles.transformed("slope", slope, ((TILE + 2) ** 2, n * down, across, c))
         return planes.reshape(-1, n, down, across, c)
     return transform_slope_tiles(split(slope, down, across, TILE))
 
 
 def transform_slope_tiles(slopes: jax.Array) -> jax.Array:
     """The adjoint of `output_tiles`."""
-    return _both_sides("spread", slopes)
+    return _both_sides("slope_tiles", slopes)
 
 
 def image_gradient(products: jax.Array, h: int, w: int) -> jax.Array:
@@ -90,8 +90,8 @@ def image_gradient(products: jax.Array, h: int, w: int) -> jax.Array:
     _, n, down, across, c = products.shape
     if tiles.know(products):
         planes = products.reshape(len(products), n * down, across, c)
-        return tiles.transformed("gradient", planes, (n, h, w, c))
-    return _add_windows(_both_sides("gradient", products), h, w)
+        return tiles.transformed("image_gradient", planes, (n, h, w, c))
+    return _add_windows(_both_sides("image_gradient", products), h, w)
 
 
 def _both_sides(name: str, entries: jax.Array) -> jax.Array:
