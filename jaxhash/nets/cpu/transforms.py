@@ -15,9 +15,11 @@ from jax import lax
 from jaxhash.nets.cpu import tiles
 from jaxhash.nets.cpu.winograd import IMAGE, TILE
 
+SIZE = (TILE + 2) ** 2  # entries of a window
+
 
 def transform_images(images: jax.Array) -> jax.Array:
-    """Images (n, h, w, c) -> float32 ((TILE + 2)^2, n, down, across, c), a row an entry.
+    """Images (n, h, w, c) -> float32 (SIZE, n, down, across, c), a row an entry.
 
     Sums of every fourth pixel, weighted, along one side and then along the other: a fifth of the
     operations of a product with whole windows, and no copies of the pixels that these share.
@@ -25,13 +27,14 @@ def transform_images(images: jax.Array) -> jax.Array:
     n, h, w, c = images.shape
     down, across = grid(h, w)
     if tiles.know(images):
-        planes = tiles.transformed("images", images, ((TILE + 2) ** 2, n * down, across, c))
-        return planes.reshape(-1, n, down, across, c)
+        windows = tiles.transformed("images", images, (SIZE, n * down, across, c))
+        return windows.reshape(SIZE, n, down, across, c)
     ends = ((1, count * TILE + 1 - size) for count, size in ((down, h), (across, w)))
     padded = jnp.pad(images, ((0, 0), *ends, (0, 0)))
     rows = alone(lambda padded: _transform_windows(padded[None], down), padded)
-    windows = _transform_windows(rows.reshape(TILE + 2, n * down, -1, c), across)
-    return windows.reshape(-1, n, down, across, c)
+    rows = rows.reshape(TILE + 2, n * down, padded.shape[2], c)
+    windows = _transform_windows(rows, across)
+    return windows.reshape(SIZE, n, down, across, c)
 
 
 def _transform_windows(pixels: jax.Array, count: int) -> jax.Array:
@@ -46,13 +49,13 @@ def _transform_windows(pixels: jax.Array, count: int) -> jax.Array:
 
 
 def transform_kernel(kernel: jax.Array) -> jax.Array:
-    """Kernel (3, 3, c, out) -> float32 ((TILE + 2)^2, c, out)."""
+    """Kernel (3, 3, c, out) -> float32 (SIZE, c, out)."""
     entries = kernel.astype(jnp.float32).reshape(9, *kernel.shape[2:])
     return _both_sides("kernel", entries)
 
 
 def kernel_gradient(slopes: jax.Array) -> jax.Array:
-    """The adjoint of `transform_kernel`: ((TILE + 2)^2, c, out) -> (3, 3, c, out)."""
+    """The adjoint of `transform_kernel`: (SIZE, c, out) -> (3, 3, c, out)."""
     return _both_sides("kernel_gradient", slopes).reshape(3, 3, *slopes.shape[1:])
 
 
@@ -71,12 +74,12 @@ def output_image(products: jax.Array, h: int, w: int) -> jax.Array:
 
 
 def transform_slope(slope: jax.Array) -> jax.Array:
-    """The adjoint of `output_image`: (n, h, w, out) -> ((TILE + 2)^2, n, down, across, out)."""
+    """The adjoint of `output_image`: (n, h, w, out) -> (SIZE, n, down, across, out)."""
     n, h, w, c = slope.shape
     down, across = grid(h, w)
     if tiles.know(slope):
-        planes = tiles.transformed("slope", slope, ((TILE + 2) ** 2, n * down, across, c))
-        return planes.reshape(-1, n, down, across, c)
+        windows = tiles.transformed("slope", slope, (SIZE, n * down, across, c))
+        return windows.reshape(SIZE, n, down, across, c)
     return transform_slope_tiles(split(slope, down, across, TILE))
 
 
@@ -86,7 +89,7 @@ def transform_slope_tiles(slopes: jax.Array) -> jax.Array:
 
 
 def image_gradient(products: jax.Array, h: int, w: int) -> jax.Array:
-    """The adjoint of `transform_images`: ((TILE + 2)^2, n, down, across, c) -> (n, h, w, c)."""
+    """The adjoint of `transform_images`: (SIZE, n, down, across, c) -> (n, h, w, c)."""
     _, n, down, across, c = products.shape
     if tiles.know(products):
         planes = products.reshape(len(products), n * down, across, c)
@@ -98,13 +101,13 @@ def _both_sides(name: str, entries: jax.Array) -> jax.Array:
     """Apply a transform along both sides of tiles: (p^2, ..., c) -> float32 (q^2, ..., c)."""
     between, matrix = entries.shape[1:], tiles.TRANSFORMS[name].matrix
     if tiles.know(entries):
-        planes = entries.reshape(len(entries), -1, 1, between[-1])
+        planes = entries.reshape(len(entries), math.prod(between[:-1]), 1, between[-1])
         made = tiles.transformed(name, planes, (len(matrix) ** 2, *planes.shape[1:]))
     else:
         both, flat = np.kron(matrix, matrix), entries.reshape(len(entries), -1)
         # The transforms of bfloat16 slopes are whole numbers small enough to be exact in it.
         made = jnp.dot(jnp.asarray(both, flat.dtype), flat, preferred_element_type=jnp.float32)
-    return made.reshape(-1, *between)
+    return made.reshape(len(matrix) ** 2, *between)
 
 
 def grid(h: int, w: int) -> tuple[int, int]:
