@@ -12,7 +12,6 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
 
 from jaxhash.nets.cpu import foreign
 from jaxhash.nets.cpu.foreign import (
@@ -22,6 +21,8 @@ from jaxhash.nets.cpu.foreign import (
     claim,
     finish,
     handled,
+    inlined,
+    intrinsic,
     let_go,
     load,
     symbol,
@@ -31,10 +32,6 @@ from search.kernels.compiling import compiled
 LANES = 16  # channels of a vector: one register of 64 bytes, two of 32
 TILE = 4  # places of a tile, whose sums and kernel fit into 16 registers of 32 bytes
 CLOSE = 20_000  # bytes of a kernel that the nearest cache keeps beside the images
-
-from numba import njit
-
-_inlined = njit(inline="always")
 
 
 @intrinsic
@@ -102,7 +99,7 @@ def tile(
     return types.void(*words, shape), generate
 
 
-@_inlined
+@inlined
 def row_of(  # type: ignore[no-untyped-def]
     seen, kernel, bias, found, rows, width, channels, places, left, side, stride, shapes
 ):
@@ -142,7 +139,7 @@ def row_of(  # type: ignore[no-untyped-def]
                 )  # fmt: skip
 
 
-@_inlined
+@inlined
 def rows_of(task, first, last, side, stride, shapes):  # type: ignore[no-untyped-def]
     """The rows [first, last) of the result, counted over all images."""
     images, kernel, bias, result = (
@@ -173,7 +170,7 @@ def shapes_of(side: int, stride: int) -> Any:
     return tuple(tuple((0,) * number for number in shape) for shape in (broad, narrow))
 
 
-@_inlined
+@inlined
 def work(task, side, stride, shapes):  # type: ignore[no-untyped-def]
     """Take pieces of a task until none is left, and let it go."""
     result, pieces = task + 8 * (ARRAYS + 3 * ARRAY), load(task + 8 * PIECES)

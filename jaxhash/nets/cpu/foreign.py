@@ -13,14 +13,19 @@ from typing import Any
 
 import jax
 import llvmlite.binding as llvm
+import numba.extending
 import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
 
 from search.kernels.compiling import compiled
 from search.kernels.shared import PLAIN
+
+# Its result is called without the first argument, of which numba's own types know nothing.
+intrinsic: Any = numba.extending.intrinsic
+# Small functions that become part of those that call them, and are not compiled for themselves.
+inlined: Any = numba.njit(inline="always")
 
 VERSION = 3 << 32 | 0  # minor and major version of the interface, side by side in one word
 RANK = 4  # dimensions kept of each array; those that it lacks are 1

@@ -10,12 +10,10 @@ import functools
 from typing import Any, NamedTuple
 
 import jax
-import numba
 import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
 
 from jaxhash.nets.cpu import foreign
 from jaxhash.nets.cpu.foreign import (
@@ -25,6 +23,8 @@ from jaxhash.nets.cpu.foreign import (
     claim,
     finish,
     handled,
+    inlined,
+    intrinsic,
     let_go,
     load,
     symbol,
@@ -33,8 +33,6 @@ from jaxhash.nets.cpu.winograd import IMAGE, KERNEL, OUTPUT, TILE
 from search.kernels.compiling import compiled
 
 LANES = 16  # channels of a vector: one register of 64 bytes, two of 32
-
-_inlined = numba.njit(inline="always")
 
 
 class Transform(NamedTuple):
@@ -108,7 +106,7 @@ def transform(
     `source` and `target` are addresses: in planes, of the tile's first entry; of an image, its
     first pixel. `plane`: bytes from one plane to the next. An image has `height` x `width` pixels,
     and the window begins at row `top` and column `left`, which may lie outside. `spare`: the
-    address of a vector of zeros, read for pixels outside, and of one that is written for them.
+    address of a vector of zeros, that stands for pixels outside; they are written there, too.
     """
     number_of, _, _, edge = map(len, form)
     matrix, reads, writes, _ = [*TRANSFORMS.values()][number_of]
@@ -127,12 +125,12 @@ def transform(
             places = [builder.add(first, number(i)) for i in range(count)]
             return [(place, builder.icmp_unsigned("<", place, size)) for place in places]
 
-        def addresses(base: Any, side: int, image: bool, step: Any, outside: int) -> list[Any]:
+        def addresses(base: Any, side: int, image: bool) -> list[Any]:
             """The pointers to side x side entries."""
             base = builder.add(base, builder.mul(start, number(4)))
             if not image:
                 found = [
-                    builder.add(base, builder.mul(step, number(i))) for i in range(side * side)
+                    builder.add(base, builder.mul(plane, number(i))) for i in range(side * side)
                 ]
             else:
                 pixel = builder.mul(channels, number(4))
@@ -142,8 +140,8 @@ def transform(
                     line = builder.add(base, builder.mul(y, row))
                     for x, right in within(left, side, width):
                         there = builder.add(line, builder.mul(x, pixel))
-                        beyond = builder.add(spare, number(outside))
-                        found.append(builder.select(builder.and_(below, right), there, beyond))
+                        inside = builder.and_(below, right)
+                        found.append(builder.select(inside, there, spare))
             return [builder.inttoptr(address, ir.PointerType()) for address in found]
 
         # At the end, channels that the vector before had are taken again, but not added again.
@@ -151,13 +149,13 @@ def transform(
         again = builder.sub(start, ends)
         start = builder.select(builder.icmp_signed("<", start, ends), start, ends)
         q, p = matrix.shape
-        seen = addresses(source, p, reads, plane, 0)
+        seen = addresses(source, p, reads)
         halves = []
         for column in range(p):
             entries = [builder.load(seen[i * p + column], typ=vector, align=4) for i in range(p)]
             halves.append([_weighted(builder, weights, entries) for weights in matrix])
         new, nothing = _from(builder, again), ir.Constant(vector, [0.0] * LANES)
-        found = addresses(target, q, writes, plane, 4 * LANES)
+        found = addresses(target, q, writes)
         for row in range(q):
             entries = [half[row] for half in halves]
             for column, weights in enumerate(matrix):
@@ -183,7 +181,7 @@ def clear(typingctx: Any, address: Any, size: Any) -> Any:
     return types.void(address, size), generate
 
 
-@_inlined
+@inlined
 def work(task, form):  # type: ignore[no-untyped-def]
     """Take pieces of a task, which are rows of tiles, until none is left, and let it go."""
     reads, writes, edge = len(form[1]) == 1, len(form[2]) == 1, len(form[3])
@@ -195,7 +193,7 @@ def work(task, form):  # type: ignore[no-untyped-def]
     down = rows // max(load(image + 8), 1) if reads or writes else 1
     together = down if writes and edge else 1  # rows that write to the same pixels
     pieces, groups = load(task + 8 * PIECES), rows // together
-    spare = np.zeros(2 * LANES, np.float32)
+    spare = np.zeros(LANES, np.float32)
     while True:
         piece = claim(task)
         if piece >= pieces:
