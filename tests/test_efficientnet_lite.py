@@ -31,7 +31,7 @@ def described(row: Backbone) -> ModelSpec:
 GOLDEN = Path(__file__).parent / "golden" / "efficientnet_lite.npz"
 
 
-@pytest.mark.parametrize("way", [depthwise.shifted, depthwise.grouped, depthwise.depthwise])
+@pytest.mark.parametrize("way", [depthwise.shifted, depthwise.grouped])
 @pytest.mark.parametrize(
     ("shape", "side", "stride"),
     [((2, 7, 6, 3), 3, 1), ((1, 8, 5, 2), 5, 2), ((1, 9, 8, 2), 3, 2), ((1, 2, 1, 4), 5, 1)],
@@ -43,9 +43,21 @@ def test_depthwise_is_its_twin(way, shape, side, stride, rng):
     np.testing.assert_allclose(found, naive.depthwise(images, kernel, stride), atol=1e-5)
 
 
-def test_depthwise_refuses_a_kernel_of_other_channels():
+@pytest.mark.parametrize("stride", [1, 2])
+def test_depthwise_adds_the_bias_and_clips(stride, rng):
+    images = 4 * rng.normal(size=(2, 5, 6, 3)).astype(np.float32)
+    kernel, bias = rng.normal(size=(3, 3, 3)), rng.normal(size=3)
+    kernel, bias = kernel.astype(np.float32), bias.astype(np.float32)
+    found = depthwise.depthwise(images, kernel, bias, stride)
+    wanted = np.clip(naive.depthwise(images, kernel, stride) + bias, 0, 6)
+    assert (wanted == 6).any()
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize(("kernel", "bias"), [((3, 3, 5), 4), ((3, 2, 4), 4), ((3, 3, 4), 5)])
+def test_depthwise_refuses_a_kernel_of_other_channels(kernel, bias):
     with pytest.raises(ValueError, match=r"\(k, k, c\)"):
-        depthwise.depthwise(jnp.ones((1, 8, 8, 4)), jnp.ones((3, 3, 5)))
+        depthwise.depthwise(jnp.ones((1, 8, 8, 4)), jnp.ones(kernel), jnp.ones(bias))
 
 
 @pytest.mark.parametrize("way", [colours.spread, convolution.library_convolve, colours.convolve])

@@ -143,19 +143,26 @@ def test_no_folder_to_write(load, caplog, monkeypatch):
 
 def test_a_change_in_any_kernel_module_makes_new_ones(load, caplog, monkeypatch):
     load().twice_and_one(20)
-    monkeypatch.setattr(keeping, "_sources", lambda: "another state of the folder")
+    monkeypatch.setattr(keeping, "_sources", lambda folder: "another state of the folder")
     module = load()
     assert module.twice_and_one(20) == 41
     assert hits(module.twice_and_one) == 0
     assert not warned(caplog)
 
 
-def test_the_state_of_the_folder_is_that_of_every_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(keeping, "__file__", str(tmp_path / "keeping.py"))
+def test_the_state_of_the_folders_is_that_of_every_file(tmp_path, monkeypatch):
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr(keeping, "__file__", str(tmp_path / "here" / "keeping.py"))
     seen = set()
-    for name, text in [("a.py", "1"), ("b.py", "1"), ("a.py", "2"), ("b.py", "2")]:
+    for name, text in [
+        ("here/a.py", "1"),
+        ("there/b.py", "1"),
+        ("here/a.py", "2"),
+        ("there/b.py", "2"),
+    ]:
         (tmp_path / name).write_text(text)
-        seen.add(keeping._sources.__wrapped__())
+        seen.add(keeping._sources.__wrapped__(tmp_path / "there"))
     assert len(seen) == 4
 
 
@@ -164,6 +171,20 @@ def test_another_signatures_file_is_not_taken(load, monkeypatch, tmp_path):
     monkeypatch.setattr(keeping._Files, "_path", lambda self, key: tmp_path / self._name)
     assert load().twice(20) == 40
     assert load().twice(0.25) == 0.5
+
+
+def test_networks_kernels_take_functions_from_their_folder_and_from_kernels():
+    """As below, for those that XLA calls."""
+    found = 0
+    for path in (REPOSITORY / "jaxhash" / "nets" / "cpu").glob("*.py"):
+        text = path.read_text()
+        if "import compiled" not in text:
+            continue
+        found += 1
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.ImportFrom) and node.module.startswith(("search", "jaxhash")):
+                assert node.module.startswith(("search.kernels.", "jaxhash.nets.cpu")), path
+    assert found == 3
 
 
 def test_kernels_take_functions_from_kernels_alone():

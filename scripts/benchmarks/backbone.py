@@ -177,7 +177,7 @@ def layer_times(
 
     @jax.jit
     def ours(images: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
-        return efficientnet_lite.relu6(depthwise(images, kernel, stride) + bias)
+        return depthwise(images, kernel, bias, stride)
 
     arrays = jax.device_put((images, layer["kernel"], layer["bias"]))
     kernel = np.ascontiguousarray(layer["kernel"].transpose(2, 0, 1)[:, None])

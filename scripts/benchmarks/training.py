@@ -69,7 +69,7 @@ class Config:
     """Number types that the steps compute in."""
     kinds: tuple[str, ...] = ("jaxhash", "torch", "library")
     """Which steps."""
-    tolerance: float = 5e-3
+    tolerance: float = 1e-2
     """Largest difference of a gradient between the two, as a share of its norm."""
     learning_rate: float = 0.01
     """Of both optimisers."""

@@ -40,7 +40,8 @@ class _Cache(FunctionCache):
         super().__init__(function)
         stamp = numba.__version__, llvmlite.__version__, self._impl.locator.get_source_stamp()
         folder = Path(self.cache_path)
-        self._cache_file: Any = _Files(folder, self._impl.filename_base, stamp)
+        own = Path(function.__code__.co_filename).parent
+        self._cache_file: Any = _Files(folder, self._impl.filename_base, (*stamp, _sources(own)))
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """The compiled kernel; None where there is none, or none that is whole."""
@@ -48,7 +49,7 @@ class _Cache(FunctionCache):
             return super().load_overload(sig, target_context)
         except Exception as failure:  # no matter what: it can be compiled
             _say(
-                "a compiled search kernel cannot be read from disk (%s). It is compiled again, "
+                "a compiled kernel cannot be read from disk (%s). It is compiled again, "
                 "which takes some seconds, and the file replaced.",
                 failure,
             )
@@ -60,7 +61,7 @@ class _Cache(FunctionCache):
             super().save_overload(sig, data)
         except Exception as failure:  # no matter what: it is compiled
             _say(
-                "a compiled search kernel cannot be kept in %s (%s). Every process will compile "
+                "a compiled kernel cannot be kept in %s (%s). Every process will compile "
                 "for some seconds: make room there, or set NUMBA_CACHE_DIR to another folder.",
                 self.cache_path,
                 failure,
@@ -73,7 +74,7 @@ class _NoCache(NullCache):
     def load_overload(self, sig: Any, target_context: Any) -> None:
         """None: nothing is kept on disk."""
         _say(
-            "compiling the search kernels, which takes some seconds in every process as they can "
+            "compiling the kernels, which takes some seconds in every process as they can "
             "be kept neither beside the package nor in the home folder: set NUMBA_CACHE_DIR to "
             "a folder that can be written."
         )
@@ -84,7 +85,7 @@ class _Files:
 
     def __init__(self, folder: Path, name: str, stamp: tuple[Any, ...]) -> None:
         self._folder, self._name = folder, name
-        self._stamp = stamp, _sources()
+        self._stamp = stamp
 
     def _path(self, key: Any) -> Path:
         signature, target, _ = key  # the last is about the source: a newer one takes the place
@@ -121,11 +122,12 @@ class _Files:
 
 
 @functools.cache
-def _sources() -> str:
-    """A digest of all the modules of this folder, which take functions from each other."""
+def _sources(folder: Path) -> str:
+    """A digest of all modules of a kernel's folder and of this one, of which it takes functions."""
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    for place in (folder, Path(__file__).parent):
+        for path in sorted(place.glob("*.py")):
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
 
 

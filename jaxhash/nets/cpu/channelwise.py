@@ -105,8 +105,8 @@ def row_of(  # type: ignore[no-untyped-def]
 ):
     """A row of the result, from the addresses of what its first place would see and gives.
 
-    `rows` of the kernel are taken. `left`: zeros before the first column. `shapes`: of a tile, and of
-    a single place.
+    `rows` of the kernel are taken. `left`: zeros before the first column. `shapes`: of a tile, and
+    of a single place.
     """
     broad, narrow = shapes
     abreast, column = len(broad[0]), 4 * channels
@@ -142,10 +142,8 @@ def row_of(  # type: ignore[no-untyped-def]
 @inlined
 def rows_of(task, first, last, side, stride, shapes):  # type: ignore[no-untyped-def]
     """The rows [first, last) of the result, counted over all images."""
-    images, kernel, bias, result = (
-        task + 8 * ARRAYS, task + 8 * (ARRAYS + ARRAY), task + 8 * (ARRAYS + 2 * ARRAY),
-        task + 8 * (ARRAYS + 3 * ARRAY),
-    )  # fmt: skip
+    images, kernel = task + 8 * ARRAYS, task + 8 * (ARRAYS + ARRAY)
+    bias, result = task + 8 * (ARRAYS + 2 * ARRAY), task + 8 * (ARRAYS + 3 * ARRAY)
     height, width, channels = load(images + 16), load(images + 24), load(images + 32)
     rows, places = load(result + 16), load(result + 24)
     top = max((rows - 1) * stride + side - height, 0) // 2
@@ -172,7 +170,7 @@ def shapes_of(side: int, stride: int) -> Any:
 
 @inlined
 def work(task, side, stride, shapes):  # type: ignore[no-untyped-def]
-    """Take pieces of a task until none is left, and let it go."""
+    """Take pieces of a task, which are rows of the result, until none is left, and let it go."""
     result, pieces = task + 8 * (ARRAYS + 3 * ARRAY), load(task + 8 * PIECES)
     rows = load(result + 8) * load(result + 16)
     while True:
@@ -186,32 +184,33 @@ def work(task, side, stride, shapes):  # type: ignore[no-untyped-def]
     return 0
 
 
+# The kernels that are compiled: side and stride. A kernel's number is its place.
+KERNELS = (3, 1), (3, 2), (5, 1), (5, 2)
+SHAPES_3_1, SHAPES_3_2, SHAPES_5_1, SHAPES_5_2 = (shapes_of(*kernel) for kernel in KERNELS)
+
+
 @compiled
 def work_3_1(task):  # type: ignore[no-untyped-def]
-    """What a thread does where kernels of 3 x 3 are moved by one place."""
-    return work(task, 3, 1, S31)
+    """`work` for kernels of 3 x 3."""
+    return work(task, 3, 1, SHAPES_3_1)
 
 
 @compiled
 def work_3_2(task):  # type: ignore[no-untyped-def]
-    """By two places."""
-    return work(task, 3, 2, S32)
+    """`work` for kernels of 3 x 3 at every second place."""
+    return work(task, 3, 2, SHAPES_3_2)
 
 
 @compiled
 def work_5_1(task):  # type: ignore[no-untyped-def]
-    """Kernels of 5 x 5."""
-    return work(task, 5, 1, S51)
+    """`work` for kernels of 5 x 5."""
+    return work(task, 5, 1, SHAPES_5_1)
 
 
 @compiled
 def work_5_2(task):  # type: ignore[no-untyped-def]
-    """By two places."""
-    return work(task, 5, 2, S52)
-
-
-KERNELS = ((3, 1), (3, 2), (5, 1), (5, 2))
-S31, S32, S51, S52 = shapes_of(3, 1), shapes_of(3, 2), shapes_of(5, 1), shapes_of(5, 2)
+    """`work` for kernels of 5 x 5 at every second place."""
+    return work(task, 5, 2, SHAPES_5_2)
 
 
 @compiled
@@ -228,7 +227,7 @@ def available() -> bool:
 
 
 def knows(images: jax.Array, kernel: jax.Array, stride: int) -> bool:
-    """Whether `convolve` can take these: there is one device, and their form was compiled."""
+    """Whether `convolve` can take these."""
     return (
         foreign.usable(images)
         and (len(kernel), stride) in KERNELS
@@ -238,9 +237,9 @@ def knows(images: jax.Array, kernel: jax.Array, stride: int) -> bool:
 
 
 def convolve(images: jax.Array, kernel: jax.Array, bias: jax.Array, stride: int) -> jax.Array:
-    """relu6 of a depthwise convolution, padded as `depthwise` does, in float32, on CPU."""
+    """`depthwise` in float32, on CPU, for one of `KERNELS` and multiples of 16 channels."""
     n, height, width, channels = images.shape
     shape = n, -(-height // stride), -(-width // stride), channels
-    result = jax.ShapeDtypeStruct(shape, images.dtype)
     number = np.int64(KERNELS.index((len(kernel), stride)))
+    result = jax.ShapeDtypeStruct(shape, images.dtype)
     return jax.ffi.ffi_call("jaxhash_depthwise", result)(images, kernel, bias, number=number)

@@ -1,12 +1,14 @@
-"""Depthwise convolution: one small kernel for each channel, with our own pass on CPU.
+"""Depthwise convolution: one small kernel for each channel, with our own passes on CPU.
 
-XLA's CPU backend takes ten times as long for a grouped convolution as the same sum of shifted
-images takes, one for each place of the kernel, which it fuses into a single pass. Other platforms
-keep the library's own; which one runs is settled when the program is lowered for its device.
+There, `channelwise` takes the sums where it can. Elsewhere on CPU they are sums of shifted images,
+one for each place of the kernel, which XLA fuses into a single pass: it takes a tenth of the time
+of XLA's own grouped convolution. Other platforms keep the library's; which one runs is settled
+when the program is lowered for its device.
 """
 
 import functools
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -49,42 +51,41 @@ def depthwise(images: jax.Array, kernel: jax.Array, bias: jax.Array, stride: int
             f"got images of shape {images.shape}, a kernel of shape {kernel.shape} and a bias of "
             f"shape {bias.shape}; they must be (n, h, w, c), (k, k, c) and (c,)"
         )
-    on_cpu = (
-        compiled if channelwise.knows(images, kernel, stride) else functools.partial(layer, shifted)
-    )
+    on_cpu = by_vectors if channelwise.knows(images, kernel, stride) else by_shifting
     return lax.platform_dependent(
         images,
         kernel,
         bias,
-        cpu=functools.partial(on_cpu, stride=stride),
-        default=functools.partial(layer, grouped, stride=stride),
+        cpu=lambda images, kernel, bias: on_cpu(images, kernel, bias, stride),
+        default=lambda images, kernel, bias: activated(grouped(images, kernel, stride), bias),
     )
 
 
-def layer(way, images, kernel, bias, stride):
-    """`depthwise` by one way to convolve."""
-    return relu6(way(images, kernel, stride) + bias[None, None, None])
+def activated(sums: jax.Array, bias: jax.Array) -> jax.Array:
+    """relu6 of sums (n, h, w, c) and a bias (c,)."""
+    return relu6(sums + bias[None, None, None])
+
+
+def by_shifting(images: jax.Array, kernel: jax.Array, bias: jax.Array, stride: int) -> jax.Array:
+    """`depthwise` by `shifted`."""
+    return activated(shifted(images, kernel, stride), bias)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def compiled(images, kernel, bias, stride):
+def by_vectors(images: jax.Array, kernel: jax.Array, bias: jax.Array, stride: int) -> jax.Array:
+    """`depthwise` by `channelwise`; where a gradient is wanted, by `shifted`, which has one."""
     return channelwise.convolve(images, kernel, bias, stride)
 
 
-def _forward(images, kernel, bias, stride):
-    """Under differentiation, what XLA fuses..."""
-    return jax.vjp(lambda *operands: layer(shifted, *operands, stride), images, kernel, bias)
+def _value_and_pull(images: jax.Array, kernel: jax.Array, bias: jax.Array, stride: int) -> Any:
+    return jax.vjp(functools.partial(by_shifting, stride=stride), images, kernel, bias)
 
 
-def _backward(stride, pull, cotangent):
-    return pull(cotangent)
-
-
-compiled.defvjp(_forward, _backward)
+by_vectors.defvjp(_value_and_pull, lambda stride, pull, slope: pull(slope))
 
 
 def grouped(images: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    """`depthwise` by XLA's own convolution, a group for each channel."""
+    """The sums of `depthwise` by XLA's own convolution, a group for each channel."""
     return lax.conv_general_dilated(
         images,
         kernel[:, :, None],
@@ -96,7 +97,7 @@ def grouped(images: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
 
 
 def shifted(images: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    """`depthwise` as a sum of shifted images, each times its place of the kernel."""
+    """The sums of `depthwise`: of shifted images, each times its place of the kernel."""
     total, *others = (
         one * kernel[None, None, None, i, j] for i, j, one in views(images, len(kernel), stride)
     )
