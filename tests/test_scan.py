@@ -1,5 +1,6 @@
 """The scan against its NumPy twin: every width, every edge of the layout, every thread count."""
 
+import itertools
 import os
 import platform
 import subprocess
@@ -199,6 +200,18 @@ def test_radius_of_every_query_its_own(rng):
     radii = np.array([-1, 0, 6, 12, 24])
     found = scan.radius(arrange(codes), queries, radii)
     assert_same(found, naive.hamming_radius(queries, codes, radii))
+
+
+@pytest.mark.parametrize("bits", [64, 128, 256])
+def test_codes_are_near_in_their_first_bytes_or_their_last(rng, bits):
+    """The kernel leaves codes that are too far after some bytes, and no others."""
+    codes, queries = draw_codes(rng, 6000, bits), draw_codes(rng, 9, bits)
+    for row, (query, plane, flips) in enumerate(itertools.product(range(9), (0, -1), (7, 255))):
+        codes[160 * row + query] = queries[query]
+        codes[160 * row + query, plane] ^= flips
+    for radius in (2, 3, 7, 8, np.arange(9)):
+        found = scan.radius(arrange(codes), queries, radius, threads=1)
+        assert_same(found, naive.hamming_radius(queries, codes, radius))
 
 
 def test_codes_of_which_a_block_is_more_than_a_stretch(rng):

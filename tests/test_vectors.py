@@ -58,21 +58,32 @@ def check_a_tile(
     few[2:3] = 0  # nothing is within it
     repeated = 0x0101010101010101 if kind == np.uint8 else 0x0001000100010001
     for bounds in (few, np.full(queries, 8 * width - 2)):  # or everything is
+        enough = int(rng.integers(1, width + 1))  # bytes before the look at whether to go on
         limits = (bounds + 1).astype(np.uint64) * np.uint64(repeated)
         limits[awake:] = 0
         sums = np.zeros(queries * BLOCK, kind)
         which = compare(
-            codes.T.reshape(-1).copy(), 0, width, query_words(asked, queries, form.by_table),
-            0, limits, 0, (0,) * (8 * queries + 4), sums,
+            codes.T.reshape(-1).copy(), 0, width, enough,
+            query_words(asked, queries, form.by_table), 0, limits, 0,
+            (0,) * (8 * queries + 4), sums,
         )  # fmt: skip
+        went_on, which = divmod(int(which), 1 << tile.WENT_ON)
         expected = (distances + 1).astype(kind).reshape(queries, 4, vectors.LANES)
         near = expected <= (bounds + 1)[:, None, None]
         hit = near.any(axis=2).T
         found = np.array([int(which) >> bit & 1 for bit in range(4 * queries)], bool)
         found = found.reshape(4, queries)
         np.testing.assert_array_equal(found[:, :awake], hit[:, :awake])
+        looked = enough < width and kind == np.uint8
+        assert bool(hit[:, :awake].any() and looked) <= went_on <= looked
         own = sums.reshape(4, queries, vectors.LANES).transpose(1, 0, 2)
-        np.testing.assert_array_equal(own[:awake][hit.T[:awake]], expected[:awake][hit.T[:awake]])
+        written = np.broadcast_to(hit.T[:, :, None], near.shape).copy()
+        written[awake:] = False
+        np.testing.assert_array_equal(own[near & written], expected[near & written])
+        beyond = np.broadcast_to((bounds + 1)[:, None, None], near.shape)[~near & written]
+        assert (own[~near & written] > beyond).all()  # less than the sum if it was left early
+        if not looked:
+            np.testing.assert_array_equal(own[written], expected[written])
 
 
 def in_a_kernel(function):

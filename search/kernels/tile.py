@@ -27,6 +27,7 @@ from search.kernels.words import TABLES
 
 _LONG, _OCTET = ir.IntType(64), ir.IntType(8)
 _TOGETHER = 3  # half bytes whose distances from two queries are added in the halves of a byte
+WENT_ON = 63  # the bit of a tile's result that tells so
 _FEW = 4  # of more queries only so many are compared where the others are asleep, limits of 0
 
 
@@ -41,6 +42,7 @@ class _Inputs(NamedTuple):
     planes: Any
     offset: Any
     width: Any
+    enough: Any
     words: Any
     word: Any
     queries: int
@@ -131,20 +133,24 @@ def _add_planes(own: _Inputs, planes: list[Any], queries: range, lane: Any, sums
             _increase(own.builder, sums[query + 1][0], upper)
 
 
-def _add_all(
-    own: _Inputs, start: Any, stop: Any, first: int, queries: range, lanes: list[Any], sums: Any
-) -> None:
-    """Make sums[query][i] the distances of the bytes from `start` to `stop`, plus `first`."""
-    builder, one = own.builder, _number(1)
+def _begin(own: _Inputs, first: int, queries: range, sums: Any) -> None:
+    """Let all sums begin with `first`."""
     for query in queries:
+        # Where a table is of two queries, the sum of both is S1 + 16 * S2.
+        value = 17 * first if own.paired and query % 2 == 0 else first
         for place in sums[query]:
-            builder.store(_all_of(first, own.byte), place)
+            own.builder.store(_all_of(value, own.byte), place)
+
+
+def _add_all(
+    own: _Inputs, start: Any, stop: Any, queries: range, lanes: list[Any], sums: Any
+) -> None:
+    """Add the distances of the bytes from `start` to `stop`."""
+    builder, one = own.builder, _number(1)
     if not own.paired:
         with cgutils.for_range_slice(builder, start, stop, one) as (plane, _):
             _add_plane(own, plane, queries, lanes, sums)
         return
-    for query in queries[::2]:  # the sums of two: S1 + 16 * S2
-        builder.store(_all_of(17 * first, own.byte), sums[query][0])
     step = _number(_TOGETHER)
     middle = builder.sub(stop, builder.urem(builder.sub(stop, start), step))
     with cgutils.for_range_slice(builder, start, middle, step) as (plane, _):
@@ -152,41 +158,79 @@ def _add_all(
         _add_planes(own, planes, queries, lanes[0], sums)
     with cgutils.for_range_slice(builder, middle, stop, one) as (plane, _):
         _add_planes(own, [plane], queries, lanes[0], sums)
-    for query in queries[::2]:
-        upper = builder.load(sums[query + 1][0], typ=own.byte)
-        upper = builder.shl(upper, _all_of(4, own.byte))
-        both = builder.load(sums[query][0], typ=own.byte)
-        builder.store(builder.sub(both, upper), sums[query][0])
 
 
-def _distances(own: _Inputs, wide: bool, queries: range, lanes: list[Any]) -> dict[int, list[Any]]:
-    """distance + 1 of each query and the codes from each of `lanes` on."""
+def _values(own: _Inputs, queries: range, sums: Any) -> dict[int, list[Any]]:
+    """The sums of each query by itself."""
+    builder = own.builder
+    values = {q: [builder.load(place, typ=own.byte) for place in sums[q]] for q in queries}
+    for query in queries[::2] if own.paired else ():
+        upper = builder.shl(values[query + 1][0], _all_of(4, own.byte))
+        values[query] = [builder.sub(values[query][0], upper)]
+    return values
+
+
+def _distances(
+    own: _Inputs, queries: range, lanes: list[Any], worth: Callable[[Any], Any]
+) -> dict[int, list[Any]]:
+    """distance + 1 of each query and the codes from each of `lanes` on, in bytes.
+
+    After the bytes that are enough to see it, the others are only added where `worth` tells so of
+    the sums.
+    """
     builder = own.builder
 
-    def places(kind: Any) -> dict[int, list[Any]]:
-        return {query: [cgutils.alloca_once(builder, kind) for _ in lanes] for query in queries}
+    def places() -> dict[int, list[Any]]:
+        return {query: [cgutils.alloca_once(builder, own.byte) for _ in lanes] for query in queries}
 
-    def values(sums: dict[int, list[Any]], kind: Any) -> dict[int, list[Any]]:
-        return {q: [builder.load(place, typ=kind) for place in sums[q]] for q in queries}
+    sums, results = places(), places()
+    _begin(own, 1, queries, sums)
+    start = cgutils.alloca_once_value(builder, _number(0))
+    stop = cgutils.alloca_once_value(builder, own.enough)
+    builder.store(_number(0), start)
+    builder.store(own.enough, stop)
+    add, look, go_on, done = (
+        builder.append_basic_block(name) for name in ("add", "look", "go_on", "done")
+    )
+    builder.branch(add)
+    builder.position_at_end(add)
+    end = builder.load(stop, typ=_LONG)
+    _add_all(own, builder.load(start, typ=_LONG), end, queries, lanes, sums)
+    values = _values(own, queries, sums)
+    for query in queries:
+        for place, value in zip(results[query], values[query], strict=True):
+            builder.store(value, place)
+    builder.cbranch(builder.icmp_signed("<", end, own.width), look, done)
+    builder.position_at_end(look)
+    builder.cbranch(worth(values), go_on, done)
+    builder.position_at_end(go_on)
+    builder.store(end, start)
+    builder.store(own.width, stop)
+    builder.branch(add)
+    builder.position_at_end(done)
+    return {q: [builder.load(place, typ=own.byte) for place in results[q]] for q in queries}
 
-    sums = places(own.byte)
-    if not wide:
-        _add_all(own, _number(0), own.width, 1, queries, lanes, sums)
-        return values(sums, own.byte)
-    # Bytes hold the sum of 31 bytes' bits; then they are added to sums of 16 bits.
+
+def _long_distances(own: _Inputs, queries: range, lanes: list[Any]) -> dict[int, list[Any]]:
+    """`_distances` in 16 bits, of all bytes: the sums of 31 bytes' bits in a byte are added."""
+    builder = own.builder
     total, step = ir.VectorType(ir.IntType(16), own.byte.count), _number(31)
-    long_sums = places(total)
+    sums, long_sums = (
+        {query: [cgutils.alloca_once(builder, kind) for _ in lanes] for query in queries}
+        for kind in (own.byte, total)
+    )
     for query in queries:
         for place in long_sums[query]:
             builder.store(_all_of(1, total), place)
     with cgutils.for_range_slice(builder, _number(0), own.width, step) as (start, _):
         end = builder.add(start, step)
         end = builder.select(builder.icmp_signed("<", end, own.width), end, own.width)
-        _add_all(own, start, end, 0, queries, lanes, sums)
-        for query, more in values(sums, own.byte).items():
-            for place, value in zip(long_sums[query], more, strict=True):
+        _begin(own, 0, queries, sums)
+        _add_all(own, start, end, queries, lanes, sums)
+        for query, values in _values(own, queries, sums).items():
+            for place, value in zip(long_sums[query], values, strict=True):
                 _increase(builder, place, builder.zext(value, total))
-    return values(long_sums, total)
+    return {q: [builder.load(place, typ=total) for place in long_sums[q]] for q in queries}
 
 
 @intrinsic
@@ -195,6 +239,7 @@ def _tile_compiled(
     planes: Any,
     offset: Any,
     width: Any,
+    enough: Any,
     words: Any,
     word: Any,
     limits: Any,
@@ -205,22 +250,25 @@ def _tile_compiled(
     """LLVM for `tile`; `shape` gives the numbers by its length, `sums` the type by its own."""
     queries, groups = len(shape) // 8, len(shape) % 8
     wide = sums.dtype == types.uint16
-    signature = types.uint64(planes, offset, width, words, word, limits, limit, shape, sums)
+    signature = types.uint64(
+        planes, offset, width, types.int64, words, word, limits, limit, shape, sums
+    )
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        planes, offset, width, words, word, limits, limit, _, sums = arguments
+        planes, offset, width, enough, words, word, limits, limit, _, sums = arguments
         planes = data_of(context, builder, signature.args[0], planes)
-        words = data_of(context, builder, signature.args[3], words)
-        limits = data_of(context, builder, signature.args[5], limits)
-        sums = data_of(context, builder, signature.args[8], sums)
+        words = data_of(context, builder, signature.args[4], words)
+        limits = data_of(context, builder, signature.args[6], limits)
+        sums = data_of(context, builder, signature.args[9], sums)
         size, available, by_table = registers()
         paired = by_table and queries > 1
         lanes = min(size, LANES) if paired else LANES
         byte = ir.VectorType(_OCTET, lanes)
         total = ir.VectorType(ir.IntType(16), lanes) if wide else byte
         own = _Inputs(
-            builder, planes, offset, width, words, word, queries, byte, size, by_table, paired
-        )
+            builder, planes, offset, width, enough, words, word, queries,
+            byte, size, by_table, paired,
+        )  # fmt: skip
         which = cgutils.alloca_once_value(builder, _number(0))
 
         def bound(query: int, kind: Any) -> Any:
@@ -267,10 +315,23 @@ def _tile_compiled(
             found = builder.shl(found, builder.mul(vector, _number(queries)))
             builder.store(builder.or_(builder.load(which, typ=_LONG), found), which)
 
+        def distances(some: range, lanes: list[Any]) -> dict[int, list[Any]]:
+            """distance + 1, or less where the first bytes tell that no sum is within its limit."""
+
+            def worth(values: dict[int, list[Any]]) -> Any:
+                near = any_hit(some, lambda query: least(values[query]))
+                went_on = builder.shl(builder.zext(near, _LONG), _number(WENT_ON))
+                builder.store(builder.or_(builder.load(which, typ=_LONG), went_on), which)
+                return near
+
+            return (
+                _long_distances(own, some, lanes) if wide else _distances(own, some, lanes, worth)
+            )
+
         def compare(some: range, vectors: list[Any]) -> None:
             """Compare some of the queries with vectors, which are 64 codes each."""
             firsts = [builder.mul(vector, _number(LANES)) for vector in vectors]
-            values = _distances(own, wide, some, firsts)
+            values = distances(some, firsts)
             hit = any_hit(some, lambda query: least(values[query]))
             with builder.if_then(hit, likely=False):
                 # No branches here: with hits in every other vector none could be foretold.
@@ -287,7 +348,7 @@ def _tile_compiled(
             with cgutils.for_range_slice(builder, *numbers) as (vector, _):
                 first = builder.mul(vector, _number(LANES))
                 for piece in pieces:
-                    values = _distances(own, wide, some, [builder.add(first, _number(piece))])
+                    values = distances(some, [builder.add(first, _number(piece))])
                     for query in some:
                         builder.store(values[query][0], sum_place(vector, query, piece), align=1)
 
@@ -331,6 +392,7 @@ def _tile_python(
     planes: Any,
     offset: Any,
     width: Any,
+    enough: Any,
     words: Any,
     word: Any,
     limits: Any,
@@ -359,11 +421,13 @@ def _tile_python(
     return np.uint64(which)
 
 
-# tile(planes, offset, width, words, word, limits, limit, shape, sums) -> uint64
+# tile(planes, offset, width, enough, words, word, limits, limit, shape, sums) -> uint64
 #   compares `len(shape) // 8` queries with `len(shape) % 8` vectors of 64 codes, the first of
 #   them at planes[offset]. Entry word + plane * queries + q of `words`, see `words.query_words`,
 #   is of byte `plane` of query q; limits[limit + q] repeats its limit, as wide as `sums`.
 #   Bit v * queries + q of the result says whether any `distance + 1 <= limit` for query q and
 #   vector v; only then are the `sums` (distance + 1, which a byte wraps round) written, at that
-#   place. Of a query whose limit is 0 the result may say either.
+#   place. Of a query whose limit is 0 the result may say either. After the first `enough` bytes
+#   (never for sums of two bytes) codes are left that are beyond the limits already, and their sums
+#   are of those bytes; bit WENT_ON of the result tells that some were not.
 tile: Any = _tile_python if PLAIN else _tile_compiled
