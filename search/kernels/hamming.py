@@ -89,7 +89,7 @@ def sweep(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """Collect what is nearer than the bounds, in vectors first, first + step, ... before last.
 
-    words and limits are of the queries `owners`, four of them (or one) abreast; the rest is of
+    words and limits are of the queries `owners`, as many abreast as `shape` says; the rest is of
     all. counts[q, d] is the number of keys found at distance d, below[q] of those nearer than
     bounds[q]. As soon as k are nearer than the bound, it falls: it ends where the k-th nearest
     lies, because what comes later, in row order, must be strictly nearer to be a result.
