@@ -49,12 +49,10 @@ def check_answer(queries: int, k: int) -> None:
     Example:
         >>> check_answer(1, 1000)
     """
-    size = RESULT * queries * k
-    if size > SMALL and 2 * size > (there := limit()):
+    if excess := _excess(queries * k):
         raise ValueError(
-            f"k is {k:,}, and that many results for {queries:,} queries would take {_shown(size)}, "
-            f"more than half of the {_shown(there)} of memory there is; give a smaller k, or fewer "
-            "queries at once"
+            f"k is {k:,}, and that many results for {queries:,} queries would take {excess}; give "
+            "a smaller k, or fewer queries at once"
         )
 
 
@@ -67,13 +65,19 @@ def check_found(results: int) -> None:
     Example:
         >>> check_found(1000)
     """
-    size = RESULT * results
-    if size > SMALL and 2 * size > (there := limit()):
+    if excess := _excess(results):
         raise ValueError(
-            f"radius: {results:,} results or more lie within it, which would take {_shown(size)}, "
-            f"more than half of the {_shown(there)} of memory there is; give a smaller radius, or "
-            "fewer queries at once"
+            f"radius: {results:,} results or more lie within it, which would take {excess}; give a "
+            "smaller radius, or fewer queries at once"
         )
+
+
+def _excess(results: int) -> str:
+    """What so many results would take, in words, where memory cannot hold them; or nothing."""
+    size = RESULT * results
+    if size <= SMALL or 2 * size <= (there := limit()):
+        return ""
+    return f"{_shown(size)}, more than half of the {_shown(there)} of memory there is"
 
 
 def _installed() -> float:

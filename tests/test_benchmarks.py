@@ -13,10 +13,11 @@ from types import ModuleType, SimpleNamespace
 import jax
 import numpy as np
 import pytest
+import tyro
 from PIL import Image
 
 from jaxhash import cli, models, nets
-from jaxhash.cli.command import run
+from jaxhash.cli.command import parse, run
 from jaxhash.nets.cpu import foreign
 from jaxhash.spec import ModelSpec
 
@@ -419,3 +420,36 @@ def test_shards_on_ray(benchmark: Benchmark, tmp_path: Path, capsys) -> None:
     report = benchmark("shards").main(benchmark("shards").Config(folder=tmp_path, **options))
     assert report["answers on Ray, right"] > 0
     assert report["answers on Ray, wrong"] == report["answers on Ray, errors"] == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "expected"),
+    [
+        ("encode_ray", ["--images", 4, "--side", 64, "--shards", 2], {"shards": 2, "workers": 2}),
+        ("serve_ray", ["--images", 20, "--parts", 2], {"parts": 2, "replicas": 2, "port": 8765}),
+    ],
+)
+def test_what_the_scripts_of_ray_start_is_a_command(
+    benchmark: Benchmark, name: str, words: list, expected: dict, tmp_path: Path, monkeypatch
+) -> None:
+    """Without Ray they come as far as the command that is to run on the cluster."""
+    script, started = benchmark(name), []
+
+    def start(command: list[str], env: dict[str, str], **options: object) -> None:
+        started.append((command, env["RAY_ADDRESS"]))
+        raise InterruptedError
+
+    monkeypatch.setattr(script, "own_cluster", lambda cpus: contextlib.nullcontext("10.0.0.1:6379"))
+    monkeypatch.setattr(script.subprocess, "Popen", start)
+    if name == "serve_ray":  # what it serves would take seconds to encode
+        monkeypatch.setattr(script, "made", lambda *arguments: [])
+        monkeypatch.setattr(script, "point", lambda pointer, folder: None)
+    config = tyro.cli(script.Config, args=[*map(str, words), "--folder", str(tmp_path)])
+    with pytest.raises(InterruptedError):
+        script.main(config)
+    [(command, address)] = started
+    assert command[:3] == [sys.executable, "-m", "jaxhash"]
+    assert address == "10.0.0.1:6379"
+    chosen = parse(importlib.import_module(f"jaxhash.cli.{command[3]}").COMMAND, command[4:])
+    assert {key: getattr(chosen, key) for key in ("ray", *expected)} == {"ray": "auto", **expected}
+    assert list(tmp_path.iterdir()) == []

@@ -378,6 +378,9 @@ def forked(work: Callable[[], int], log: Path) -> int:
         os._exit(code)
     status = None
     try:
+        # As in the child, whoever comes first: a signal may end the wait before the child begins.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.setpgid(child, child)
         _, status = os.waitpid(child, 0)
     finally:  # and what it started
         with contextlib.suppress(ProcessLookupError):

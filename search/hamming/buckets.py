@@ -350,7 +350,7 @@ def _group(
     count = 0
     while True:
         start, count = kernels.group(
-            planes, bytes_each, start, stop, 0, labels, words, table, count, seeds
+            planes, bytes_each, start, stop, labels, words, table, count, seeds
         )
         if count > most:
             return None

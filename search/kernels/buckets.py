@@ -63,11 +63,11 @@ def _find(codes, position, words, table, count, seeds):  # type: ignore[no-untyp
 
 @compiled
 def group(  # type: ignore[no-untyped-def]
-    planes, width, start, stop, first, labels, words, table, count, seeds
+    planes, width, start, stop, labels, words, table, count, seeds
 ):
     """Label the codes of rows [start, stop) by the order in which they first appear.
 
-    labels: one for every row from `first` on; words: uint64 (room, ceil(width / 8)), the
+    labels: one for every row; words: uint64 (room, ceil(width / 8)), the
     distinct codes so far, of which there are `count`; table: int64, a power of two long, -1 where
     empty; seeds: those of the table, see `_hash_compiled`. Returns (row to go on from, count):
     before `stop` only when `words` is full.
@@ -86,7 +86,7 @@ def group(  # type: ignore[no-untyped-def]
                 words[count] = codes[row % BLOCK]
                 label = count
                 count += 1
-            labels[row - first] = label
+            labels[row] = label
             row += 1
     return row, count
 
