@@ -21,7 +21,7 @@ from jaxhash.config import Config
 from jaxhash.data import Dataset
 from jaxhash.method import METHODS
 from jaxhash.nets import NETWORKS
-from jaxhash.training import checkpoints, loop, metrics_log, pretrained
+from jaxhash.training import checkpoints, loop, meter, metrics_log, pretrained
 from jaxhash.training.planning import settle
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -134,8 +134,8 @@ def test_the_step_that_broke_is_named() -> None:
         {"loss": np.array([3.0, np.nan]), "gradient_norm": np.array([np.inf, np.nan])},
     ]
     with pytest.raises(FloatingPointError, match="gradient of step 9 "):
-        loop.fetch_means(metrics, 10)
-    assert loop.fetch_means(metrics[:1], 8) == {"loss": 1.5, "gradient_norm": 1.0}
+        meter.fetch_means(metrics, 10)
+    assert meter.fetch_means(metrics[:1], 8) == {"loss": 1.5, "gradient_norm": 1.0}
 
 
 BROKEN_OFF = """
