@@ -1,8 +1,6 @@
 """The original archives of well-known datasets, read as their authors published them."""
 
-import codecs
 import gzip
-import io
 import math
 import struct
 import tarfile
@@ -11,12 +9,10 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from jaxhash import pickles
-from jaxhash.data import matlab
+from jaxhash.data import matlab, pickled_arrays
 from jaxhash.data.dataset import Dataset, consecutive_parts
 from jaxhash.data.decoding import Undecodable, check_size, decode, read_header
 from jaxhash.data.enlarged import resized
@@ -239,7 +235,7 @@ def _binary_batch(name: str, data: bytes) -> tuple[np.ndarray, np.ndarray]:
 def _python_batch(name: str, data: bytes) -> tuple[np.ndarray, np.ndarray]:
     """A pickled dict with b"data" uint8 (n, 3072) and b"labels", a list."""
     try:
-        batch = pickles.load(io.BytesIO(data), _find_class, encoding="bytes")
+        batch = pickled_arrays.load(data)
         batch = {key.decode() if isinstance(key, bytes) else key: batch[key] for key in batch}
         pixels, labels = batch["data"].array(), np.array(batch["labels"], np.int32)
     # A broken pickle can raise nearly anything on its way.
@@ -256,37 +252,6 @@ def _python_batch(name: str, data: bytes) -> tuple[np.ndarray, np.ndarray]:
 def _channels_last(pixels: np.ndarray) -> np.ndarray:
     """(n, 3072) with channels first to (n, 32, 32, 3)."""
     return np.ascontiguousarray(pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
-
-
-class _Told:
-    """Records what a pickle says of a NumPy array or dtype, without calling NumPy."""
-
-    def __init__(self, *arguments: Any) -> None:
-        self.arguments = arguments
-        self.state: Any = None
-
-    def __setstate__(self, state: Any) -> None:
-        self.state = state
-
-    def array(self) -> np.ndarray:
-        """The array of bytes that was pickled."""
-        _, shape, dtype, by_columns, content = self.state
-        if dtype.arguments[0] not in ("u1", b"u1"):
-            raise ValueError(f"numbers of type {dtype.arguments[0]!r}")
-        return np.frombuffer(content, np.uint8).reshape(shape, order="F" if by_columns else "C")
-
-
-def _find_class(module: str, name: str) -> Any:
-    """Only what an array is rebuilt from; no code in the file can be called."""
-    if (name, module) == ("encode", "_codecs"):
-        # How Python 3 spells bytes in an old pickle protocol.
-        return lambda text, encoding="latin1": codecs.encode(text, "latin1")
-    if module in ("numpy", "numpy.core.multiarray", "numpy._core.multiarray") and name in (
-        *("_reconstruct", "ndarray", "dtype"),
-    ):
-        # A new class each time, so that nothing a pickle does to it outlives the file.
-        return type(name, (_Told,), {})
-    raise ValueError(f"{module}.{name} has no place in a file of arrays")
 
 
 def _members(path: Path, wanted: set[str]) -> Iterator[tuple[str, bytes]]:
