@@ -36,34 +36,40 @@ CLOSE = 20_000  # bytes of a kernel that the nearest cache keeps beside the imag
 
 @intrinsic
 def tile(
-    typingctx: Any, seen: Any, kernel: Any, bias: Any, found: Any, rows: Any, taps: Any,
-    row: Any, kernel_row: Any, column: Any, shape: Any,
+    typingctx: Any, seen: Any, kernel: Any, bias: Any, found: Any, rows: Any, width: Any,
+    channels: Any, left: Any, place: Any, places: Any, spare: Any, form: Any,
 ) -> Any:  # fmt: skip
-    """LLVM for the sums of a tile, between 0 and 6.
+    """LLVM for the sums of a tile and a vector of channels, between 0 and 6.
 
-    The first four are addresses: of the first number that is seen, of the kernel's for it, of the
-    bias, and of the place for the first sum. `rows` and `taps` say how much of the kernel is
-    taken, `row` and `kernel_row` how far the next row is, `column` how far the next place, all in
-    bytes. `shape` is a tuple of tuples, which give numbers by their lengths: places, the kernel's
-    side (0: as many as `taps`) and stride.
+    The first four are addresses: of row 0 and column 0 of what is seen, of the kernel's row for
+    it, of the bias, and of place 0 of the row that is found, for these channels. `rows` of the
+    kernel are taken. `left`: the column that the first place of the tile, `place`, sees first; it
+    and others may lie outside of the `width`. Of the tile, what lies beyond `places` goes nowhere.
+    `spare`: the address of a vector of zeros, that is seen outside, and of one to be written. The
+    lengths of the two tuples of `form` are the kernel's side and the stride.
     """
-    places, side, stride = (len(one) for one in shape)
-    words = (seen, kernel, bias, found, rows, taps, row, kernel_row, column)
+    side, stride = map(len, form)
+    words = (
+        seen, kernel, bias, found, rows, width, channels, left, place, places, spare,
+    )  # fmt: skip
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        seen, kernel, bias, found, rows, taps, row, kernel_row, column, _ = arguments
+        seen, kernel, bias, found, rows, width, channels, left, place, places, spare, _ = arguments
         word = ir.IntType(64)
         vector = ir.VectorType(ir.FloatType(), LANES)
 
-        def at(address: Any, columns: Any) -> Any:
-            """The pointer some columns after an address."""
-            if isinstance(columns, int):
-                columns = ir.Constant(word, columns)
-            address = builder.add(address, builder.mul(column, columns))
-            return builder.inttoptr(address, ir.PointerType())
+        def number(value: int) -> Any:
+            return ir.Constant(word, value)
 
-        def take(address: Any, columns: Any = 0) -> Any:
-            return builder.load(at(address, columns), typ=vector, align=4)
+        def take(address: Any) -> Any:
+            pointer = builder.inttoptr(address, ir.PointerType())
+            return builder.load(pointer, typ=vector, align=4)
+
+        def within(base: Any, at: Any, size: Any, beyond: Any) -> tuple[Any, Any]:
+            """The address of a place of a row, or another one; and whether it is inside."""
+            inside = builder.icmp_unsigned("<", at, size)
+            there = builder.add(base, builder.mul(at, column))
+            return builder.select(inside, there, beyond), inside
 
         def add(sum_: Any, one: Any, other: Any) -> None:
             """Add a product; as one instruction where there is such a one."""
@@ -71,146 +77,123 @@ def tile(
             before = builder.load(sum_, typ=vector)
             builder.store(builder.fadd(before, product, flags=["contract"]), sum_)
 
-        sums = [cgutils.alloca_once_value(builder, take(bias)) for _ in range(places)]
-        nothing, one = ir.Constant(word, 0), ir.Constant(word, 1)
-        with cgutils.for_range_slice(builder, nothing, rows, one) as (i, _):
-            here = builder.add(seen, builder.mul(i, row))
+        column = builder.mul(channels, number(4))
+        row, kernel_row = builder.mul(width, column), builder.mul(number(side), column)
+        first = take(bias)
+        sums = [cgutils.alloca_once_value(builder, first) for _ in range(TILE)]
+        columns = []
+        for at in range((TILE - 1) * stride + side):
+            address, inside = within(seen, builder.add(left, number(at)), width, spare)
+            columns.append((address, builder.select(inside, row, number(0))))
+        with cgutils.for_range_slice(builder, number(0), rows, number(1)) as (i, _):
             weights = builder.add(kernel, builder.mul(i, kernel_row))
-            if side:
-                known = [take(weights, j) for j in range(side)]
-                for at_column in range((places - 1) * stride + side):
-                    value = take(here, at_column)
-                    for j in range(side):
-                        place, rest = divmod(at_column - j, stride)
-                        if not rest and 0 <= place < places:
-                            add(sums[place], value, known[j])
-            else:
-                with cgutils.for_range_slice(builder, nothing, taps, one) as (j, _):
-                    add(sums[0], take(here, j), take(weights, j))
-        for place, sum_ in enumerate(sums):
+            known = [
+                take(builder.add(weights, builder.mul(column, number(j)))) for j in range(side)
+            ]
+            for at, (address, step) in enumerate(columns):
+                value = take(builder.add(address, builder.mul(i, step)))
+                for j in range(side):
+                    of, rest = divmod(at - j, stride)
+                    if not rest and 0 <= of < TILE:
+                        add(sums[of], value, known[j])
+        for at, sum_ in enumerate(sums):
             value = builder.load(sum_, typ=vector)
             for ordered, bound in (("<", 0.0), (">", 6.0)):  # NaN stays
                 limit = ir.Constant(vector, [bound] * LANES)
                 beyond = builder.fcmp_ordered(ordered, value, limit)
                 value = builder.select(beyond, limit, value)
-            builder.store(value, at(found, place), align=4)
+            nowhere = builder.add(spare, number(4 * LANES))
+            address, _ = within(found, builder.add(place, number(at)), places, nowhere)
+            builder.store(value, builder.inttoptr(address, ir.PointerType()), align=4)
         return context.get_dummy_value()
 
-    return types.void(*words, shape), generate
+    return types.void(*words, form), generate
 
 
 @inlined
 def row_of(  # type: ignore[no-untyped-def]
-    seen, kernel, bias, found, rows, width, channels, places, left, side, stride, shapes
+    seen, kernel, bias, found, rows, width, channels, left, places, spare, form
 ):
-    """A row of the result, from the addresses of what its first place would see and gives.
+    """A row of the result, from the addresses of the first row that it sees, and so on.
 
-    `rows` of the kernel are taken. `left`: zeros before the first column. `shapes`: of a tile, and
-    of a single place.
+    `rows` of the kernel are taken. `left`: zeros before the first column.
     """
-    broad, narrow = shapes
-    abreast, column = len(broad[0]), 4 * channels
-    row, kernel_row = width * column, side * column
-    # The places from `first` to `last` see no zeros.
-    first = min((left + stride - 1) // stride, places)
-    last = max(min((width - side + left) // stride + 1, places), first)
-    tiles = last - first >= abreast
+    side, stride = len(form[0]), len(form[1])
     # All channels before the next places, unless the kernel is too large to be at hand by then.
-    span = channels if side * kernel_row <= CLOSE else LANES
-    for start in range(0, channels if tiles else 0, span):
-        for at in range(first, last, abreast):
-            at = min(at, last - abreast)  # the last tile finds some again
-            here, there = seen + (at * stride - left) * column, found + at * column
+    span = channels if 4 * side * side * channels <= CLOSE else LANES
+    for start in range(0, channels, span):
+        for place in range(0, places, TILE):
+            place = min(place, max(places - TILE, 0))  # the last tile finds some again
             for byte in range(4 * start, 4 * (start + span), 4 * LANES):
                 tile(
-                    here + byte, kernel + byte, bias + byte, there + byte, rows, side, row,
-                    kernel_row, column, broad,
-                )  # fmt: skip
-    for at in range(places):
-        before = max(0, left - at * stride)
-        taps = min(side, width + left - at * stride) - before
-        here, there = seen + (at * stride - left + before) * column, found + at * column
-        weights = kernel + before * column
-        if not (tiles and first <= at < last):
-            for byte in range(0, 4 * channels, 4 * LANES):
-                tile(
-                    here + byte, weights + byte, bias + byte, there + byte, rows, taps, row,
-                    kernel_row, column, narrow,
+                    seen + byte, kernel + byte, bias + byte, found + byte, rows, width, channels,
+                    place * stride - left, place, places, spare, form,
                 )  # fmt: skip
 
 
 @inlined
-def rows_of(task, first, last, side, stride, shapes):  # type: ignore[no-untyped-def]
-    """The rows [first, last) of the result, counted over all images."""
+def work(task, form):  # type: ignore[no-untyped-def]
+    """Take pieces of a task, which are rows of the result, until none is left, and let it go."""
+    side, stride = len(form[0]), len(form[1])
     images, kernel = task + 8 * ARRAYS, task + 8 * (ARRAYS + ARRAY)
     bias, result = task + 8 * (ARRAYS + 2 * ARRAY), task + 8 * (ARRAYS + 3 * ARRAY)
     height, width, channels = load(images + 16), load(images + 24), load(images + 32)
-    rows, places = load(result + 16), load(result + 24)
-    top = max((rows - 1) * stride + side - height, 0) // 2
+    down, places = load(result + 16), load(result + 24)
+    top = max((down - 1) * stride + side - height, 0) // 2
     left = max((places - 1) * stride + side - width, 0) // 2
-    row = 4 * width * channels
-    for at in range(first, last):
-        image, y = at // rows, at % rows
-        start = y * stride - top
-        before = max(0, -start)
-        taken = min(side, height - start) - before
-        row_of(
-            load(images) + (image * height + start + before) * row,
-            load(kernel) + before * 4 * side * channels, load(bias),
-            load(result) + at * 4 * places * channels,
-            taken, width, channels, places, left, side, stride, shapes,
-        )  # fmt: skip
-
-
-def shapes_of(side: int, stride: int) -> Any:
-    """The `shape`s of tiles for a kernel."""
-    broad, narrow = (TILE, side, stride), (1, 0, 1)
-    return tuple(tuple((0,) * number for number in shape) for shape in (broad, narrow))
-
-
-@inlined
-def work(task, side, stride, shapes):  # type: ignore[no-untyped-def]
-    """Take pieces of a task, which are rows of the result, until none is left, and let it go."""
-    result, pieces = task + 8 * (ARRAYS + 3 * ARRAY), load(task + 8 * PIECES)
-    rows = load(result + 8) * load(result + 16)
+    rows, pieces = load(result + 8) * down, load(task + 8 * PIECES)
+    spare = np.zeros(2 * LANES, np.float32)
     while True:
         piece = claim(task)
         if piece >= pieces:
             break
-        first, last = rows * piece // pieces, rows * (piece + 1) // pieces
-        rows_of(task, first, last, side, stride, shapes)
+        for at in range(rows * piece // pieces, rows * (piece + 1) // pieces):
+            image, start = at // down, at % down * stride - top
+            before = max(0, -start)
+            row_of(
+                load(images) + 4 * (image * height + start + before) * width * channels,
+                load(kernel) + 4 * before * side * channels, load(bias),
+                load(result) + 4 * at * places * channels,
+                min(side, height - start) - before, width, channels, left, places,
+                spare.ctypes.data, form,
+            )  # fmt: skip
         finish(task)
     let_go(task)
     return 0
 
 
+def form_of(side: int, stride: int) -> Any:
+    """A kernel for compiled functions: tuples whose lengths are known to the compiler."""
+    return (0,) * side, (0,) * stride
+
+
 # The kernels that are compiled: side and stride. A kernel's number is its place.
 KERNELS = (3, 1), (3, 2), (5, 1), (5, 2)
-SHAPES_3_1, SHAPES_3_2, SHAPES_5_1, SHAPES_5_2 = (shapes_of(*kernel) for kernel in KERNELS)
+FORM_3_1, FORM_3_2, FORM_5_1, FORM_5_2 = (form_of(*kernel) for kernel in KERNELS)
 
 
 @compiled
 def work_3_1(task):  # type: ignore[no-untyped-def]
     """`work` for kernels of 3 x 3."""
-    return work(task, 3, 1, SHAPES_3_1)
+    return work(task, FORM_3_1)
 
 
 @compiled
 def work_3_2(task):  # type: ignore[no-untyped-def]
     """`work` for kernels of 3 x 3 at every second place."""
-    return work(task, 3, 2, SHAPES_3_2)
+    return work(task, FORM_3_2)
 
 
 @compiled
 def work_5_1(task):  # type: ignore[no-untyped-def]
     """`work` for kernels of 5 x 5."""
-    return work(task, 5, 1, SHAPES_5_1)
+    return work(task, FORM_5_1)
 
 
 @compiled
 def work_5_2(task):  # type: ignore[no-untyped-def]
     """`work` for kernels of 5 x 5 at every second place."""
-    return work(task, 5, 2, SHAPES_5_2)
+    return work(task, FORM_5_2)
 
 
 @compiled
