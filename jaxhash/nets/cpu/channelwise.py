@@ -1,6 +1,6 @@
 """The sums of a depthwise convolution as compiled vectors, for XLA to call on CPU.
 
-A tile is some places of a row, for 16 channels. Its sums stay in registers while the rows of the
+A tile is some places of a row. Its sums for 16 channels stay in registers while the rows of the
 kernel pass, and what places see in common is loaded once for all of them.
 """
 
@@ -28,42 +28,47 @@ from jaxhash.nets.cpu.foreign import (
     symbol,
 )
 from search.kernels.compiling import compiled
+from search.kernels.registers import registers
 
 LANES = 16  # channels of a vector: one register of 64 bytes, two of 32
-TILE = 4  # places of a tile, whose sums and kernel fit into 16 registers of 32 bytes
+# Places of a tile: as many as leave registers for a row of the kernel. Networks' sides are
+# multiples of 7.
+TILE = 7 if registers().size == 4 * LANES else 4
 CLOSE = 20_000  # bytes of a kernel that the nearest cache keeps beside the images
 
 
 @intrinsic
 def tile(
     typingctx: Any, seen: Any, kernel: Any, bias: Any, found: Any, rows: Any, width: Any,
-    channels: Any, left: Any, place: Any, places: Any, spare: Any, form: Any,
+    channels: Any, left: Any, place: Any, places: Any, spare: Any, start: Any, stop: Any, form: Any,
 ) -> Any:  # fmt: skip
-    """LLVM for the sums of a tile and a vector of channels, between 0 and 6.
+    """LLVM for the sums of a tile, between 0 and 6, for the channels from `start` to `stop`.
 
     The first four are addresses: of row 0 and column 0 of what is seen, of the kernel's row for
-    it, of the bias, and of place 0 of the row that is found, for these channels. `rows` of the
-    kernel are taken. `left`: the column that the first place of the tile, `place`, sees first; it
-    and others may lie outside of the `width`. Of the tile, what lies beyond `places` goes nowhere.
-    `spare`: the address of a vector of zeros, that is seen outside, and of one to be written. The
-    lengths of the two tuples of `form` are the kernel's side and the stride.
+    it, of the bias, and of place 0 of the row that is found. `rows` of the kernel are taken.
+    `left`: the column that the first place of the tile, `place`, sees first; it and others may lie
+    outside of the `width`. Of the tile, what lies beyond `places` goes nowhere. `spare`: the
+    address of as many zeros as there are channels, seen outside, and of as many to be written.
+    The lengths of the two tuples of `form` are the kernel's side and the stride.
     """
     side, stride = map(len, form)
     words = (
-        seen, kernel, bias, found, rows, width, channels, left, place, places, spare,
+        seen, kernel, bias, found, rows, width, channels, left, place, places, spare, start, stop,
     )  # fmt: skip
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        seen, kernel, bias, found, rows, width, channels, left, place, places, spare, _ = arguments
+        (
+            seen, kernel, bias, found, rows, width, channels, left, place, places, spare, start,
+            stop, _,
+        ) = arguments  # fmt: skip
         word = ir.IntType(64)
         vector = ir.VectorType(ir.FloatType(), LANES)
 
         def number(value: int) -> Any:
             return ir.Constant(word, value)
 
-        def take(address: Any) -> Any:
-            pointer = builder.inttoptr(address, ir.PointerType())
-            return builder.load(pointer, typ=vector, align=4)
+        def pointer(address: Any, offset: Any) -> Any:
+            return builder.inttoptr(builder.add(address, offset), ir.PointerType())
 
         def within(base: Any, at: Any, size: Any, beyond: Any) -> tuple[Any, Any]:
             """The address of a place of a row, or another one; and whether it is inside."""
@@ -77,34 +82,43 @@ def tile(
             before = builder.load(sum_, typ=vector)
             builder.store(builder.fadd(before, product, flags=["contract"]), sum_)
 
+        def take(address: Any, offset: Any) -> Any:
+            return builder.load(pointer(address, offset), typ=vector, align=4)
+
         column = builder.mul(channels, number(4))
         row, kernel_row = builder.mul(width, column), builder.mul(number(side), column)
-        first = take(bias)
-        sums = [cgutils.alloca_once_value(builder, first) for _ in range(TILE)]
-        columns = []
+        sums = [cgutils.alloca_once(builder, vector) for _ in range(TILE)]
+        columns, targets = [], []
         for at in range((TILE - 1) * stride + side):
             address, inside = within(seen, builder.add(left, number(at)), width, spare)
             columns.append((address, builder.select(inside, row, number(0))))
-        with cgutils.for_range_slice(builder, number(0), rows, number(1)) as (i, _):
-            weights = builder.add(kernel, builder.mul(i, kernel_row))
-            known = [
-                take(builder.add(weights, builder.mul(column, number(j)))) for j in range(side)
-            ]
-            for at, (address, step) in enumerate(columns):
-                value = take(builder.add(address, builder.mul(i, step)))
-                for j in range(side):
-                    of, rest = divmod(at - j, stride)
-                    if not rest and 0 <= of < TILE:
-                        add(sums[of], value, known[j])
-        for at, sum_ in enumerate(sums):
-            value = builder.load(sum_, typ=vector)
-            for ordered, bound in (("<", 0.0), (">", 6.0)):  # NaN stays
-                limit = ir.Constant(vector, [bound] * LANES)
-                beyond = builder.fcmp_ordered(ordered, value, limit)
-                value = builder.select(beyond, limit, value)
-            nowhere = builder.add(spare, number(4 * LANES))
-            address, _ = within(found, builder.add(place, number(at)), places, nowhere)
-            builder.store(value, builder.inttoptr(address, ir.PointerType()), align=4)
+        for at in range(TILE):
+            nowhere = builder.add(spare, column)
+            targets.append(within(found, builder.add(place, number(at)), places, nowhere)[0])
+        with cgutils.for_range_slice(builder, start, stop, number(LANES)) as (channel, _):
+            offset = builder.mul(channel, number(4))
+            first = take(bias, offset)
+            for sum_ in sums:
+                builder.store(first, sum_)
+            with cgutils.for_range_slice(builder, number(0), rows, number(1)) as (i, _):
+                weights = builder.add(offset, builder.mul(i, kernel_row))
+                known = [
+                    take(kernel, builder.add(weights, builder.mul(column, number(j))))
+                    for j in range(side)
+                ]
+                for at, (address, step) in enumerate(columns):
+                    value = take(address, builder.add(offset, builder.mul(i, step)))
+                    for j in range(side):
+                        of, rest = divmod(at - j, stride)
+                        if not rest and 0 <= of < TILE:
+                            add(sums[of], value, known[j])
+            for sum_, target in zip(sums, targets, strict=True):
+                value = builder.load(sum_, typ=vector)
+                for ordered, bound in (("<", 0.0), (">", 6.0)):  # NaN stays
+                    limit = ir.Constant(vector, [bound] * LANES)
+                    beyond = builder.fcmp_ordered(ordered, value, limit)
+                    value = builder.select(beyond, limit, value)
+                builder.store(value, pointer(target, offset), align=4)
         return context.get_dummy_value()
 
     return types.void(*words, form), generate
@@ -124,11 +138,10 @@ def row_of(  # type: ignore[no-untyped-def]
     for start in range(0, channels, span):
         for place in range(0, places, TILE):
             place = min(place, max(places - TILE, 0))  # the last tile finds some again
-            for byte in range(4 * start, 4 * (start + span), 4 * LANES):
-                tile(
-                    seen + byte, kernel + byte, bias + byte, found + byte, rows, width, channels,
-                    place * stride - left, place, places, spare, form,
-                )  # fmt: skip
+            tile(
+                seen, kernel, bias, found, rows, width, channels, place * stride - left, place,
+                places, spare, start, start + span, form,
+            )  # fmt: skip
 
 
 @inlined
@@ -142,7 +155,7 @@ def work(task, form):  # type: ignore[no-untyped-def]
     top = max((down - 1) * stride + side - height, 0) // 2
     left = max((places - 1) * stride + side - width, 0) // 2
     rows, pieces = load(result + 8) * down, load(task + 8 * PIECES)
-    spare = np.zeros(2 * LANES, np.float32)
+    spare = np.zeros(2 * channels, np.float32)
     while True:
         piece = claim(task)
         if piece >= pieces:
