@@ -10,7 +10,8 @@ would count too. Memory is kept between calls, as the command `jaxhash` does. A 
 
 `--layers`: the depthwise layers alone, by jax and as onnxruntime's own profile has them, which
 leaves out how it lays out their input and the call from Python; jax takes each many times in one
-call, and onnxruntime is called as often. That is time on the clock: onnxruntime has one thread, and `taskset` gives jax one.
+call, and onnxruntime is called as often. That is time on the clock: onnxruntime has one thread, and
+`taskset` gives jax one.
 """
 
 import argparse
