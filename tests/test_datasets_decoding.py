@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from jaxhash.data import decoding
+from jaxhash.data import opening
 from jaxhash.data.decoding import (
     DIGEST_BYTES,
     FORMATS,
@@ -257,7 +257,7 @@ def test_a_panorama_is_decoded_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
     """A JPEG of more pixels than are allowed, also of more than Pillow opens without a warning."""
     data = encoded(Image.fromarray(smooth(240, 1600)), "JPEG", quality=95)
     whole = decode(data, size=32)
-    monkeypatch.setattr(decoding, "MAX_PIXELS", 100_000)  # of 384,000
+    monkeypatch.setattr(opening, "MAX_PIXELS", 100_000)  # of 384,000
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1_000)
     assert read_header(data)[:2] == (1600, 240)
     assert np.abs(decode(data, size=32).astype(int) - whole).mean() < 2
@@ -265,9 +265,9 @@ def test_a_panorama_is_decoded_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
     assert decode(data, size=200).shape == (200, 200, 3)
     with pytest.raises(Undecodable, match="1600x240 pixels, more than the 100,000 allowed"):
         decode(data)
-    monkeypatch.setattr(decoding, "MAX_PIXELS", 6_000)  # an eighth of the sides, and no more
+    monkeypatch.setattr(opening, "MAX_PIXELS", 6_000)  # an eighth of the sides, and no more
     assert decode(data, size=4).shape == (4, 4, 3)
-    monkeypatch.setattr(decoding, "MAX_PIXELS", 5_000)
+    monkeypatch.setattr(opening, "MAX_PIXELS", 5_000)
     with pytest.raises(Undecodable, match="more than the 5,000 allowed"):
         read_header(data)
 
@@ -279,14 +279,14 @@ def test_a_progressive_panorama_is_decoded_while_its_coefficients_fit(
     form = {"quality": 95, "progressive": True, "subsampling": subsampling}
     data = encoded(Image.fromarray(smooth(240, 1600)), "JPEG", **form)
     whole = decode(data, size=32)
-    monkeypatch.setattr(decoding, "MAX_PIXELS", pixels)
+    monkeypatch.setattr(opening, "MAX_PIXELS", pixels)
     assert np.abs(decode(data, size=32).astype(int) - whole).mean() < 2
-    monkeypatch.setattr(decoding, "MAX_PIXELS", pixels - 1)
+    monkeypatch.setattr(opening, "MAX_PIXELS", pixels - 1)
     message = r"more than the .* allowed of a progressive JPEG; save it as a baseline one"
     with pytest.raises(Undecodable, match=message):
         decode(data, size=32)
     grey = encoded(Image.fromarray(smooth(240, 1600)).convert("L"), "JPEG", progressive=True)
-    monkeypatch.setattr(decoding, "MAX_PIXELS", 128_000)
+    monkeypatch.setattr(opening, "MAX_PIXELS", 128_000)
     assert decode(grey, size=32).shape == (32, 32, 3)
 
 

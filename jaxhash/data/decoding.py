@@ -1,40 +1,44 @@
 """Image files of any kind to uint8 arrays, and a plain reason where that is impossible."""
 
 import hashlib
-import io
 import math
 import os
-import stat
-import warnings
 from collections.abc import Container, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, JpegImagePlugin
+from PIL import Image
 
 from jaxhash.data.memory import default_memory_limit
+from jaxhash.data.opening import (
+    FORMATS,
+    MAX_PIXELS,
+    Undecodable,
+    fits,
+    open_checked,
+    open_image,
+    read_whole,
+    reason_of,
+    too_large,
+)
 
-Image.init()  # registers every format now: done lazily, threads would race for it
-
-_KNOWN = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "DIB", "TIFF", "GIF", "PPM")
-FORMATS = tuple(name for name in _KNOWN if name in Image.OPEN)
-"""What is opened; formats that start another program (EPS) or that PIL only stubs are not.
-
-AVIF is among them where this Pillow can, and HEIC is opened by the package pillow-heif.
-"""
-
-# What is wrong with a file is said by `Undecodable`, once, and not on standard error as well.
-warnings.filterwarnings("ignore", module=r"PIL\.")
-
-MAX_PIXELS = 80_000_000
-"""More are not decoded: 80 million pixels take 240 MB. Of a larger JPEG every second, fourth or
-eighth pixel is, where a size is asked for."""
-MAX_COEFFICIENTS = 6
-"""Bytes of coefficients for each of the pixels allowed that a larger progressive JPEG may take: as
-many as one of just the pixels allowed, without subsampled colours; with them, twice the pixels."""
-
-_HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}  # brands of files
+__all__ = [
+    "DIGEST_BYTES",
+    "FORMATS",
+    "MAX_PIXELS",
+    "MOST_AT_ONCE",
+    "Header",
+    "Undecodable",
+    "check_channels",
+    "check_memory",
+    "check_size",
+    "decode",
+    "decode_all",
+    "from_pil",
+    "read_header",
+    "resize",
+]
 
 DIGEST_BYTES = 16
 """Length of the head of a SHA-256 by which files are told apart."""
@@ -51,13 +55,8 @@ _TURNS = {
 }
 _GREY_MODES = {"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N"}
 
-
 MOST_AT_ONCE = 32
 """Images that a thread decodes before it asks for others."""
-
-
-class Undecodable(ValueError):
-    """The bytes are not an image that can be used; the message says why."""
 
 
 class Header(NamedTuple):
@@ -79,12 +78,12 @@ def read_header(file: str | bytes) -> Header:
             `MAX_PIXELS`.
     """
     try:
-        with _open(file) as image:
+        with open_image(file) as image:
             return Header(*image.size, image.mode in _GREY_MODES)
     except Undecodable:
         raise
     except Exception as error:
-        raise Undecodable(_reason(error)) from error
+        raise Undecodable(reason_of(error)) from error
 
 
 def decode(file: str | bytes, *, size: int | None = None, channels: int = 3) -> np.ndarray:
@@ -115,14 +114,14 @@ def decode(file: str | bytes, *, size: int | None = None, channels: int = 3) -> 
         (32, 32, 3)
     """
     try:
-        with _open_checked(file) as image:
+        with open_checked(file) as image:
             return _to_array(image, size, channels)
     except Undecodable:
         raise
     # Damaged files make PIL's plug-ins raise nearly anything: OSError, SyntaxError, struct.error,
     # zlib.error, IndexError, KeyError, MemoryError. Each of them means the same to the caller.
     except Exception as error:
-        raise Undecodable(_reason(error)) from error
+        raise Undecodable(reason_of(error)) from error
 
 
 def from_pil(image: Image.Image, *, size: int | None = None, channels: int = 3) -> np.ndarray:
@@ -139,7 +138,7 @@ def from_pil(image: Image.Image, *, size: int | None = None, channels: int = 3) 
     try:
         return _to_array(image, size, channels)
     except (OSError, SyntaxError) as error:
-        raise Undecodable(_reason(error)) from None
+        raise Undecodable(reason_of(error)) from None
 
 
 def resize(
@@ -209,7 +208,7 @@ def decode_all(
         try:
             file = files[row]
             if digests is not None:
-                file = _read(file)
+                file = read_whole(file)
                 head = hashlib.sha256(file).digest()[:DIGEST_BYTES]
                 digests[row] = np.frombuffer(head, np.uint8)
                 if head in known:
@@ -259,116 +258,13 @@ def check_channels(channels: int | None) -> None:
         raise ValueError(f"channels must be 1 (greyscale) or 3 (RGB), not {channels!r}")
 
 
-def _read(file: str | bytes) -> bytes:
-    """The bytes of a file."""
-    if isinstance(file, bytes):
-        return file
-    try:
-        _check_regular(file)
-        with open(file, "rb") as opened:
-            return opened.read()
-    except OSError as error:
-        raise Undecodable(_reason(error)) from None
-
-
-def _check_regular(file: str) -> None:
-    status = os.stat(file)
-    if not stat.S_ISREG(status.st_mode):  # opening a named pipe would wait for ever
-        raise Undecodable("not a regular file")
-    if status.st_size == 0:
-        raise Undecodable("empty file")
-
-
-def _open(file: str | bytes) -> Image.Image:
-    """Opens by content, refusing what is too large; nothing is decoded yet."""
-    if isinstance(file, bytes) and not file:
-        raise Undecodable("empty file")
-    if isinstance(file, str):
-        _check_regular(file)
-    image = _identify(file)
-    width, height = image.size
-    if width < 1 or height < 1 or not _fits(image, _most_reduction(image)):
-        image.close()
-        raise _too_large(image)
-    return image
-
-
-def _fits(image: Image.Image, reduction: int) -> bool:
-    """Whether an image may be decoded when its sides are divided by a number."""
-    return (image.width // reduction) * (image.height // reduction) <= MAX_PIXELS
-
-
-def _too_large(image: Image.Image) -> Undecodable:
-    size = f"{image.width}x{image.height}"
-    way_out = ""
-    if image.format == "JPEG" and _most_reduction(image) == 1:
-        way_out = " of a progressive JPEG; save it as a baseline one (jpegtran in.jpg > out.jpg)"
-    return Undecodable(f"{size} pixels, more than the {MAX_PIXELS:,} allowed{way_out}")
-
-
-def _identify(file: str | bytes) -> Image.Image:
-    """An image by its first bytes; its pixels are still in the file."""
-    head = file[:12] if isinstance(file, bytes) else _head(file)
-    source = io.BytesIO(file) if isinstance(file, bytes) else file
-    if head[4:8] == b"ftyp" and head[8:12] in _HEIC:
-        return _open_heic(source)
-    if head[:3] == b"\xff\xd8\xff":
-        # Not by `Image.open`, which warns of large images or refuses them before they are reduced.
-        return JpegImagePlugin.JpegImageFile(source)
-    return Image.open(source, formats=FORMATS)
-
-
-def _head(path: str) -> bytes:
-    with open(path, "rb") as file:
-        return file.read(12)
-
-
-def _open_heic(source: str | io.BytesIO) -> Image.Image:
-    """An image of a telephone, by the package that can read it."""
-    try:
-        import pillow_heif
-    except ImportError:
-        raise Undecodable(
-            "HEIC, which needs the package pillow-heif (pip install 'jaxhash[heic]')"
-        ) from None
-    pillow_heif.register_heif_opener()
-    return Image.open(source, formats=["HEIF"])
-
-
-def _most_reduction(image: Image.Image) -> int:
-    """By how much the sides of an image can be divided while it is decoded."""
-    if not isinstance(image, JpegImagePlugin.JpegImageFile):
-        return 1
-    # The coefficients of a progressive file are all held in memory before any pixel is there.
-    progressive = bool(image.info.get("progressive"))
-    return 8 if not progressive or _coefficients(image) <= MAX_COEFFICIENTS * MAX_PIXELS else 1
-
-
-def _coefficients(image: JpegImagePlugin.JpegImageFile) -> int:
-    """Bytes of all coefficients of a JPEG, two for each sample of each component."""
-    across = max(layer[1] for layer in image.layer)
-    down = max(layer[2] for layer in image.layer)
-    samples = sum(layer[1] * layer[2] for layer in image.layer)
-    return 2 * image.width * image.height * samples // (across * down)
-
-
-def _open_checked(file: str | bytes) -> Image.Image:
-    """Opens by content; of a PNG every chunk's checksum is compared, which decoding leaves out."""
-    image = _open(file)
-    if image.format != "PNG":
-        return image
-    with image:
-        image.verify()  # reads the file to its end: it must be opened anew
-    return _open(file)
-
-
 def _to_array(image: Image.Image, size: int | None, channels: int) -> np.ndarray:
     """Loads the pixels, brings them to 8 bits and 1 or 3 channels, upright, and square by size."""
     if size is not None:
         # JPEG can be decoded at 1/2, 1/4 or 1/8 of its size, far faster; twice the wanted size
         # is kept so that the resampling below still decides the quality.
         scale = 2 * size / min(image.size)
-        least = next((one for one in (1, 2, 4, 8) if _fits(image, one)), 1)
+        least = next((one for one in (1, 2, 4, 8) if fits(image, one)), 1)
         if scale < 1 or least > 1:
             image.draft(
                 None,
@@ -377,8 +273,8 @@ def _to_array(image: Image.Image, size: int | None, channels: int) -> np.ndarray
                     min(math.ceil(image.height * scale), image.height // least),
                 ),
             )
-    if not _fits(image, 1):
-        raise _too_large(image)
+    if not fits(image, 1):
+        raise too_large(image)
     image.load()
     turn = _TURNS.get(_orientation(image))
     image = _eight_bits(image)
@@ -428,15 +324,3 @@ def _on_white(image: Image.Image) -> Image.Image:
         return image
     image = image.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-
-
-def _reason(error: Exception) -> str:
-    """One line that says what is wrong with a file, without its path."""
-    if isinstance(error, Image.UnidentifiedImageError):
-        return f"not an image of a known format ({', '.join(FORMATS)})"
-    if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
-        return f"more pixels than the {MAX_PIXELS:,} allowed"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    text = str(error).splitlines()[0] if str(error) else ""
-    return f"damaged: {text or type(error).__name__}"
