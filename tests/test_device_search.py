@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import export
 
-from jaxhash import device_search, sharding
+from jaxhash import device_kernels, device_search, sharding
 from search import HashIndex, pack
 
 DEVICES = jax.devices()
@@ -88,7 +88,7 @@ def test_many_queries_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_it_is_lowered_for_accelerators(platform: str, way: str) -> None:
     mesh = sharding.local_mesh(DEVICES[:2])
     placed = device_search.place(np.zeros((10, 8), np.uint8), devices=DEVICES[:2])
-    lowered = export.export(device_search.nearest, platforms=[platform])(
+    lowered = export.export(device_kernels.nearest, platforms=[platform])(
         placed.words, placed.allowed, np.zeros((4, 2), np.uint32), k=3, way=way, mesh=mesh
     )
     assert lowered.platforms == (platform,)

@@ -16,10 +16,10 @@ ORDER = {
     ),
     "jaxhash": (
         "environment pickles recipes trees losses unlabelled nets data published method config "
-        "option_checks views preparation prefetch supervising processes sharding device_search "
-        "onnx_files plots runs spec programs encoding models known_features feature_files "
-        "items found retrieval shards updating exchange duplicates image_index index_files "
-        "training evaluation comparison analysis library serve cli __main__"
+        "option_checks views preparation prefetch supervising processes sharding device_kernels "
+        "device_search onnx_files plots runs spec programs encoding models known_features "
+        "feature_files items found retrieval shards updating exchange duplicates image_index "
+        "index_files training evaluation comparison analysis library serve cli __main__"
     ),
 }
 
