@@ -257,7 +257,7 @@ def test_what_is_left_out_is_what_is_written():
     found = {}
     for name in search.__all__:
         offered = getattr(search, name)
-        own = vars(offered) if inspect.isclass(offered) else {"": offered}
+        own = dict(inspect.getmembers(offered)) if inspect.isclass(offered) else {"": offered}
         for method, function in own.items():
             function = getattr(function, "__func__", function)
             if not inspect.isfunction(function) or (method[:1] == "_" and method != "__init__"):
