@@ -1,6 +1,9 @@
 """Winograd's transforms by compiled vectors are what matrices make of every tile."""
 
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -167,10 +170,26 @@ def test_a_refusal_is_said_once_and_is_no_failure(monkeypatch, caplog):
         raise RuntimeError("an unknown version")
 
     monkeypatch.setattr(jax.ffi, "register_ffi_target", refuse)
-    assert not foreign.offered("jaxhash_refused", tiles.handle, [tiles.kernel])
+    for _ in range(2):
+        assert not foreign.offered("jaxhash_refused", tiles.handle, [tiles.kernel])
     (said,) = caplog.messages
     assert "an unknown version" in said
     assert "slower" in said
+
+
+def test_threads_that_begin_together_offer_once(monkeypatch):
+    """Networks are first compiled by threads of a service, too."""
+    given = []
+
+    def register(name, *_, **__):
+        time.sleep(0.05)
+        given.append(name)
+
+    monkeypatch.setattr(jax.ffi, "register_ffi_target", register)
+    ask = partial(foreign.offered, "jaxhash_together", tiles.handle, [tiles.kernel])
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(lambda _: ask(), range(8)))
+    assert given == ["jaxhash_together"]
 
 
 def test_a_number_that_is_not_one_spreads_no_further_than_its_tile(rng):

@@ -4,7 +4,6 @@ A tile is some places of a row. Its sums for 16 channels stay in registers while
 kernel pass, and what places see in common is loaded once for all of them.
 """
 
-import functools
 from typing import Any
 
 import jax
@@ -215,7 +214,6 @@ def handle(frame):  # type: ignore[no-untyped-def]
     return handled(frame, symbol("jaxhash_depthwise"))
 
 
-@functools.cache
 def available() -> bool:
     """Whether XLA can call these sums here."""
     kernels = work_3_1, work_3_2, work_5_1, work_5_2

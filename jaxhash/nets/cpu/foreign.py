@@ -21,12 +21,14 @@ from numba.core import cgutils
 
 from search.kernels.compiling import compiled
 from search.kernels.shared import PLAIN
+from search.threads import Lock
 
 # Its result is called without the first argument, of which numba's own types know nothing.
 intrinsic: Any = numba.extending.intrinsic
 # Small functions that become part of those that call them, and are not compiled for themselves.
 inlined: Any = numba.njit(inline="always")
 
+METADATA = 1  # the kind of a frame's extension that asks for the version
 VERSION = 3 << 32 | 0  # minor and major version of the interface, side by side in one word
 RANK = 4  # dimensions kept of each array; those that it lacks are 1
 ARRAY = 1 + RANK  # words of an array: its address, and its dimensions
@@ -38,6 +40,8 @@ PIECE = 30_000  # numbers of the first operand that are worth another thread
 
 _NO_MEMORY = ctypes.create_string_buffer(b"no memory is left for a layer")
 _log = logging.getLogger("jaxhash")
+_lock = Lock()
+_offered: dict[str, bool] = {}
 _tables: list[Any] = []  # kept, as compiled functions read them
 _WORD = ir.IntType(64)
 _FUNCTION = ir.FunctionType(_WORD, [_WORD])
@@ -91,6 +95,7 @@ def call(typingctx: Any, function: Any, argument: Any) -> Any:
     """Call the C function at an address, which takes a word and returns one."""
 
     def emit(builder: Any, function: Any, argument: Any) -> Any:
+        # llvmlite calls only what has the type of a function, or points to one by its type.
         return builder.call(builder.inttoptr(function, _FUNCTION.as_pointer()), [argument])
 
     return _intrinsic(emit, types.int64, types.int64, types.int64)
@@ -98,7 +103,7 @@ def call(typingctx: Any, function: Any, argument: Any) -> Any:
 
 @intrinsic(prefer_literal=True)
 def symbol(typingctx: Any, name: Any) -> Any:
-    """The address of a function of the C library, or of a table that was `offer`ed, by its name."""
+    """The address of a function of the C library, or of a table that is `offered`, by its name."""
 
     def emit(builder: Any, _: Any) -> Any:
         function = cgutils.get_or_insert_function(builder.module, _FUNCTION, name.literal_value)
@@ -120,11 +125,11 @@ def stack(typingctx: Any) -> Any:
 @compiled
 def answered(frame):  # type: ignore[no-untyped-def]
     """Whether a call frame only asked for the interface's version, which is then told."""
-    asked = load(frame + 8)
-    if asked:
-        about = load(asked + 24)
-        store(about + 24, VERSION)
-    return asked != 0
+    extension = load(frame + 8)
+    if extension == 0 or load(extension + 8) & 0xFFFFFFFF != METADATA:
+        return False
+    store(load(extension + 24) + 24, VERSION)
+    return True
 
 
 @compiled
@@ -262,14 +267,22 @@ def address_of(kernel: Any) -> int:
 def offered(name: str, handle: Any, kernels: Sequence[Any]) -> bool:
     """Let XLA call compiled functions on CPU: `jax.ffi.ffi_call(name, ...)`, by their number.
 
-    They are compiled meanwhile, or read from disk. Whether that was possible: it is not on Windows,
-    where numba does not compile, and where XLA does not know this version of its interface.
+    The first time, they are compiled or read from disk. Whether that was possible: it is not on
+    Windows, where numba does not compile, and where XLA does not know this version of its
+    interface.
 
     Args:
         name: of XLA's target, and of the table of the functions, for `symbol`.
         handle: a compiled function of a call frame that returns `handled(frame, symbol(name))`.
         kernels: compiled functions of a task, which return 0.
     """
+    with _lock.held():
+        if name not in _offered:
+            _offered[name] = _offer(name, handle, kernels)
+        return _offered[name]
+
+
+def _offer(name: str, handle: Any, kernels: Sequence[Any]) -> bool:
     if PLAIN or not hasattr(os, "sched_yield"):
         return False
     try:

@@ -6,7 +6,6 @@ each holds one entry of every tile, or are the pixels of images (n, h, w, c), of
 the borders are zeros.
 """
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -276,7 +275,6 @@ def handle(frame):  # type: ignore[no-untyped-def]
     return handled(frame, symbol("jaxhash_tiles"))
 
 
-@functools.cache
 def available() -> bool:
     """Whether XLA can call the transforms here."""
     kernels = (
