@@ -6,7 +6,8 @@
 #
 # Python comes from Debian's packages for arm64 and the rest as wheels, unpacked into .cache/arm64:
 # nothing is installed. Left out are jax, which these tests do not need, and tests that start another
-# process. A first run compiles the kernels, which takes minutes.
+# process, ask the system what lies in memory, or need scikit-learn. A first run compiles the kernels: ten
+# minutes in all.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 here=$PWD/.cache/arm64
@@ -48,7 +49,9 @@ fi
 
 printf '[pytest]\n' > "$here/pytest.ini"
 export PYTHONPATH=$here/site:$PWD:$PWD/tests PYTHONDONTWRITEBYTECODE=1 NUMBA_CACHE_DIR=$here/numba
-[[ $# -gt 0 ]] || set -- tests/test_{vectors,hamming_kernels,codes,packing,scan,buckets,cells,index}.py
+[[ $# -gt 0 ]] || set -- tests/test_{vectors,hamming_kernels,codes,packing,scan,buckets,cells,index}.py \
+    tests/test_{dealing,filters,index_items,ranking,rerank,storage}.py
 exec qemu-aarch64-static -cpu neoverse-n1 -L "$here/root" "$here/root/usr/bin/python3.11" -m pytest \
     -q --noconftest -p no:cacheprovider -p without_jax -c "$here/pytest.ini" --rootdir="$PWD" \
-    -k "not elsewhere and not forked" "$@"
+    -k "not elsewhere and not forked and not plain_python and not on_other_machines and not scikit \
+        and not come_into_memory" "$@"
