@@ -14,9 +14,7 @@ from numba.core import cgutils
 
 from jaxhash.nets.cpu import foreign
 from jaxhash.nets.cpu.foreign import (
-    ARRAY,
-    ARRAYS,
-    PIECES,
+    array_of,
     claim,
     finish,
     handled,
@@ -24,6 +22,7 @@ from jaxhash.nets.cpu.foreign import (
     intrinsic,
     let_go,
     load,
+    size_of,
     symbol,
 )
 from search.kernels.compiling import compiled
@@ -147,19 +146,20 @@ def row_of(  # type: ignore[no-untyped-def]
 def work(task, form):  # type: ignore[no-untyped-def]
     """Take pieces of a task, which are rows of the result, until none is left, and let it go."""
     side, stride = len(form[0]), len(form[1])
-    images, kernel = task + 8 * ARRAYS, task + 8 * (ARRAYS + ARRAY)
-    bias, result = task + 8 * (ARRAYS + 2 * ARRAY), task + 8 * (ARRAYS + 3 * ARRAY)
-    height, width, channels = load(images + 16), load(images + 24), load(images + 32)
-    down, places = load(result + 16), load(result + 24)
+    images, kernel, bias, result = (
+        array_of(task, 0), array_of(task, 1), array_of(task, 2), array_of(task, 3),
+    )  # fmt: skip
+    height, width, channels = size_of(images, 1), size_of(images, 2), size_of(images, 3)
+    down, places = size_of(result, 1), size_of(result, 2)
     top = max((down - 1) * stride + side - height, 0) // 2
     left = max((places - 1) * stride + side - width, 0) // 2
-    rows, pieces = load(result + 8) * down, load(task + 8 * PIECES)
+    rows = size_of(result, 0) * down
     spare = np.zeros(2 * channels, np.float32)
     while True:
-        piece = claim(task)
-        if piece >= pieces:
+        first, last = claim(task, rows)
+        if first < 0:
             break
-        for at in range(rows * piece // pieces, rows * (piece + 1) // pieces):
+        for at in range(first, last):
             image, start = at // down, at % down * stride - top
             before = max(0, -start)
             row_of(

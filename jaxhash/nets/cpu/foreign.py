@@ -122,6 +122,18 @@ def stack(typingctx: Any) -> Any:
     return _intrinsic(emit, types.int64)
 
 
+@inlined
+def array_of(task, place):  # type: ignore[no-untyped-def]
+    """Where a task keeps an array: first the address of its numbers."""
+    return task + 8 * (ARRAYS + ARRAY * place)
+
+
+@inlined
+def size_of(array, axis):  # type: ignore[no-untyped-def]
+    """A dimension of an array that a task keeps."""
+    return load(array + 8 * (1 + axis))
+
+
 @compiled
 def answered(frame):  # type: ignore[no-untyped-def]
     """Whether a call frame only asked for the interface's version, which is then told."""
@@ -153,10 +165,10 @@ def task_of(frame):  # type: ignore[no-untyped-def]
         else:
             buffer = load(load(frame + 112) + 8 * (place - operands))
         rank, sizes = load(buffer + 32), load(buffer + 40)
-        at = task + 8 * (ARRAYS + ARRAY * place)
-        store(at, load(buffer + 24))
+        array = array_of(task, place)
+        store(array, load(buffer + 24))
         for axis in range(RANK):
-            store(at + 8 * (1 + axis), load(sizes + 8 * axis) if axis < rank else 1)
+            store(array + 8 * (1 + axis), load(sizes + 8 * axis) if axis < rank else 1)
     return task
 
 
@@ -212,9 +224,15 @@ def divide(frame, task, most, function):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def claim(task):  # type: ignore[no-untyped-def]
-    """The number of a piece that no other thread has; beyond the last, none is left."""
-    return add_to(task + 8 * CLAIMED, 1)
+def claim(task, units):  # type: ignore[no-untyped-def]
+    """A piece that no other thread has, of so many units in all: those from one up to another.
+
+    (-1, -1) where no piece is left.
+    """
+    piece, pieces = add_to(task + 8 * CLAIMED, 1), load(task + 8 * PIECES)
+    if piece >= pieces:
+        return -1, -1
+    return units * piece // pieces, units * (piece + 1) // pieces
 
 
 @compiled
@@ -234,7 +252,7 @@ def let_go(task):  # type: ignore[no-untyped-def]
 def handled(frame, table):  # type: ignore[no-untyped-def]
     """Do what XLA asks for by a call frame, with a function of a table; 0, or XLA's error.
 
-    `table`: the address of those that were `offer`ed; the frame's number says which. It is called
+    `table`: the address of those that are `offered`; the frame's number says which. It is called
     with a task, claims its pieces until none is left, and lets it go.
     """
     if answered(frame):
@@ -243,8 +261,9 @@ def handled(frame, table):  # type: ignore[no-untyped-def]
     if task == 0:
         return no_memory(frame)
     function = load(table + 8 * load(task + 8 * NUMBER))
-    first = task + 8 * ARRAYS
-    numbers = load(first + 8) * load(first + 16) * load(first + 24) * load(first + 32)
+    numbers = 1
+    for axis in range(RANK):
+        numbers *= size_of(array_of(task, 0), axis)
     divide(frame, task, numbers // PIECE, function)
     add_to(task + 8 * HOLDERS, 1)
     call(function, task)
@@ -268,8 +287,8 @@ def offered(name: str, handle: Any, kernels: Sequence[Any]) -> bool:
     """Let XLA call compiled functions on CPU: `jax.ffi.ffi_call(name, ...)`, by their number.
 
     The first time, they are compiled or read from disk. Whether that was possible: it is not on
-    Windows, where numba does not compile, and where XLA does not know this version of its
-    interface.
+    Windows, which has other functions than are taken of the C library, nor where numba is told not
+    to compile or XLA does not know this version of its interface.
 
     Args:
         name: of XLA's target, and of the table of the functions, for `symbol`.

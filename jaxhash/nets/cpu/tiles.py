@@ -16,9 +16,7 @@ from numba.core import cgutils
 
 from jaxhash.nets.cpu import foreign
 from jaxhash.nets.cpu.foreign import (
-    ARRAY,
-    ARRAYS,
-    PIECES,
+    array_of,
     claim,
     finish,
     handled,
@@ -26,6 +24,7 @@ from jaxhash.nets.cpu.foreign import (
     intrinsic,
     let_go,
     load,
+    size_of,
     symbol,
 )
 from jaxhash.nets.cpu.winograd import IMAGE, KERNEL, OUTPUT, TILE
@@ -184,23 +183,22 @@ def clear(typingctx: Any, address: Any, size: Any) -> Any:
 def work(task, form):  # type: ignore[no-untyped-def]
     """Take pieces of a task, which are rows of tiles, until none is left, and let it go."""
     reads, writes, edge = len(form[1]) == 1, len(form[2]) == 1, len(form[3])
-    source, target = task + 8 * ARRAYS, task + 8 * (ARRAYS + ARRAY)
+    adds = writes and edge > 0
+    source, target = array_of(task, 0), array_of(task, 1)
     image, planes = (source, target) if reads else (target, source)
-    rows, across, channels = load(planes + 16), load(planes + 24), load(planes + 32)
-    height, width = load(image + 16), load(image + 24)
+    rows, across, channels = size_of(planes, 1), size_of(planes, 2), size_of(planes, 3)
+    height, width = size_of(image, 1), size_of(image, 2)
     size, plane = 4 * height * width * channels, 4 * rows * across * channels
-    down = rows // max(load(image + 8), 1) if reads or writes else 1
-    together = down if writes and edge else 1  # rows that write to the same pixels
-    pieces, groups = load(task + 8 * PIECES), rows // together
+    down = rows // max(size_of(image, 0), 1) if reads or writes else 1
+    together = down if adds else 1  # rows that write to the same pixels
     spare = np.zeros(LANES, np.float32)
     while True:
-        piece = claim(task)
-        if piece >= pieces:
+        first, last = claim(task, rows // together)
+        if first < 0:
             break
-        first, last = groups * piece // pieces, groups * (piece + 1) // pieces
         for row in range(first * together, last * together):
             at, top = row // down, row % down * TILE - edge
-            if writes and edge and row % down == 0:
+            if adds and row % down == 0:
                 clear(load(target) + at * size, size)
             for tile in range(across):
                 place = 4 * (row * across + tile) * channels

@@ -27,8 +27,7 @@ def transform_images(images: jax.Array) -> jax.Array:
     n, h, w, c = images.shape
     down, across = grid(h, w)
     if tiles.know(images):
-        windows = tiles.transformed("images", images, (SIZE, n * down, across, c))
-        return windows.reshape(SIZE, n, down, across, c)
+        return _windows_of("images", images)
     ends = ((1, count * TILE + 1 - size) for count, size in ((down, h), (across, w)))
     padded = jnp.pad(images, ((0, 0), *ends, (0, 0)))
     rows = alone(lambda padded: _transform_windows(padded[None], down), padded)
@@ -66,21 +65,16 @@ def output_tiles(products: jax.Array) -> jax.Array:
 
 def output_image(products: jax.Array, h: int, w: int) -> jax.Array:
     """`output_tiles`, as images (n, h, w, out) in float32."""
-    _, n, down, across, c = products.shape
     if tiles.know(products):
-        planes = products.reshape(len(products), n * down, across, c)
-        return tiles.transformed("output", planes, (n, h, w, c))
+        return _images_of("output", products, h, w)
     return join(output_tiles(products), h, w)
 
 
 def transform_slope(slope: jax.Array) -> jax.Array:
     """The adjoint of `output_image`: (n, h, w, out) -> (SIZE, n, down, across, out)."""
-    n, h, w, c = slope.shape
-    down, across = grid(h, w)
     if tiles.know(slope):
-        windows = tiles.transformed("slope", slope, (SIZE, n * down, across, c))
-        return windows.reshape(SIZE, n, down, across, c)
-    return transform_slope_tiles(split(slope, down, across, TILE))
+        return _windows_of("slope", slope)
+    return transform_slope_tiles(split(slope, *grid(*slope.shape[1:3]), TILE))
 
 
 def transform_slope_tiles(slopes: jax.Array) -> jax.Array:
@@ -90,11 +84,24 @@ def transform_slope_tiles(slopes: jax.Array) -> jax.Array:
 
 def image_gradient(products: jax.Array, h: int, w: int) -> jax.Array:
     """The adjoint of `transform_images`: (SIZE, n, down, across, c) -> (n, h, w, c)."""
-    _, n, down, across, c = products.shape
     if tiles.know(products):
-        planes = products.reshape(len(products), n * down, across, c)
-        return tiles.transformed("image_gradient", planes, (n, h, w, c))
+        return _images_of("image_gradient", products, h, w)
     return _add_windows(_both_sides("image_gradient", products), h, w)
+
+
+def _windows_of(name: str, images: jax.Array) -> jax.Array:
+    """By compiled vectors, images (n, h, w, c) -> (SIZE, n, down, across, c)."""
+    n, h, w, c = images.shape
+    down, across = grid(h, w)
+    windows = tiles.transformed(name, images, (SIZE, n * down, across, c))
+    return windows.reshape(SIZE, n, down, across, c)
+
+
+def _images_of(name: str, windows: jax.Array, h: int, w: int) -> jax.Array:
+    """By compiled vectors, windows (SIZE, n, down, across, c) -> (n, h, w, c)."""
+    _, n, down, across, c = windows.shape
+    planes = windows.reshape(SIZE, n * down, across, c)
+    return tiles.transformed(name, planes, (n, h, w, c))
 
 
 def _both_sides(name: str, entries: jax.Array) -> jax.Array:
